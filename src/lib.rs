@@ -6,7 +6,9 @@
 pub mod event;
 pub mod identity;
 
-// Decisions and edges, in the order of the flow.
+// Decisions and edges that several roles share, in the order of the flow.
+pub mod consent;
+pub mod keys;
 pub mod queue;
 
 // What every daemon needs.

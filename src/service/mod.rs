@@ -6,7 +6,9 @@
 //! - On failure: a role that ends with an error stops the process with a non-zero exit code.
 
 pub mod clock;
+pub mod files;
 mod health;
+pub mod secret;
 
 pub use health::{Component, Health};
 

@@ -1,0 +1,274 @@
+//! The keyring and the pseudonym key as files.
+//!
+//! - Layer: edge
+//! - Takes: paths.
+//! - Gives: `Keys`, which reads the file again when it changed; files of mode 0600, replaced whole.
+//! - On failure: `KeyFileError` with the path and the remedy. A reload that fails keeps the keyring in use.
+//! - Limits: a keyring of 1 MiB; changes are seen within the interval at which the caller asks.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use rand::TryRng;
+
+use super::ring::{Key, Keyring, RingError};
+use crate::identity::PseudonymKey;
+use crate::service::{clock, files};
+
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+const MODE: u32 = 0o600;
+
+/// Why a key file can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// The file system said no.
+    #[error("{}: {error}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        error: io::Error,
+    },
+    /// Others can read or write the file.
+    #[error("{path}: others can read this secret; run: chmod 600 {path}", path = .path.display())]
+    OpenToOthers {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is there already.
+    #[error("{}: exists already; mailtap never overwrites a key", .path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its content is not what it should be.
+    #[error("{}: {error}", .path.display())]
+    Ring {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        error: RingError,
+    },
+    /// Not 32 bytes of base64url.
+    #[error("{}: not a pseudonym key (32 bytes of base64url)", .path.display())]
+    Pseudonym {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system gave no random bytes.
+    #[error("the system gave no random bytes")]
+    Random,
+}
+
+/// The keyring of a process: clones share it, and `refresh` brings in what changed on disk.
+#[derive(Debug, Clone)]
+pub struct Keys(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    ring: ArcSwap<Keyring>,
+    seen: Mutex<Option<Stamp>>,
+}
+
+/// What tells one version of a file from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    inode: u64,
+    bytes: u64,
+}
+
+impl Keys {
+    /// Opens the keyring.
+    ///
+    /// # Errors
+    /// `Io`, `OpenToOthers`, `Ring`.
+    pub fn open(path: &Path) -> Result<Self, KeyFileError> {
+        let stamp = stamp(path);
+        let ring = load_ring(path)?;
+        Ok(Self(Arc::new(Shared {
+            path: path.to_owned(),
+            ring: ArcSwap::from_pointee(ring),
+            seen: Mutex::new(stamp),
+        })))
+    }
+
+    /// A keyring that is not in a file, for tests.
+    #[must_use]
+    pub fn fixed(ring: Keyring) -> Self {
+        Self(Arc::new(Shared {
+            path: PathBuf::new(),
+            ring: ArcSwap::from_pointee(ring),
+            seen: Mutex::new(None),
+        }))
+    }
+
+    /// The keyring as of now.
+    #[must_use]
+    pub fn current(&self) -> Arc<Keyring> {
+        self.0.ring.load_full()
+    }
+
+    /// Reads the file again if it changed; tells whether it did.
+    ///
+    /// # Errors
+    /// Those of `open`; the keyring in use stays, and the next call tries again.
+    pub fn refresh(&self) -> Result<bool, KeyFileError> {
+        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = stamp(&self.0.path);
+        if now.is_some() && now == *seen {
+            return Ok(false);
+        }
+        self.0.ring.store(Arc::new(load_ring(&self.0.path)?));
+        *seen = now;
+        Ok(true)
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = fs::metadata(path).ok()?;
+    Some(Stamp { modified: meta.modified().ok(), inode: meta.ino(), bytes: meta.len() })
+}
+
+fn read_secret(path: &Path) -> Result<Vec<u8>, KeyFileError> {
+    let io = |error| KeyFileError::Io { path: path.to_owned(), error };
+    if files::is_open_to_others(path).map_err(io)? {
+        return Err(KeyFileError::OpenToOthers { path: path.to_owned() });
+    }
+    files::read_limited(path, MAX_FILE_BYTES).map_err(io)
+}
+
+fn load_ring(path: &Path) -> Result<Keyring, KeyFileError> {
+    let bytes = read_secret(path)?;
+    Keyring::from_json(&bytes).map_err(|error| KeyFileError::Ring { path: path.to_owned(), error })
+}
+
+/// Makes a keyring with one active key.
+///
+/// # Errors
+/// `Exists`, `Io`, `Random`.
+pub fn create_ring(path: &Path) -> Result<Keyring, KeyFileError> {
+    let ring = Keyring::new(fresh_secret()?, clock::now());
+    refuse_existing(path)?;
+    save(path, ring.to_json().expose().as_bytes())?;
+    Ok(ring)
+}
+
+/// Changes the keyring file under a lock, so that two administrators don't undo each other's change.
+///
+/// `change` gets the keyring and a fresh secret, in case it adds a key.
+///
+/// # Errors
+/// Those of `Keys::open`, and what `change` says, as `Ring`.
+pub fn update_ring<T>(
+    path: &Path,
+    change: impl FnOnce(&mut Keyring, [u8; Key::BYTES]) -> Result<T, RingError>,
+) -> Result<T, KeyFileError> {
+    let io = |error| KeyFileError::Io { path: path.to_owned(), error };
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // The directory is locked, not the file: the file is replaced.
+    let lock = fs::File::open(directory).map_err(io)?;
+    lock.lock().map_err(io)?;
+    let mut ring = load_ring(path)?;
+    let done = change(&mut ring, fresh_secret()?)
+        .map_err(|error| KeyFileError::Ring { path: path.to_owned(), error })?;
+    save(path, ring.to_json().expose().as_bytes())?;
+    Ok(done)
+}
+
+/// Makes a pseudonym key.
+///
+/// # Errors
+/// `Exists`, `Io`, `Random`.
+pub fn create_pseudonym_key(path: &Path) -> Result<(), KeyFileError> {
+    let text = data_encoding::BASE64URL_NOPAD.encode(&fresh_secret()?) + "\n";
+    refuse_existing(path)?;
+    save(path, text.as_bytes())
+}
+
+/// Reads the pseudonym key.
+///
+/// # Errors
+/// `Io`, `OpenToOthers`, `Pseudonym`.
+pub fn load_pseudonym_key(path: &Path) -> Result<PseudonymKey, KeyFileError> {
+    let bytes = read_secret(path)?;
+    let secret = data_encoding::BASE64URL_NOPAD.decode(bytes.trim_ascii()).ok();
+    let secret = secret.and_then(|bytes| <[u8; PseudonymKey::BYTES]>::try_from(bytes).ok());
+    secret.map(|secret| PseudonymKey::new(&secret)).ok_or(KeyFileError::Pseudonym { path: path.to_owned() })
+}
+
+fn refuse_existing(path: &Path) -> Result<(), KeyFileError> {
+    if path.exists() { Err(KeyFileError::Exists { path: path.to_owned() }) } else { Ok(()) }
+}
+
+fn save(path: &Path, bytes: &[u8]) -> Result<(), KeyFileError> {
+    // A file handed to the service's user stays that user's, whoever changes it (usually root).
+    let owner = fs::metadata(path).ok();
+    files::replace(path, bytes, MODE).map_err(|error| KeyFileError::Io { path: path.to_owned(), error })?;
+    if let Some(owner) = owner {
+        use std::os::unix::fs::MetadataExt;
+        std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()))
+            .map_err(|error| KeyFileError::Io { path: path.to_owned(), error })?;
+    }
+    Ok(())
+}
+
+fn fresh_secret() -> Result<[u8; Key::BYTES], KeyFileError> {
+    let mut secret = [0; Key::BYTES];
+    rand::rngs::SysRng.try_fill_bytes(&mut secret).map_err(|_| KeyFileError::Random)?;
+    Ok(secret)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_change_on_disk_arrives_and_a_broken_file_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keyring.json");
+        create_ring(&path).unwrap();
+        assert!(matches!(create_ring(&path), Err(KeyFileError::Exists { .. })));
+        let keys = Keys::open(&path).unwrap();
+        assert!(!keys.refresh().unwrap());
+        let now = clock::now();
+        let id = update_ring(&path, |ring, secret| ring.rotate(secret, now, now)).unwrap();
+        assert!(keys.refresh().unwrap());
+        assert_eq!(keys.current().signing(now).unwrap().id, id);
+        files::replace(&path, b"{", 0o600).unwrap();
+        assert!(keys.refresh().is_err());
+        assert_eq!(keys.current().keys().len(), 2);
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pseudonym.key");
+        create_pseudonym_key(&path).unwrap();
+        assert!(load_pseudonym_key(&path).is_ok());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let error = load_pseudonym_key(&path).unwrap_err();
+        assert!(error.to_string().contains("chmod 600"), "{error}");
+    }
+
+    #[test]
+    fn a_refused_change_leaves_the_file_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keyring.json");
+        create_ring(&path).unwrap();
+        let before = fs::read(&path).unwrap();
+        assert!(update_ring(&path, |ring, _| ring.remove(1, clock::now())).is_err());
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+}
