@@ -143,13 +143,15 @@ start_time() {
     cut -d ' ' -f 20 <<<"$stat"
 }
 
-# stop_after_owner SCRIPT DIR PID: in the background, runs `SCRIPT stop --dir DIR` once the process PID has ended.
+# stop_after_owner FILE PID COMMAND…: in the background, runs COMMAND once the process PID has ended, unless FILE is
+# gone by then.
 stop_after_owner() {
-    local script=$1 dir=$2 owner=$3 started
+    local file=$1 owner=$2 started
+    shift 2
     started=$(start_time "$owner") || die "--owner $owner: no such process"
     # shellcheck disable=SC2016 # expanded by the inner shell
-    setsid --fork bash -c '. "$1"; cd /
-        while [[ -e $3/running && $(start_time "$4") == "$5" ]]; do sleep 1; done
-        [[ ! -e $3/running ]] || "$2" stop --dir "$3"' \
-        owner-watch "${BASH_SOURCE[0]}" "$script" "$dir" "$owner" "$started" </dev/null >/dev/null 2>&1
+    setsid --fork bash -c '. "$1"; file=$2 owner=$3 started=$4; shift 4; cd /
+        while [[ -e $file && $(start_time "$owner") == "$started" ]]; do sleep 1; done
+        [[ ! -e $file ]] || exec "$@"' \
+        owner-watch "${BASH_SOURCE[0]}" "$file" "$owner" "$started" "$@" </dev/null >/dev/null 2>&1
 }
