@@ -12,4 +12,6 @@ pub mod keys;
 pub mod queue;
 
 // What every daemon needs.
+pub mod config;
 pub mod service;
+pub mod telemetry;

@@ -1,0 +1,431 @@
+//! From `Raw` to `Config`: every value with its unit, every file named, all problems at once.
+//!
+//! - Layer: edge
+//! - Takes: `Raw` and the directory of its file.
+//! - Gives: `Config`.
+//! - On failure: problems, each with its key and the remedy. Files are looked at, secrets are read.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use url::Url;
+
+use super::parse::Problem;
+use super::raw::Raw;
+use super::units::{self, Listen};
+use super::{
+    AmqpConfig, CampaignSource, Config, MilterConfig, PropertyConfig, RelayConfig, TapSource, TrackerConfig,
+};
+use crate::consent::{Consent, Fixed};
+use crate::service::files;
+use crate::service::secret::Secret;
+use crate::telemetry::Format;
+
+const MAX_SECRET_BYTES: u64 = 4_096;
+
+/// Collects what is wrong while values are read.
+pub(super) struct Checker<'a> {
+    dir: &'a Path,
+    pub(super) problems: Vec<Problem>,
+}
+
+impl<'a> Checker<'a> {
+    pub(super) const fn new(dir: &'a Path) -> Self {
+        Self { dir, problems: Vec::new() }
+    }
+
+    fn note(&mut self, key: &str, what: impl Into<String>) {
+        self.problems.push(Problem::new(key, what));
+    }
+
+    fn ok<T: Default>(&mut self, key: &str, result: Result<T, String>) -> T {
+        self.some(key, result).unwrap_or_default()
+    }
+
+    fn some<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|what| self.note(key, what)).ok()
+    }
+
+    fn one_of<T: Copy + Default>(&mut self, key: &str, text: &str, words: &[(&str, T)]) -> T {
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+            return *value;
+        }
+        let list: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        self.note(key, format!("`{text}` is not one of: {}", list.join(", ")));
+        T::default()
+    }
+
+    /// A path relative to the configuration's directory; `credential:NAME` is one of systemd's.
+    fn path(&self, text: &str) -> PathBuf {
+        match (text.strip_prefix("credential:"), std::env::var_os("CREDENTIALS_DIRECTORY")) {
+            (Some(name), Some(directory)) => Path::new(&directory).join(name),
+            _ => self.dir.join(text),
+        }
+    }
+
+    fn existing(&mut self, key: &str, text: &str) -> PathBuf {
+        let path = self.path(text);
+        if let Err(error) = fs::metadata(&path) {
+            self.note(key, format!("{}: {error}", path.display()));
+        }
+        path
+    }
+
+    fn secret(&mut self, key: &str, text: &str) -> Secret<String> {
+        let path = self.path(text);
+        let read = files::is_open_to_others(&path).and_then(|open| {
+            let credential = text.starts_with("credential:");
+            Ok((open && !credential, files::read_limited(&path, MAX_SECRET_BYTES)?))
+        });
+        match read {
+            Ok((true, _)) => {
+                let path = path.display();
+                self.note(key, format!("{path}: others can read this secret; run: chmod 600 {path}"));
+            }
+            Ok((false, bytes)) => match String::from_utf8(bytes) {
+                Ok(text) if !text.trim().is_empty() => return Secret::new(text.trim().to_owned()),
+                _ => self.note(key, format!("{}: empty, or not text", path.display())),
+            },
+            Err(error) => self.note(key, format!("{}: {error}", path.display())),
+        }
+        Secret::default()
+    }
+
+    fn count(&mut self, key: &str, number: u64) -> usize {
+        if number == 0 {
+            self.note(key, "0 is too few");
+        }
+        usize::try_from(number).unwrap_or(usize::MAX)
+    }
+
+    fn size(&mut self, key: &str, text: &str) -> usize {
+        usize::try_from(self.ok(key, units::bytes(text))).unwrap_or(usize::MAX)
+    }
+
+    fn domains(&mut self, key: &str, list: &[String]) -> Vec<String> {
+        list.iter().filter_map(|text| self.some(key, units::domain_pattern(text))).collect()
+    }
+
+    fn address(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
+        if text.is_empty() { None } else { self.some(key, units::address(text)) }
+    }
+}
+
+pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
+    let mut at = Checker::new(dir);
+    let formats = [("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json)];
+    let log_format = at.one_of("log.format", &raw.log.format, &formats);
+    let config = Config {
+        state_dir: dir.join(&raw.state_dir),
+        host: host(&mut at, &raw.host),
+        log_format,
+        admin: admin(&mut at, &raw),
+        keyring: at.existing("keys.keyring", &raw.keys.keyring),
+        pseudonym_key: at.existing("keys.pseudonym_key", &raw.keys.pseudonym_key),
+        tracking_url: tracking_url(&mut at, &raw.tracking.url),
+        sender_domains: at.domains("policy.sender_domains", &raw.policy.sender_domains),
+        skip_link_hosts: at.domains("policy.skip_link_hosts", &raw.policy.skip_link_hosts),
+        max_message_bytes: at.size("policy.max_message", &raw.policy.max_message),
+        share: at.one_of(
+            "policy.several_recipients",
+            &raw.policy.several_recipients,
+            &[("shared", true), ("skip", false)],
+        ),
+        campaigns: campaigns(&mut at, &raw),
+        consent: consent(&mut at, &raw),
+        milter: milter(&mut at, &raw),
+        tap_source: tap_source(&mut at, &raw),
+        time_zone: time_zone(&mut at, &raw.tap.time_zone),
+        tracker: tracker(&mut at, &raw),
+        spool_max_bytes: at.ok("spool.max_bytes", units::bytes(&raw.spool.max_bytes)),
+        spool_full_sync: at.one_of("spool.sync", &raw.spool.sync, &[("full", true), ("normal", false)]),
+        dedupe: at.ok("spool.dedupe", units::duration(&raw.spool.dedupe)),
+        amqp: amqp(&mut at, &raw),
+        relay: relay(&mut at, &raw),
+        properties: properties(&mut at, &raw),
+        raw,
+    };
+    policy(&mut at, &config);
+    (config, at.problems)
+}
+
+fn policy(at: &mut Checker<'_>, config: &Config) {
+    if config.raw.policy.sender_domains.is_empty() {
+        at.note(
+            "policy.sender_domains",
+            "is missing: list the domains of the envelope senders whose mail is tracked",
+        );
+    }
+    if !config.raw.policy.pixel.contains("{url}") {
+        at.note("policy.pixel", "must contain {url}, where the pixel's address goes");
+    }
+    if config.raw.tracking.max_url_bytes < 200 {
+        at.note("tracking.max_url_bytes", "is below 200, which no tracking URL fits");
+    }
+    at.count("policy.max_links", config.raw.policy.max_links);
+    at.count("tap.max_tracked", config.raw.tap.max_tracked);
+}
+
+fn host(at: &mut Checker<'_>, text: &str) -> String {
+    let host = if text.is_empty() {
+        fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "localhost".into())
+    } else {
+        text.to_owned()
+    };
+    let host = host.trim().to_owned();
+    if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte)) {
+        at.note("host", "expected a host name of letters, digits, dots and hyphens");
+    }
+    host
+}
+
+fn admin(at: &mut Checker<'_>, raw: &Raw) -> Vec<(&'static str, Option<SocketAddr>)> {
+    let admin = &raw.admin;
+    [
+        ("run", &admin.run),
+        ("milter", &admin.milter),
+        ("tap", &admin.tap),
+        ("tracker", &admin.tracker),
+        ("relay", &admin.relay),
+        ("forward", &admin.forward),
+    ]
+    .into_iter()
+    .map(|(role, text)| (role, at.address(&format!("admin.{role}"), text)))
+    .collect()
+}
+
+/// The base URL with a slash at its end.
+fn tracking_url(at: &mut Checker<'_>, text: &str) -> String {
+    if text.is_empty() {
+        at.note("tracking.url", "is missing: the public URL of the tracker, like \"https://t.example.org\"");
+    } else {
+        match Url::parse(text) {
+            Ok(url) if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() => {
+                at.note("tracking.url", "must begin with https:// (or http://) and a host");
+            }
+            Ok(url) if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() => {
+                at.note("tracking.url", "must have no user, query or fragment");
+            }
+            Ok(url) => return format!("{}/", url.as_str().trim_end_matches('/')),
+            Err(error) => at.note("tracking.url", format!("`{text}`: {error}")),
+        }
+    }
+    String::new()
+}
+
+fn campaigns(at: &mut Checker<'_>, raw: &Raw) -> Vec<CampaignSource> {
+    let mut campaigns = Vec::new();
+    for (number, rule) in raw.policy.campaign_rules.iter().enumerate() {
+        let key = format!("policy.campaign_rules[{number}]");
+        let campaign =
+            at.some(&format!("{key}.campaign"), rule.campaign.parse().map_err(|error| format!("{error}")));
+        if rule.sender.is_empty() {
+            at.note(&format!("{key}.sender"), "is missing: an address, a domain, or *.domain");
+        }
+        if let Some(campaign) = campaign {
+            campaigns.push(CampaignSource { sender: rule.sender.to_lowercase(), campaign });
+        }
+    }
+    campaigns
+}
+
+fn consent(at: &mut Checker<'_>, raw: &Raw) -> Fixed {
+    let words = [("granted", Some(Consent::Granted)), ("denied", Some(Consent::Denied))];
+    let mut of = |key, text| at.one_of(key, text, &words).unwrap_or(Consent::Denied);
+    Fixed {
+        clicks: of("consent.clicks", &raw.consent.clicks),
+        opens: of("consent.opens", &raw.consent.opens),
+    }
+}
+
+fn milter(at: &mut Checker<'_>, raw: &Raw) -> MilterConfig {
+    let milter = &raw.milter;
+    let listen = at.some("milter.listen", units::listen(&milter.listen));
+    MilterConfig {
+        listen: listen.unwrap_or_else(|| Listen::Unix(PathBuf::new())),
+        socket_mode: at.ok("milter.socket_mode", units::mode(&milter.socket_mode)),
+        socket_group: (!milter.socket_group.is_empty()).then(|| milter.socket_group.clone()),
+        tempfail: at.one_of(
+            "milter.default_action",
+            &milter.default_action,
+            &[("accept", false), ("tempfail", true)],
+        ),
+        max_connections: at.count("milter.max_connections", milter.max_connections),
+        message_timeout: at.ok("milter.message_timeout", units::duration(&milter.message_timeout)),
+        idle_timeout: at.ok("milter.idle_timeout", units::duration(&milter.idle_timeout)),
+        max_memory_bytes: at.size("milter.max_memory", &milter.max_memory),
+        drain: at.ok("milter.drain", units::duration(&milter.drain)),
+    }
+}
+
+fn tap_source(at: &mut Checker<'_>, raw: &Raw) -> TapSource {
+    match raw.tap.source.as_str() {
+        "file" => {
+            if raw.tap.files.is_empty() {
+                at.note("tap.files", "is empty: name Postfix's log file, or set tap.source = \"journal\"");
+            }
+            TapSource::Files(raw.tap.files.iter().map(|file| at.path(file)).collect())
+        }
+        "journal" => TapSource::Journal(raw.tap.units.clone()),
+        "stdin" => TapSource::Stdin,
+        other => {
+            at.note("tap.source", format!("`{other}` is not one of: file, journal, stdin"));
+            TapSource::Stdin
+        }
+    }
+}
+
+fn time_zone(at: &mut Checker<'_>, text: &str) -> jiff::tz::TimeZone {
+    if text.is_empty() {
+        return jiff::tz::TimeZone::system();
+    }
+    let zone = jiff::tz::TimeZone::get(text);
+    zone.unwrap_or_else(|_| {
+        at.note(
+            "tap.time_zone",
+            format!("`{text}` is not a time zone of this system, like \"Europe/Warsaw\""),
+        );
+        jiff::tz::TimeZone::UTC
+    })
+}
+
+fn tracker(at: &mut Checker<'_>, raw: &Raw) -> TrackerConfig {
+    let tracker = &raw.tracker;
+    let mut networks: Vec<IpNet> = Vec::new();
+    for text in &tracker.trusted_proxies {
+        match text.parse::<IpNet>().or_else(|_| text.parse().map(|ip: std::net::IpAddr| ip.into())) {
+            Ok(network) => networks.push(network),
+            Err(_) => {
+                at.note(
+                    "tracker.trusted_proxies",
+                    format!("`{text}` is not a network, like \"127.0.0.0/8\""),
+                );
+            }
+        }
+    }
+    let rules =
+        (!tracker.rules_file.is_empty()).then(|| at.existing("tracker.rules_file", &tracker.rules_file));
+    let listen = at.some("tracker.listen", units::address(&tracker.listen));
+    TrackerConfig {
+        listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+        trusted_proxies: networks,
+        rules_file: rules,
+        late_after: at.ok("tracker.late_after", units::duration(&tracker.late_after)),
+        answer_wait: at.ok("tracker.answer_wait", units::duration(&tracker.answer_wait)),
+        max_connections: at.count("tracker.max_connections", tracker.max_connections),
+    }
+}
+
+fn amqp(at: &mut Checker<'_>, raw: &Raw) -> Option<AmqpConfig> {
+    let amqp = &raw.amqp;
+    if amqp.url.is_empty() {
+        return None;
+    }
+    let prefetch = at.count("amqp.prefetch", amqp.prefetch);
+    if prefetch > usize::from(u16::MAX) {
+        at.note("amqp.prefetch", "must be at most 65535");
+    }
+    let declare = at.one_of("amqp.topology", &amqp.topology, &[("declare", true), ("check", false)]);
+    let mut url = match Url::parse(&amqp.url) {
+        Ok(url) if matches!(url.scheme(), "amqp" | "amqps") && url.host_str().is_some() => url,
+        // The URL may hold a password: it is not repeated.
+        _ => {
+            at.note("amqp.url", "must be like amqp://user@host:5672/vhost or amqps://…");
+            return None;
+        }
+    };
+    if !amqp.password_file.is_empty() {
+        let password = at.secret("amqp.password_file", &amqp.password_file);
+        if url.set_password(Some(password.expose())).is_err() {
+            at.note("amqp.url", "can't take a password");
+        }
+    }
+    let prefix = amqp.prefix.clone();
+    Some(AmqpConfig {
+        url: Secret::new(url.into()),
+        declare,
+        prefix,
+        prefetch: u16::try_from(prefetch).unwrap_or(u16::MAX),
+    })
+}
+
+fn relay(at: &mut Checker<'_>, raw: &Raw) -> RelayConfig {
+    let relay = &raw.relay;
+    RelayConfig {
+        max_in_flight: at.count("relay.max_in_flight", relay.max_in_flight),
+        batch_window: at.ok("relay.batch_window", units::duration(&relay.batch_window)),
+        timeout: at.ok("relay.timeout", units::duration(&relay.timeout)).max(Duration::from_millis(1)),
+        retry_uncertain: at.one_of("relay.uncertain", &relay.uncertain, &[("keep", false), ("retry", true)]),
+    }
+}
+
+fn properties(at: &mut Checker<'_>, raw: &Raw) -> Vec<PropertyConfig> {
+    let ga4 = &raw.ga4;
+    let mut properties = Vec::new();
+    for (number, property) in ga4.properties.iter().enumerate() {
+        let key = format!("ga4.properties[{number}]");
+        let url = if property.url.is_empty() { &ga4.url } else { &property.url };
+        if property.sender_domains.is_empty() {
+            at.note(
+                &format!("{key}.sender_domains"),
+                "is missing: the domains whose events go to this property",
+            );
+        }
+        let domains = at.domains(&format!("{key}.sender_domains"), &property.sender_domains);
+        let (id, file) = (&property.measurement_id, &property.api_secret_file);
+        properties.push(one_property(at, &key, domains, id, file, url));
+    }
+    if !ga4.measurement_id.is_empty()
+        || (raw.relay.enabled && properties.is_empty() && !ga4.api_secret_file.is_empty())
+    {
+        properties.push(one_property(
+            at,
+            "ga4",
+            Vec::new(),
+            &ga4.measurement_id,
+            &ga4.api_secret_file,
+            &ga4.url,
+        ));
+    }
+    properties
+}
+
+fn one_property(
+    at: &mut Checker<'_>,
+    key: &str,
+    sender_domains: Vec<String>,
+    measurement_id: &str,
+    api_secret_file: &str,
+    url: &str,
+) -> PropertyConfig {
+    let id = measurement_id
+        .strip_prefix("G-")
+        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    if !id {
+        at.note(
+            &format!("{key}.measurement_id"),
+            "must be G- and letters or digits, as GA4 shows it under Data streams",
+        );
+    }
+    let url = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    if url.is_none() {
+        at.note(&format!("{key}.url"), "must begin with https:// (or http://)");
+    }
+    let api_secret = if api_secret_file.is_empty() {
+        // Only a server-side GTM of one's own does without.
+        if url.as_ref().and_then(Url::host_str).is_some_and(|host| host.ends_with("google-analytics.com")) {
+            at.note(
+                &format!("{key}.api_secret_file"),
+                "is missing: Google needs the API secret, in a file of mode 0600",
+            );
+        }
+        None
+    } else {
+        Some(at.secret(&format!("{key}.api_secret_file"), api_secret_file))
+    };
+    let url = url.map(|url| url.as_str().trim_end_matches('/').to_owned()).unwrap_or_default();
+    PropertyConfig { sender_domains, measurement_id: measurement_id.to_owned(), api_secret, url }
+}

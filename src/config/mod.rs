@@ -1,0 +1,259 @@
+//! The configuration: one TOML file, read strictly, checked whole, never guessed.
+//!
+//! - Layer: edge
+//! - Takes: the path of the file.
+//! - Gives: `Config`, with every value in its unit and every secret behind `Secret`.
+//! - On failure: `ConfigError` with all problems at once, each with its key and the remedy.
+//! - Limits: a file of 1 MiB.
+//! - See: `docs/configuration.md`, `examples/mailtap.toml`.
+
+mod check;
+mod parse;
+pub mod raw;
+pub mod units;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub use parse::Problem;
+use raw::Raw;
+use units::Listen;
+
+use crate::consent::Fixed;
+use crate::identity::CampaignId;
+use crate::service::files;
+use crate::service::secret::Secret;
+use crate::telemetry::Format;
+
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// The example configuration: complete, every default as a comment.
+pub const EXAMPLE: &str = include_str!("../../examples/mailtap.toml");
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file as it was read; what needs no check is taken from here.
+    pub raw: Raw,
+    /// Spool, checkpoints, dedupe store.
+    pub state_dir: PathBuf,
+    /// This host's name in events.
+    pub host: String,
+    /// How log lines look.
+    pub log_format: Format,
+    /// Admin addresses by role.
+    pub admin: Vec<(&'static str, Option<SocketAddr>)>,
+    /// The keyring file.
+    pub keyring: PathBuf,
+    /// The pseudonym key file.
+    pub pseudonym_key: PathBuf,
+    /// Base of tracking URLs, with a slash at its end.
+    pub tracking_url: String,
+    /// Domains whose mail is tracked: names and `*.` patterns, ASCII, lower case.
+    pub sender_domains: Vec<String>,
+    /// Hosts of links that are left alone.
+    pub skip_link_hosts: Vec<String>,
+    /// Larger messages are left alone.
+    pub max_message_bytes: usize,
+    /// Whether messages to several recipients get shared tokens; otherwise they are left alone.
+    pub share: bool,
+    /// Campaigns by sender.
+    pub campaigns: Vec<CampaignSource>,
+    /// The site's answer on consent.
+    pub consent: Fixed,
+    /// `[milter]`
+    pub milter: MilterConfig,
+    /// Where the log comes from.
+    pub tap_source: TapSource,
+    /// Zone of log lines without one.
+    pub time_zone: jiff::tz::TimeZone,
+    /// `[tracker]`
+    pub tracker: TrackerConfig,
+    /// Beyond it the spool refuses events.
+    pub spool_max_bytes: u64,
+    /// SQLite's `synchronous = FULL`.
+    pub spool_full_sync: bool,
+    /// How long event ids are remembered.
+    pub dedupe: Duration,
+    /// RabbitMQ, if there is one.
+    pub amqp: Option<AmqpConfig>,
+    /// `[relay]`
+    pub relay: RelayConfig,
+    /// GA4 properties; one without sender domains takes what no other does, and comes last.
+    pub properties: Vec<PropertyConfig>,
+}
+
+/// A campaign rule.
+#[derive(Debug, Clone)]
+pub struct CampaignSource {
+    /// An address, a domain or `*.domain`, in lower case.
+    pub sender: String,
+    /// The campaign of its mail.
+    pub campaign: CampaignId,
+}
+
+/// `[milter]`, checked.
+#[derive(Debug, Clone)]
+pub struct MilterConfig {
+    /// Where Postfix finds it.
+    pub listen: Listen,
+    /// Mode of the Unix socket.
+    pub socket_mode: u32,
+    /// Group of the Unix socket.
+    pub socket_group: Option<String>,
+    /// Whether Postfix answers 451 when the milter fails (otherwise it takes the mail).
+    pub tempfail: bool,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Beyond it a message passes unmodified.
+    pub message_timeout: Duration,
+    /// A session may say nothing for as long.
+    pub idle_timeout: Duration,
+    /// Memory for messages under way.
+    pub max_memory_bytes: usize,
+    /// Sessions may take as long to end at a stop.
+    pub drain: Duration,
+}
+
+/// Where the log comes from.
+#[derive(Debug, Clone)]
+pub enum TapSource {
+    /// Files to follow.
+    Files(Vec<PathBuf>),
+    /// Units of the journal.
+    Journal(Vec<String>),
+    /// Standard input.
+    Stdin,
+}
+
+/// `[tracker]`, checked.
+#[derive(Debug, Clone)]
+pub struct TrackerConfig {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Proxies whose X-Forwarded-For is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The site's own rules on machines.
+    pub rules_file: Option<PathBuf>,
+    /// Tokens older than this are marked late.
+    pub late_after: Duration,
+    /// A redirect waits this long for the spool.
+    pub answer_wait: Duration,
+    /// Connections at once.
+    pub max_connections: usize,
+}
+
+/// `[amqp]`, checked.
+#[derive(Debug, Clone)]
+pub struct AmqpConfig {
+    /// With the password.
+    pub url: Secret<String>,
+    /// Declare the topology, or only check it.
+    pub declare: bool,
+    /// Prefix of exchange and queues.
+    pub prefix: String,
+    /// Events unconfirmed at once.
+    pub prefetch: u16,
+}
+
+/// `[relay]`, checked.
+#[derive(Debug, Clone)]
+pub struct RelayConfig {
+    /// Requests under way at once.
+    pub max_in_flight: usize,
+    /// Waits as long for more events of one client.
+    pub batch_window: Duration,
+    /// One request may take as long.
+    pub timeout: Duration,
+    /// Send again what may have arrived.
+    pub retry_uncertain: bool,
+}
+
+/// A GA4 property, checked.
+#[derive(Debug, Clone)]
+pub struct PropertyConfig {
+    /// Sender domains that belong to it; empty: all others.
+    pub sender_domains: Vec<String>,
+    /// G-…
+    pub measurement_id: String,
+    /// The API secret; absent with a server-side GTM that needs none.
+    pub api_secret: Option<Secret<String>>,
+    /// Base URL without a slash at its end.
+    pub url: String,
+}
+
+/// Why a configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", self.report())]
+pub struct ConfigError {
+    /// The file.
+    pub path: PathBuf,
+    /// Everything that is wrong with it.
+    pub problems: Vec<Problem>,
+}
+
+impl ConfigError {
+    fn report(&self) -> String {
+        let mut report = format!("{}: ", self.path.display());
+        let _ = match self.problems.len() {
+            1 => write!(report, "1 problem"),
+            many => write!(report, "{many} problems"),
+        };
+        for problem in &self.problems {
+            let _ = match problem.key.as_str() {
+                "" => write!(report, "\n  {}", problem.what),
+                key => write!(report, "\n  {key}: {}", problem.what),
+            };
+        }
+        report
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// `ConfigError` with all problems.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let error = |problems| ConfigError { path: path.to_owned(), problems };
+        let bytes = files::read_limited(path, MAX_FILE_BYTES).map_err(|why| {
+            error(vec![Problem::new("", format!("{why}; `mailtap init --help` shows how to make one"))])
+        })?;
+        let text = String::from_utf8(bytes).map_err(|_| error(vec![Problem::new("", "not UTF-8 text")]))?;
+        let (raw, mut problems) = parse::parse(&text);
+        // Relative paths begin at the file's own directory, whatever the working directory of a service is.
+        let dir = std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_owned));
+        let (config, more) = check::check(raw, &dir.unwrap_or_default());
+        let known: Vec<String> = problems.iter().map(|problem| problem.key.clone()).collect();
+        problems.extend(
+            more.into_iter().filter(|problem| problem.key.is_empty() || !known.contains(&problem.key)),
+        );
+        if problems.is_empty() { Ok(config) } else { Err(error(problems)) }
+    }
+
+    /// The admin address of a role, or of `run`.
+    #[must_use]
+    pub fn admin_address(&self, role: &str) -> Option<SocketAddr> {
+        self.admin.iter().find(|(name, _)| *name == role).and_then(|(_, address)| *address)
+    }
+
+    /// The effective values as TOML, passwords in URLs redacted. Other secrets are in files and not part of it.
+    #[must_use]
+    pub fn effective(&self) -> Raw {
+        let mut raw = self.raw.clone();
+        if let Ok(mut url) = url::Url::parse(&raw.amqp.url)
+            && url.password().is_some()
+            && url.set_password(Some("redacted")).is_ok()
+        {
+            raw.amqp.url = url.into();
+        }
+        raw
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+//! From the text of the file to `Raw`, with every structural problem at once.
+//!
+//! - Layer: decision
+//! - Takes: TOML text.
+//! - Gives: `Raw` of all that could be understood, and the problems: unknown keys with a suggestion, wrong types.
+//! - On failure: text that is no TOML is one problem, with its line.
+//! - Limits: 1 MiB is the caller's limit for the file.
+
+use toml::{Table, Value};
+
+use super::raw::Raw;
+
+/// One thing that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The key, like `tracker.listen`; empty for the whole file.
+    pub key: String,
+    /// What is wrong, and what to do.
+    pub what: String,
+}
+
+impl Problem {
+    /// A problem with a key.
+    pub fn new(key: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { key: key.into(), what: what.into() }
+    }
+}
+
+/// Reads the text.
+#[must_use]
+pub(super) fn parse(text: &str) -> (Raw, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let mut table: Table = match toml::from_str(text) {
+        Ok(table) => table,
+        Err(error) => return (Raw::default(), vec![syntax_problem(text, &error)]),
+    };
+    let Ok(Value::Table(known)) = Value::try_from(Raw::sample()) else {
+        return (
+            Raw::default(),
+            vec![Problem::new("", "mailtap can't list its own keys: please report this")],
+        );
+    };
+    compare(&mut table, &known, "", &mut problems);
+    let raw = Value::Table(table).try_into().unwrap_or_else(|error: toml::de::Error| {
+        problems.push(Problem::new("", error.message()));
+        Raw::default()
+    });
+    (raw, problems)
+}
+
+fn syntax_problem(text: &str, error: &toml::de::Error) -> Problem {
+    let at = error.span().map_or(0, |span| span.start);
+    let line = text.get(..at).unwrap_or_default().matches('\n').count() + 1;
+    Problem::new("", format!("line {line}: {}", error.message().trim()))
+}
+
+/// Removes from `table` what `known` has not, or has with another type, and notes it.
+fn compare(table: &mut Table, known: &Table, path: &str, problems: &mut Vec<Problem>) {
+    table.retain(|key, value| {
+        let full = if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
+        let Some(expected) = known.get(key) else {
+            problems.push(Problem::new(&full, unknown(key, known)));
+            return false;
+        };
+        match (value, expected) {
+            (Value::Table(inner), Value::Table(known)) => {
+                compare(inner, known, &full, problems);
+                true
+            }
+            (Value::Array(items), Value::Array(samples)) => compare_list(items, samples, &full, problems),
+            (value, expected) if value.same_type(expected) => true,
+            (value, expected) => {
+                let (want, have) = (kind(expected), kind(value));
+                problems.push(Problem::new(&full, format!("expected {want}, found {have}")));
+                false
+            }
+        }
+    });
+}
+
+fn compare_list(items: &mut [Value], samples: &[Value], path: &str, problems: &mut Vec<Problem>) -> bool {
+    // Every list of ours holds texts, unless its sample holds a table.
+    let sample = samples.first().cloned().unwrap_or_else(|| Value::String(String::new()));
+    let mut good = true;
+    for (at, item) in items.iter_mut().enumerate() {
+        let full = format!("{path}[{at}]");
+        match (item, &sample) {
+            (Value::Table(inner), Value::Table(known)) => compare(inner, known, &full, problems),
+            (item, sample) if item.same_type(sample) => {}
+            (item, sample) => {
+                problems.push(Problem::new(full, format!("expected {}, found {}", kind(sample), kind(item))));
+                good = false;
+            }
+        }
+    }
+    good
+}
+
+const fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "text in quotes",
+        Value::Integer(_) => "a whole number",
+        Value::Float(_) => "a number",
+        Value::Boolean(_) => "true or false",
+        Value::Datetime(_) => "a date",
+        Value::Array(_) => "a list",
+        Value::Table(_) => "a table",
+    }
+}
+
+fn unknown(key: &str, known: &Table) -> String {
+    let nearest = known.keys().map(|other| (distance(key, other), other)).min();
+    match nearest {
+        Some((steps, other)) if steps <= other.len().div_ceil(3) => {
+            format!("unknown key; did you mean `{other}`?")
+        }
+        _ => format!("unknown key; here are: {}", known.keys().cloned().collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, cb) in row.iter_mut().skip(1).zip(&b) {
+            let up = *cell;
+            let step = (diagonal + usize::from(ca != *cb)).min(up + 1).min(left + 1);
+            (diagonal, left, *cell) = (up, step, step);
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        parse(text).1.into_iter().map(|problem| format!("{}: {}", problem.key, problem.what)).collect()
+    }
+
+    #[test]
+    fn all_structural_problems_come_at_once_and_the_rest_is_read() {
+        let text = "state_dri = \"/x\"\n[tracker]\nlisten = 8025\nmax_connections = 7\n[policy]\nsender_domains = [1]\n\
+                    [[ga4.properties]]\nmesurement_id = \"G-1\"\n[zzzzzz]\n";
+        let (raw, _) = parse(text);
+        assert_eq!(raw.tracker.max_connections, 7);
+        assert_eq!(raw.tracker.listen, "127.0.0.1:8025");
+        let found = problems(text);
+        assert_eq!(found.len(), 5, "{found:#?}");
+        assert!(found.contains(&"state_dri: unknown key; did you mean `state_dir`?".into()), "{found:#?}");
+        assert!(found.contains(&"tracker.listen: expected text in quotes, found a whole number".into()));
+        assert!(
+            found.contains(&"policy.sender_domains[0]: expected text in quotes, found a whole number".into())
+        );
+        assert!(found.contains(
+            &"ga4.properties[0].mesurement_id: unknown key; did you mean `measurement_id`?".into()
+        ));
+        assert!(found.iter().any(|line| line.starts_with("zzzzzz: unknown key; here are: ")));
+    }
+
+    #[test]
+    fn text_that_is_no_toml_names_its_line() {
+        assert!(problems("a = 1\nb = = 2\n")[0].starts_with(": line 2: "));
+    }
+
+    #[test]
+    fn an_unknown_key_is_found_in_every_table() {
+        let Ok(sample) = toml::to_string(&Raw::sample()) else { panic!("the sample can be written") };
+        assert!(parse(&sample).1.is_empty());
+        let lines: Vec<&str> = sample.lines().collect();
+        for (at, _) in lines.iter().enumerate().filter(|(_, line)| line.starts_with('[')) {
+            let mut changed = lines.clone();
+            changed.insert(at + 1, "zzz_unknown = 1");
+            assert_eq!(parse(&changed.join("\n")).1.len(), 1, "after {}", lines[at]);
+        }
+    }
+}

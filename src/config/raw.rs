@@ -1,0 +1,361 @@
+//! The configuration exactly as the file has it: keys, text, numbers; nothing checked yet.
+//!
+//! - Layer: word
+//! - Takes: TOML.
+//! - Gives: `Raw`, whose `Default` is what a missing key means, and `Raw::sample`, which has every key once.
+//! - On failure: serde's error; `parse` finds unknown keys and wrong types before.
+//! - See: `examples/mailtap.toml`, held equal to these defaults by a test; `docs/configuration.md`.
+
+use serde::{Deserialize, Serialize};
+
+/// Declares a table of the configuration: every key with its type and default.
+macro_rules! table {
+    ($(#[$doc:meta])* $name:ident { $($(#[$key_doc:meta])* $key:ident: $type:ty = $default:expr,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name { $($(#[$key_doc])* pub $key: $type,)* }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($key: $default,)* }
+            }
+        }
+    };
+}
+
+fn text(text: &str) -> String {
+    text.to_owned()
+}
+
+fn texts(list: &[&str]) -> Vec<String> {
+    list.iter().copied().map(str::to_owned).collect()
+}
+
+table! {
+    /// The whole file.
+    Raw {
+        /// Spool, checkpoints and dedupe store live here.
+        state_dir: String = text("/var/lib/mailtap"),
+        /// This host's name in events; empty: the system's.
+        host: String = text(""),
+        /// Logs.
+        log: Log = Log::default(),
+        /// Admin listener.
+        admin: Admin = Admin::default(),
+        /// Key files.
+        keys: Keys = Keys::default(),
+        /// The public tracking URL.
+        tracking: Tracking = Tracking::default(),
+        /// What is tracked.
+        policy: Policy = Policy::default(),
+        /// Who is tracked.
+        consent: Consent = Consent::default(),
+        /// The milter role.
+        milter: Milter = Milter::default(),
+        /// The tap role.
+        tap: Tap = Tap::default(),
+        /// The bounce role.
+        bounce: Bounce = Bounce::default(),
+        /// The tracker role.
+        tracker: Tracker = Tracker::default(),
+        /// The spool.
+        spool: Spool = Spool::default(),
+        /// RabbitMQ.
+        amqp: Amqp = Amqp::default(),
+        /// The relay role.
+        relay: Relay = Relay::default(),
+        /// Google Analytics.
+        ga4: Ga4 = Ga4::default(),
+    }
+}
+
+table! {
+    /// `[log]`
+    Log {
+        /// error, warn, info, debug, trace, or a filter.
+        level: String = text("info"),
+        /// auto, text or json.
+        format: String = text("auto"),
+    }
+}
+
+table! {
+    /// `[admin]`: `/metrics`, `/healthz`, `/readyz`. One address for each process.
+    Admin {
+        /// `mailtap run`; empty: none.
+        run: String = text("127.0.0.1:9740"),
+        /// `mailtap milter`.
+        milter: String = text("127.0.0.1:9741"),
+        /// `mailtap tap`.
+        tap: String = text("127.0.0.1:9742"),
+        /// `mailtap tracker`.
+        tracker: String = text("127.0.0.1:9743"),
+        /// `mailtap relay`.
+        relay: String = text("127.0.0.1:9744"),
+        /// `mailtap forward`.
+        forward: String = text("127.0.0.1:9745"),
+    }
+}
+
+table! {
+    /// `[keys]`
+    Keys {
+        /// The keyring file.
+        keyring: String = text("keyring.json"),
+        /// The pseudonym key.
+        pseudonym_key: String = text("pseudonym.key"),
+    }
+}
+
+table! {
+    /// `[tracking]`
+    Tracking {
+        /// Public base URL of the tracker.
+        url: String = text(""),
+        /// Longer tracking URLs are not written; the link stays as it is.
+        max_url_bytes: u64 = 2_000,
+    }
+}
+
+table! {
+    /// `[policy]`
+    Policy {
+        /// Domains of envelope senders whose mail is tracked; `*.example.org` takes the subdomains.
+        sender_domains: Vec<String> = Vec::new(),
+        /// Rewrite links.
+        clicks: bool = true,
+        /// Add the pixel.
+        opens: bool = true,
+        /// Rewrite links in text/plain too.
+        text_links: bool = false,
+        /// Rewrite mail that carries a DKIM signature already (which breaks it).
+        rewrite_dkim_signed: bool = false,
+        /// Rewrite links in Outlook's conditional comments.
+        outlook_comments: bool = true,
+        /// Leave links whose text is their own URL.
+        skip_visible_urls: bool = false,
+        /// Leave login, one-time and unsubscribe links.
+        skip_login_links: bool = true,
+        /// Hosts of links that are never rewritten; `*.example.org` takes the subdomains.
+        skip_link_hosts: Vec<String> = Vec::new(),
+        /// Several recipients in one transaction: `shared` or `skip`.
+        several_recipients: String = text("shared"),
+        /// Messages with more links are left alone.
+        max_links: u64 = 1_000,
+        /// Larger messages are left alone.
+        max_message: String = text("40MiB"),
+        /// The pixel; `{url}` is its address.
+        pixel: String = text(DEFAULT_PIXEL),
+        /// Headers that may name the campaign, first hit counts; `X-Mailtap-Campaign` always comes first.
+        campaign_headers: Vec<String> = texts(CAMPAIGN_HEADERS),
+        /// Campaigns by envelope sender, where no header names one.
+        campaign_rules: Vec<CampaignRule> = Vec::new(),
+    }
+}
+
+/// The pixel as it stands in the configuration.
+pub const DEFAULT_PIXEL: &str =
+    r#"<img src="{url}" width="1" height="1" alt="" border="0" style="border:0;width:1px;height:1px">"#;
+
+/// What applications and mailing platforms already send.
+pub const CAMPAIGN_HEADERS: &[&str] = &[
+    "X-Campaign",
+    "X-Campaign-ID",
+    "X-CampaignId",
+    "X-Mailgun-Campaign-Id",
+    "X-Mailgun-Tag",
+    "X-PM-Tag",
+    "X-MC-Tags",
+    "X-Mailjet-Campaign",
+    "X-Mailin-Tag",
+    "X-GreenArrow-MailClass",
+    "X-MSYS-API",
+    "X-SMTPAPI",
+    "X-SES-MESSAGE-TAGS",
+    "Feedback-ID",
+    "List-Id",
+];
+
+table! {
+    /// `[[policy.campaign_rules]]`
+    CampaignRule {
+        /// An address, a domain, or `*.domain`.
+        sender: String = text(""),
+        /// The campaign id.
+        campaign: String = text(""),
+    }
+}
+
+table! {
+    /// `[consent]`: the answer for everybody.
+    Consent {
+        /// granted or denied.
+        clicks: String = text("granted"),
+        /// granted or denied.
+        opens: String = text("granted"),
+    }
+}
+
+table! {
+    /// `[milter]`
+    Milter {
+        /// Whether `mailtap run` runs it.
+        enabled: bool = true,
+        /// `unix:PATH` or `inet:HOST:PORT`.
+        listen: String = text("unix:/var/spool/postfix/mailtap/milter.sock"),
+        /// Mode of the Unix socket.
+        socket_mode: String = text("0660"),
+        /// Group of the Unix socket; empty: unchanged.
+        socket_group: String = text("postfix"),
+        /// What `milter_default_action` says in main.cf: accept or tempfail.
+        default_action: String = text("tempfail"),
+        /// Connections at once.
+        max_connections: u64 = 1_000,
+        /// Beyond it the message passes unmodified.
+        message_timeout: String = text("20s"),
+        /// A session may say nothing for as long.
+        idle_timeout: String = text("7210s"),
+        /// Memory for messages under way, all connections together.
+        max_memory: String = text("1GiB"),
+        /// Sessions may take as long to end at a stop.
+        drain: String = text("20s"),
+    }
+}
+
+table! {
+    /// `[tap]`
+    Tap {
+        /// Whether `mailtap run` runs it.
+        enabled: bool = true,
+        /// file, journal or stdin.
+        source: String = text("file"),
+        /// Log files to follow.
+        files: Vec<String> = texts(&["/var/log/mail.log"]),
+        /// Units of the journal.
+        units: Vec<String> = texts(&["postfix@-.service", "postfix.service"]),
+        /// Time zone of lines without one, like Europe/Warsaw; empty: the system's.
+        time_zone: String = text(""),
+        /// Messages followed at once.
+        max_tracked: u64 = 1_000_000,
+    }
+}
+
+table! {
+    /// `[bounce]`
+    Bounce {
+        /// Hosts whose log a tap reads: their own bounces are known from there.
+        own_hosts: Vec<String> = Vec::new(),
+    }
+}
+
+table! {
+    /// `[tracker]`
+    Tracker {
+        /// Whether `mailtap run` runs it.
+        enabled: bool = true,
+        /// Address to listen on.
+        listen: String = text("127.0.0.1:8025"),
+        /// Proxies whose X-Forwarded-For is believed.
+        trusted_proxies: Vec<String> = texts(&["127.0.0.0/8", "::1/128"]),
+        /// Rules that tell machines from people; empty: the built-in catalogue.
+        rules_file: String = text(""),
+        /// Tokens older than this are marked late.
+        late_after: String = text("90d"),
+        /// A redirect waits this long for the spool.
+        answer_wait: String = text("250ms"),
+        /// Added to targets unless they have it: source, medium.
+        utm_source: String = text(""),
+        /// utm_medium.
+        utm_medium: String = text(""),
+        /// Add utm_campaign with the campaign id.
+        utm_campaign: bool = false,
+        /// Connections at once.
+        max_connections: u64 = 10_000,
+        /// Linked from the page at the root.
+        privacy_url: String = text(""),
+    }
+}
+
+table! {
+    /// `[spool]`
+    Spool {
+        /// Beyond it new events are refused.
+        max_bytes: String = text("2GiB"),
+        /// full or normal (SQLite's `synchronous`).
+        sync: String = text("full"),
+        /// How long an event id is remembered.
+        dedupe: String = text("96h"),
+    }
+}
+
+table! {
+    /// `[amqp]`
+    Amqp {
+        /// `amqp://` or `amqps://user@host:port/vhost`; empty: no RabbitMQ, the relay reads the spool.
+        url: String = text(""),
+        /// File with the password.
+        password_file: String = text(""),
+        /// declare or check.
+        topology: String = text("declare"),
+        /// Prefix of exchange and queues.
+        prefix: String = text("mailtap"),
+        /// Events unconfirmed at once.
+        prefetch: u64 = 500,
+    }
+}
+
+table! {
+    /// `[relay]`
+    Relay {
+        /// Whether `mailtap run` runs it.
+        enabled: bool = true,
+        /// Requests under way at once.
+        max_in_flight: u64 = 64,
+        /// Waits as long for more events of one client.
+        batch_window: String = text("200ms"),
+        /// One request may take as long.
+        timeout: String = text("10s"),
+        /// What became of a request is not known: keep (never twice) or retry (never lost).
+        uncertain: String = text("keep"),
+    }
+}
+
+table! {
+    /// `[ga4]`
+    Ga4 {
+        /// G-…; empty: nothing is sent.
+        measurement_id: String = text(""),
+        /// File with the API secret.
+        api_secret_file: String = text(""),
+        /// Base URL: Google's, its EU one, or the site's own server-side GTM.
+        url: String = text("https://www.google-analytics.com"),
+        /// Further properties, by sender domain.
+        properties: Vec<Property> = Vec::new(),
+    }
+}
+
+table! {
+    /// `[[ga4.properties]]`
+    Property {
+        /// Sender domains that belong to it.
+        sender_domains: Vec<String> = Vec::new(),
+        /// G-…
+        measurement_id: String = text(""),
+        /// File with the API secret.
+        api_secret_file: String = text(""),
+        /// Base URL; empty: that of `[ga4]`.
+        url: String = text(""),
+    }
+}
+
+impl Raw {
+    /// The defaults, with one entry in every list of tables: every key that exists, with its type.
+    #[must_use]
+    pub fn sample() -> Self {
+        let mut raw = Self::default();
+        raw.policy.campaign_rules.push(CampaignRule::default());
+        raw.ga4.properties.push(Property::default());
+        raw
+    }
+}

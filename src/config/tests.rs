@@ -1,0 +1,147 @@
+//! Tests of the whole configuration: the example, the report, the secrets.
+//!
+//! - Layer: edge
+//! - Takes: the example, changed.
+//! - Gives: proof that example, defaults and checks agree.
+//! - On failure: the test fails.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+/// The example with every commented key in force.
+fn all_keys() -> String {
+    EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') && !rest.is_empty() => rest,
+            _ => line,
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[test]
+fn the_example_says_the_defaults() {
+    let (raw, problems) = parse::parse(&all_keys());
+    assert_eq!(problems, []);
+    let mut expected = Raw::default();
+    expected.tracking.url = "https://t.example.org".into();
+    expected.policy.sender_domains = vec!["example.org".into()];
+    let mut found = raw;
+    assert_eq!((found.policy.campaign_rules.len(), found.ga4.properties.len()), (1, 1));
+    found.policy.campaign_rules.clear();
+    found.ga4.properties.clear();
+    assert_eq!(found, expected);
+    let (uncommented, problems) = parse::parse(EXAMPLE);
+    assert_eq!((uncommented, problems), (expected, vec![]));
+}
+
+#[test]
+fn no_key_is_missing_from_the_example() {
+    let found: toml::Table = toml::from_str(&all_keys()).unwrap();
+    let known = toml::Table::try_from(Raw::sample()).unwrap();
+    compare("", &known, &found);
+
+    fn compare(path: &str, known: &toml::Table, found: &toml::Table) {
+        for (key, value) in known {
+            let found = found.get(key).unwrap_or_else(|| panic!("{path}{key} is not in the example"));
+            if let (Some(known), Some(found)) = (value.as_table(), found.as_table()) {
+                compare(&format!("{path}{key}."), known, found);
+            }
+            if let (Some(known), Some(found)) = (first_table(value), first_table(found)) {
+                compare(&format!("{path}{key}[]."), known, found);
+            }
+        }
+    }
+
+    fn first_table(value: &toml::Value) -> Option<&toml::Table> {
+        value.as_array()?.first()?.as_table()
+    }
+}
+
+fn site(text: &str) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["keyring.json", "pseudonym.key", "ga4.secret"] {
+        files::replace(&directory.path().join(name), b"s3cret", 0o600).unwrap();
+    }
+    let path = directory.path().join("mailtap.toml");
+    fs::write(&path, text).unwrap();
+    (directory, path)
+}
+
+#[test]
+fn a_good_file_is_read_with_its_units() {
+    let text = EXAMPLE
+        .replace("#measurement_id = \"\"", "measurement_id = \"G-1\"")
+        .replace("#api_secret_file = \"\"", "api_secret_file = \"ga4.secret\"");
+    let (directory, path) = site(&text);
+    let config = Config::load(&path).unwrap();
+    assert_eq!(config.tracking_url, "https://t.example.org/");
+    assert_eq!(config.keyring, directory.path().join("keyring.json"));
+    assert_eq!(config.tracker.late_after, Duration::from_secs(90 * 86_400));
+    assert_eq!(config.properties.len(), 1);
+    assert_eq!(config.properties[0].api_secret.as_ref().unwrap().expose(), "s3cret");
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let text = r#"
+        [keys]
+        keyring = "nowhere.json"
+        [policy]
+        sender_domains = ["exa mple"]
+        clickz = true
+        [tracker]
+        late_after = "90 days"
+        listen = 8025
+        [milter]
+        listen = "/run/x.sock"
+        [ga4]
+        measurement_id = "UA-1"
+    "#;
+    let (_directory, path) = site(text);
+    let report = Config::load(&path).unwrap_err().to_string();
+    for part in [
+        "mailtap.toml: 9 problems",
+        "policy.clickz: unknown key; did you mean `clicks`?",
+        "tracker.listen: expected text in quotes, found a whole number",
+        "keys.keyring: ",
+        "tracking.url: is missing",
+        "policy.sender_domains: `exa mple` is not a domain",
+        "tracker.late_after: `90 days` is not a duration",
+        "milter.listen: `/run/x.sock` is not a milter address",
+        "ga4.measurement_id: must be G-",
+        "ga4.api_secret_file: is missing",
+    ] {
+        assert!(report.contains(part), "{part} is not in:\n{report}");
+    }
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_a_problem() {
+    let text = format!(
+        "{EXAMPLE}\n[[ga4.properties]]\nsender_domains=[\"a.example\"]\nmeasurement_id=\"G-2\"\napi_secret_file=\"ga4.secret\"\n"
+    );
+    let (directory, path) = site(&text);
+    fs::set_permissions(directory.path().join("ga4.secret"), fs::Permissions::from_mode(0o644)).unwrap();
+    let report = Config::load(&path).unwrap_err().to_string();
+    assert!(report.contains("ga4.properties[0].api_secret_file") && report.contains("chmod 600"), "{report}");
+}
+
+#[test]
+fn no_secret_shows() {
+    let text =
+        EXAMPLE.replace("#url = \"\"\n#password_file", "url = \"amqp://u:MARKER@localhost\"\n#password_file");
+    let (directory, path) = site(&text);
+    files::replace(&directory.path().join("ga4.secret"), b"MARKER", 0o600).unwrap();
+    let config = Config::load(&path).unwrap();
+    let shown = toml::to_string(&config.effective()).unwrap();
+    assert!(!shown.contains("MARKER") && shown.contains("u:redacted@"), "{shown}");
+    assert!(!format!("{:?} {:?}", config.amqp, config.properties).contains("MARKER"));
+    let bad = text.replace("amqp://", "amqq://");
+    fs::write(&path, bad).unwrap();
+    assert!(!Config::load(&path).unwrap_err().to_string().contains("MARKER"));
+}

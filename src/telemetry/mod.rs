@@ -1,0 +1,87 @@
+//! What administrators see: logs and metrics.
+//!
+//! - Layer: edge
+//! - Takes: the log level and format.
+//! - Gives: logs on standard error (text on a terminal, JSON lines otherwise), metrics as Prometheus text.
+//! - On failure: a second initialisation in one process is an error; a line that can't be written is dropped.
+//! - See: `docs/operations.md`.
+
+use std::io::IsTerminal;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// Text on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// One line of text for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why telemetry can't begin.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The level is not one of `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,mailtap::tap=debug`.
+    #[error("log level {0:?}: expected error, warn, info, debug or trace")]
+    Level(String),
+    /// Logs or metrics were set up already.
+    #[error("logs or metrics were set up already in this process")]
+    Twice,
+}
+
+/// Begins to log, on standard error.
+///
+/// # Errors
+/// See [`TelemetryError`].
+pub fn start_logs(level: &str, format: Format) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::try_new(level).map_err(|_| TelemetryError::Level(level.to_owned()))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let terminal = std::io::stderr().is_terminal();
+    let as_text = match format {
+        Format::Auto => terminal,
+        Format::Text => true,
+        Format::Json => false,
+    };
+    let done = if as_text {
+        builder.with_target(false).with_ansi(terminal).try_init()
+    } else {
+        builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+    };
+    done.map_err(|_| TelemetryError::Twice)
+}
+
+/// Where metrics are read.
+#[derive(Debug, Clone)]
+pub struct Metrics(PrometheusHandle);
+
+/// Seconds, from fast answers within a process to slow ones of other sites.
+const LATENCY_BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Begins to count.
+///
+/// # Errors
+/// `TelemetryError::Twice`.
+pub fn start_metrics() -> Result<Metrics, TelemetryError> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), LATENCY_BUCKETS)
+        .map_err(|_| TelemetryError::Twice)?
+        .install_recorder()
+        .map_err(|_| TelemetryError::Twice)?;
+    metrics::gauge!("mailtap_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Ok(Metrics(handle))
+}
+
+impl Metrics {
+    /// All metrics in the text form of Prometheus.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.0.run_upkeep();
+        self.0.render()
+    }
+}
