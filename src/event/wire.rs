@@ -12,7 +12,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Data, Event, EventId, Kind};
+use super::{Data, Event, Kind};
 use crate::identity::{MessageId, Timestamp};
 
 /// Why bytes are not an event.
@@ -107,6 +107,7 @@ impl Event {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::event::EventId;
 
     fn event() -> Event {
         Event {
@@ -136,7 +137,10 @@ mod tests {
     fn what_is_unknown_is_left_out_and_the_words_are_the_documented_ones() {
         let json = event().to_json();
         assert!(json.contains(r#""type":"mailtap.message.bounced""#), "{json}");
-        assert!(json.contains(r#""data":{"campaign":"spring","dsn":"5.1.1","class":"mailbox-full"}"#), "{json}");
+        assert!(
+            json.contains(r#""data":{"campaign":"spring","dsn":"5.1.1","class":"mailbox-full"}"#),
+            "{json}"
+        );
     }
 
     #[test]

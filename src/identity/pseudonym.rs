@@ -139,9 +139,12 @@ mod tests {
     #[test]
     fn spellings_of_one_mailbox_join() {
         let one = key().pseudonym("ann.smith@example.org");
-        for same in
-            ["<ann.smith@example.org>", "Ann.Smith@EXAMPLE.org", "\"ann.smith\"@example.org", " ann.smith@example.org. "]
-        {
+        for same in [
+            "<ann.smith@example.org>",
+            "Ann.Smith@EXAMPLE.org",
+            "\"ann.smith\"@example.org",
+            " ann.smith@example.org. ",
+        ] {
             assert_eq!(key().pseudonym(same), one, "{same}");
         }
         assert_eq!(key().pseudonym("josé@exämple.net"), key().pseudonym("JOSÉ@xn--exmple-cua.net"));
@@ -150,7 +153,10 @@ mod tests {
     #[test]
     fn mailboxes_and_keys_stay_apart() {
         assert_ne!(key().pseudonym("ann@example.org"), key().pseudonym("bob@example.org"));
-        assert_ne!(key().pseudonym("ann@example.org"), PseudonymKey::new(&[8; 32]).pseudonym("ann@example.org"));
+        assert_ne!(
+            key().pseudonym("ann@example.org"),
+            PseudonymKey::new(&[8; 32]).pseudonym("ann@example.org")
+        );
     }
 
     #[test]

@@ -81,7 +81,8 @@ impl FromStr for Timestamp {
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let error = |why| ParseError { what: "time", why };
-        let moment: jiff::Timestamp = text.parse().map_err(|_| error("it is not RFC 3339, like 2026-11-23T16:25:11Z"))?;
+        let moment: jiff::Timestamp =
+            text.parse().map_err(|_| error("it is not RFC 3339, like 2026-11-23T16:25:11Z"))?;
         u64::try_from(moment.as_microsecond()).map(Self::from_micros).map_err(|_| error("it is before 1970"))
     }
 }

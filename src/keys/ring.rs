@@ -188,7 +188,12 @@ impl Keyring {
     ///
     /// # Errors
     /// `RingError::Full`.
-    pub fn rotate(&mut self, secret: [u8; Key::BYTES], now: Timestamp, activates: Timestamp) -> Result<KeyId, RingError> {
+    pub fn rotate(
+        &mut self,
+        secret: [u8; Key::BYTES],
+        now: Timestamp,
+        activates: Timestamp,
+    ) -> Result<KeyId, RingError> {
         let id = KeyId::try_from(self.next_id).map_err(|_| RingError::Full)?;
         if self.keys.len() >= MAX_KEYS {
             return Err(RingError::Full);

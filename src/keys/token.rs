@@ -154,7 +154,12 @@ pub fn sign(token: &Token, key: &Key) -> String {
     BASE64URL_NOPAD.encode(&bytes)
 }
 
-fn put_context(bytes: &mut Vec<u8>, message: &MessageId, recipient: Option<&Pseudonym>, campaign: Option<&CampaignId>) {
+fn put_context(
+    bytes: &mut Vec<u8>,
+    message: &MessageId,
+    recipient: Option<&Pseudonym>,
+    campaign: Option<&CampaignId>,
+) {
     let mut flags = 0;
     if recipient.is_some() {
         flags |= HAS_RECIPIENT;
@@ -286,7 +291,8 @@ impl<'a> Fields<'a> {
 
 fn is_web(target: &str) -> bool {
     let starts_with = |scheme: &str| {
-        target.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme)) && target.len() > scheme.len()
+        target.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme))
+            && target.len() > scheme.len()
     };
     starts_with("http://") || starts_with("https://")
 }

@@ -32,8 +32,10 @@ fn sign_by(ring: &Keyring, token: &Token) -> String {
 
 #[test]
 fn the_documented_vectors_hold() {
-    let vectors: serde_json::Value = serde_json::from_str(include_str!("../../docs/token-format.json")).unwrap();
-    let secret = data_encoding::HEXLOWER.decode(vectors["key"]["secret_hex"].as_str().unwrap().as_bytes()).unwrap();
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("../../docs/token-format.json")).unwrap();
+    let secret =
+        data_encoding::HEXLOWER.decode(vectors["key"]["secret_hex"].as_str().unwrap().as_bytes()).unwrap();
     let ring = Keyring::new(secret.try_into().unwrap(), Timestamp::default());
     let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
     for vector in vectors["valid"].as_array().unwrap() {
@@ -52,7 +54,12 @@ fn the_documented_vectors_hold() {
             _ => Token::Ref(Ref { message }),
         };
         assert_eq!(sign_by(&ring, &token), vector["token"].as_str().unwrap(), "{}", vector["name"]);
-        assert_eq!(verify(vector["token"].as_str().unwrap(), &ring).unwrap().token, token, "{}", vector["name"]);
+        assert_eq!(
+            verify(vector["token"].as_str().unwrap(), &ring).unwrap().token,
+            token,
+            "{}",
+            vector["name"]
+        );
     }
     for vector in vectors["invalid"].as_array().unwrap() {
         let error = verify(vector["token"].as_str().unwrap(), &ring).unwrap_err();
@@ -111,7 +118,9 @@ fn a_revoked_key_is_told_apart_and_a_removed_one_is_unknown() {
 #[test]
 fn only_the_web_is_a_target() {
     let ring = ring();
-    for bad in ["", "https://", "javascript:alert(1)", "//example.org/", "ftp://example.org/", "data:text/html,x"] {
+    for bad in
+        ["", "https://", "javascript:alert(1)", "//example.org/", "ftp://example.org/", "data:text/html,x"]
+    {
         let Token::Click(click) = click() else { unreachable!() };
         let token = Token::Click(Click { target: bad.into(), ..click });
         assert_eq!(verify(&sign_by(&ring, &token), &ring), Err(TokenError::Layout), "{bad}");

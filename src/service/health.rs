@@ -10,23 +10,41 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The health of all parts of a process. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Health(Arc<Mutex<BTreeMap<&'static str, Option<String>>>>);
+pub struct Health(Arc<Mutex<BTreeMap<&'static str, State>>>);
+
+#[derive(Debug, Clone)]
+enum State {
+    Starting,
+    Ready,
+    Trouble(String),
+}
 
 impl Health {
     /// Registers a part, as not ready yet.
     #[must_use]
     pub fn component(&self, name: &'static str) -> Component {
-        self.lock().insert(name, Some("starting".into()));
+        self.lock().insert(name, State::Starting);
         Component { health: self.clone(), name }
     }
 
     /// The parts that are not ready, with the reason; empty means ready.
     #[must_use]
     pub fn troubles(&self) -> Vec<(&'static str, String)> {
-        self.lock().iter().filter_map(|(name, trouble)| trouble.clone().map(|why| (*name, why))).collect()
+        let trouble = |(name, state): (&&'static str, &State)| match state {
+            State::Ready => None,
+            State::Starting => Some((*name, "starting".to_owned())),
+            State::Trouble(why) => Some((*name, why.clone())),
+        };
+        self.lock().iter().filter_map(trouble).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Option<String>>> {
+    /// Whether every part has got past its start, in whatever state it is.
+    #[must_use]
+    pub fn has_started(&self) -> bool {
+        !self.lock().values().any(|state| matches!(state, State::Starting))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, State>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -41,12 +59,12 @@ pub struct Component {
 impl Component {
     /// The part works.
     pub fn ready(&self) {
-        self.health.lock().insert(self.name, None);
+        self.health.lock().insert(self.name, State::Ready);
     }
 
     /// The part does not work; `why` is shown to administrators and holds no personal data.
     pub fn not_ready(&self, why: impl Into<String>) {
-        self.health.lock().insert(self.name, Some(why.into()));
+        self.health.lock().insert(self.name, State::Trouble(why.into()));
     }
 }
 
@@ -61,7 +79,9 @@ mod tests {
         let tap = health.component("tap");
         assert_eq!(health.troubles().len(), 2);
         milter.ready();
+        assert!(!health.has_started());
         tap.not_ready("log file missing");
+        assert!(health.has_started());
         assert_eq!(health.troubles(), [("tap", "log file missing".to_owned())]);
         tap.ready();
         assert!(health.troubles().is_empty());

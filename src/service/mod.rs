@@ -5,9 +5,11 @@
 //! - Gives: `Lifecycle`, which every role is handed: when to stop, when to reload, where to report its health.
 //! - On failure: a role that ends with an error stops the process with a non-zero exit code.
 
+pub mod admin;
 pub mod clock;
 pub mod files;
 mod health;
+pub mod process;
 pub mod secret;
 
 pub use health::{Component, Health};
