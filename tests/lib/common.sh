@@ -29,9 +29,11 @@ usage_error() {
 # print_help FILE: the comment at the head of the script is its manual.
 print_help() { sed -n '2,/^$/{/^#/!q;s/^# \{0,1\}//p}' "$1"; }
 
-# require_root WHAT: Postfix and RabbitMQ change user, which only root can.
-require_root() {
-    ((EUID == 0)) || die "$1 has to be started by root: run this with sudo"
+# become_root ARGUMENT…: Postfix and RabbitMQ change user, which only root can; starts the script again with sudo.
+become_root() {
+    ((EUID != 0)) || return 0
+    command -v sudo >/dev/null || die "has to be run by root, and there is no sudo here"
+    exec sudo -- env MAILTAP_TEST_RUN="${MAILTAP_TEST_RUN:-}" "$(readlink -f -- "$0")" "$@"
 }
 
 # caller_uid: the person behind sudo, else the unprivileged user nobody.
