@@ -1,0 +1,15 @@
+//! What a delivery's outcome means: the class of a failure, and the provider behind a relay.
+//!
+//! - Layer: decision
+//! - Takes: status codes, the text of a reply, the name of a relay.
+//! - Gives: a class with its explanation; a provider's word.
+//! - On failure: `BounceClass::Unknown`, no provider.
+//! - See: `class_rules.txt`, RFC 3463, RFC 5248.
+
+mod class;
+mod provider;
+mod reply;
+
+pub use class::{Classifier, RuleError, Verdict};
+pub use provider::provider;
+pub use reply::{EnhancedCode, smtp_code};
