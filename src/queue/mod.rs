@@ -6,6 +6,14 @@
 //! - On failure: an event that was not taken is an error for the caller; one that was taken is durable.
 //! - See: `docs/architecture.md`, "The event path".
 
+pub mod source;
+pub mod spool;
+
+mod seen;
+mod sqlite;
+
+pub use sqlite::StoreError;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +26,10 @@ pub trait Publish: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// `PublishError`: none, or not all, of them may be kept. Publishing them again is safe.
-    fn publish(&self, events: Vec<Event>) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + '_>>;
+    fn publish(
+        &self,
+        events: Vec<Event>,
+    ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + '_>>;
 }
 
 /// What roles publish with.
@@ -37,3 +48,6 @@ pub enum PublishError {
     #[error("the spool is closed")]
     Closed,
 }
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,91 @@
+//! Where the relay takes events from, whatever carries them.
+//!
+//! - Layer: edge
+//! - Takes: events from the spool or RabbitMQ.
+//! - Gives: deliveries, each to be settled once.
+//! - On failure: a delivery that nobody settles comes again, to this relay or another one.
+//! - Limits: a source holds no more deliveries than it was told to; `next` waits when there are as many.
+
+mod spool;
+
+pub use spool::SpoolSource;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::StoreError;
+use crate::event::Event;
+
+/// A future in a box, as the traits of this directory return it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Events to send, until each is settled.
+pub trait Source: Send + std::fmt::Debug {
+    /// Waits until there is an event, and gives up to `max` of them. Nothing at all means: it is time to stop.
+    ///
+    /// May be dropped while it waits: what it had taken comes with the next call, or again later.
+    ///
+    /// # Errors
+    /// `SourceError`: worth another try, after a while.
+    fn next(&mut self, max: usize) -> BoxFuture<'_, Result<Vec<Delivery>, SourceError>>;
+
+    /// Says what became of deliveries. One that is held by nobody any more (the broker was away) is skipped: it comes
+    /// again; an uncertain one is written down all the same, so its id should be remembered by who settles it.
+    ///
+    /// # Errors
+    /// `SourceError`: some or all may have been settled; settling them again is safe.
+    fn settle(&mut self, outcomes: Vec<(Tag, Settlement)>) -> BoxFuture<'_, Result<(), SourceError>>;
+}
+
+/// An event to send.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delivery {
+    /// What to settle it by.
+    pub tag: Tag,
+    /// The event.
+    pub event: Event,
+    /// How often it was delivered, this time included.
+    pub attempts: u32,
+}
+
+/// The name of a delivery within its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag {
+    /// Which connection of the source it came over.
+    epoch: u64,
+    /// Its number there.
+    number: u64,
+}
+
+/// What became of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// It was sent, or it was known to be sent already.
+    Done,
+    /// It was not sent: again, after this time or somewhat later.
+    Retry {
+        /// How long to wait.
+        after: Duration,
+        /// Why; no personal data.
+        reason: String,
+    },
+    /// It can't be sent: to the dead letters.
+    Dead {
+        /// Why; no personal data.
+        reason: String,
+    },
+    /// It may have arrived, it may not: to the dead letters, marked so.
+    Uncertain,
+}
+
+/// Why a source gives nothing, or can't settle.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// The spool.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The broker; carries what the client library said, never a message.
+    #[error("RabbitMQ: {0}")]
+    Broker(String),
+}

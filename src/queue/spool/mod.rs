@@ -1,0 +1,267 @@
+//! The spool of one host: a SQLite file in which events wait until they are sent or forwarded.
+//!
+//! - Layer: edge
+//! - Takes: events of every process of the host, by `Publish`.
+//! - Gives: claims with a lease, so that whoever is killed loses nothing; states for what can't be sent.
+//! - On failure: publishing returns only what is durable; a full spool or disk is an error, and passes with its cause.
+//! - Limits: `max_rows` and `max_bytes`; `group_wait` and `group_events` for one transaction; 4,096 commands under way.
+//! - See: `docs/architecture.md`, "The event path"; <https://www.sqlite.org/wal.html>.
+
+mod admin;
+mod schema;
+mod store;
+mod writer;
+
+pub use admin::{Admin, Filter, State, Status, Stored};
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, oneshot, watch};
+
+use super::sqlite::{self, StoreError};
+use super::{Publish, PublishError};
+use crate::event::Event;
+use crate::identity::Timestamp;
+use crate::service::clock;
+use store::{ClaimedRow, NewRow};
+use writer::{Clock, Command, Writer};
+
+/// How many commands wait for the writer at most.
+const COMMANDS: usize = 4_096;
+
+/// Where the spool is and what it may hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The directory; `spool.db` is made in it. All processes of the host that share it need to write there.
+    pub directory: PathBuf,
+    /// The most events, dead ones included.
+    pub max_rows: u64,
+    /// The most bytes of events, with what SQLite needs for them. The file grows somewhat beyond: ids of sent events.
+    pub max_bytes: u64,
+    /// What a publisher is promised.
+    pub sync: Sync,
+    /// How long a commit waits for company.
+    pub group_wait: Duration,
+    /// From how many events on a commit waits no longer.
+    pub group_events: usize,
+    /// The mode of a new file: 0600, or 0660 where processes of several users share the spool.
+    pub file_mode: u32,
+    /// For how long the id of an event that was sent is known.
+    pub dedupe: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from("/var/lib/mailtap/spool"),
+            max_rows: 5_000_000,
+            max_bytes: 4 * 1024 * 1024 * 1024,
+            sync: Sync::Full,
+            group_wait: Duration::from_millis(1),
+            group_events: 1_000,
+            file_mode: 0o600,
+            dedupe: Duration::from_secs(96 * 60 * 60),
+        }
+    }
+}
+
+impl Settings {
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.directory.join("spool.db")
+    }
+}
+
+/// When an event counts as published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// When it is on the disk: a power cut loses nothing.
+    Full,
+    /// When the operating system has it: a killed process loses nothing, a power cut may lose the last moments.
+    Normal,
+}
+
+/// The number of an event within the spool: in the order of publishing, never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Seq(pub(in crate::queue) i64);
+
+/// An event that somebody holds, until the lease ends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claimed {
+    /// What to settle it by.
+    pub seq: Seq,
+    /// The event.
+    pub event: Event,
+    /// How often it was claimed, this time included.
+    pub attempts: u32,
+}
+
+/// What became of a claimed event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Sent: forget it, but for its id.
+    Done,
+    /// Not sent: again, but not before this time.
+    Retry {
+        /// When.
+        not_before: Timestamp,
+        /// Why; no personal data, cut to 200 characters.
+        reason: String,
+    },
+    /// It can't be sent: keep it for an administrator.
+    Dead {
+        /// Why; no personal data, cut to 200 characters.
+        reason: String,
+    },
+    /// It may have arrived, it may not: keep it aside.
+    Uncertain,
+    /// Not tried: anybody may have it, and it doesn't count as an attempt.
+    Released,
+}
+
+/// The spool. Clones share one writer thread, which ends with the last of them.
+#[derive(Clone)]
+pub struct Spool(Arc<Inner>);
+
+struct Inner {
+    commands: mpsc::Sender<Command>,
+    room: Semaphore,
+    news: watch::Receiver<u64>,
+    settings: Settings,
+}
+
+impl std::fmt::Debug for Spool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Spool").field(&self.0.settings.path()).finish()
+    }
+}
+
+impl Spool {
+    /// Opens the spool, and makes it if it isn't there. Blocks for as long as the disk takes.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn open(settings: Settings) -> Result<Self, StoreError> {
+        Self::open_with(settings, Arc::new(clock::now))
+    }
+
+    fn open_with(settings: Settings, clock: Clock) -> Result<Self, StoreError> {
+        let path = settings.path();
+        let connection = sqlite::open(&path, settings.file_mode, schema::MIGRATIONS)?;
+        let (commands, receiver) = mpsc::channel();
+        let (news, listener) = watch::channel(0);
+        let writer = Writer {
+            settings: settings.clone(),
+            clock,
+            commands: receiver,
+            news,
+            connection: Some(connection),
+            lasting: true,
+        };
+        std::thread::Builder::new()
+            .name("spool".into())
+            .spawn(move || writer.run())
+            .map_err(|error| StoreError::Open { path, why: error.to_string() })?;
+        Ok(Self(Arc::new(Inner { commands, room: Semaphore::new(COMMANDS), news: listener, settings })))
+    }
+
+    /// What it was opened with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// Changes when this process may have made something claimable; other processes don't tell, so look now and then.
+    #[must_use]
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.0.news.clone()
+    }
+
+    /// Claims up to `max` events that are due `now`, oldest first. What is no event any more goes to the dead letters.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub async fn claim(
+        &self,
+        max: usize,
+        lease: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let lease_end = now.plus(lease);
+        let rows = self.ask(|answer| Command::Claim { max, now, lease_end, answer }).await??;
+        let mut claimed = Vec::with_capacity(rows.len());
+        let mut malformed = Vec::new();
+        for ClaimedRow { seq, attempts, body } in rows {
+            match Event::from_json(body.as_bytes()) {
+                Ok(event) => claimed.push(Claimed { seq, event, attempts }),
+                Err(error) => malformed.push((seq, Outcome::Dead { reason: format!("malformed: {error}") })),
+            }
+        }
+        if !malformed.is_empty() {
+            self.settle(malformed).await?;
+        }
+        Ok(claimed)
+    }
+
+    /// Writes down what became of claimed events, all in one transaction.
+    ///
+    /// # Errors
+    /// `StoreError`: then nothing was written, and the leases go on.
+    pub async fn settle(&self, outcomes: Vec<(Seq, Outcome)>) -> Result<(), StoreError> {
+        self.ask(|answer| Command::Settle { outcomes, answer }).await?
+    }
+
+    /// Settles events as sent.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub async fn done(&self, seqs: &[Seq]) -> Result<(), StoreError> {
+        self.settle(seqs.iter().map(|seq| (*seq, Outcome::Done)).collect()).await
+    }
+
+    /// Holds events for longer.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub async fn extend(&self, seqs: Vec<Seq>, lease_end: Timestamp) -> Result<(), StoreError> {
+        self.ask(|answer| Command::Extend { seqs, lease_end, answer }).await?
+    }
+
+    /// Settles events without waiting for it: for a drop.
+    pub(in crate::queue) fn settle_later(&self, outcomes: Vec<(Seq, Outcome)>) {
+        let (answer, _) = oneshot::channel();
+        // A writer that has ended leaves the events to their leases.
+        let _ = self.0.commands.send(Command::Settle { outcomes, answer });
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, StoreError> {
+        let _room = self.0.room.acquire().await.map_err(|_| StoreError::Closed)?;
+        let (answer, reply) = oneshot::channel();
+        self.0.commands.send(command(answer)).map_err(|_| StoreError::Closed)?;
+        reply.await.map_err(|_| StoreError::Closed)
+    }
+}
+
+impl Publish for Spool {
+    fn publish(
+        &self,
+        events: Vec<Event>,
+    ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + '_>> {
+        let rows: Vec<_> =
+            events.iter().map(|event| NewRow { id: event.id, body: event.to_json() }).collect();
+        Box::pin(async move {
+            if rows.is_empty() {
+                return Ok(());
+            }
+            self.ask(|answer| Command::Publish { rows, answer }).await.map_err(|_| PublishError::Closed)?
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,48 @@
+//! The tables of the spool, version by version.
+//!
+//! - Layer: edge
+//! - Takes: nothing.
+//! - Gives: the SQL that leads from each version to the next, and the numbers of the states.
+//! - On failure: `sqlite::open` reports it.
+//! - Limits: a step that was released is never changed; a change is a further step.
+
+use crate::queue::seen;
+
+/// Waits to be claimed; `at_ms` is the time before which it isn't.
+pub(super) const PENDING: i64 = 0;
+/// Somebody sends it; `at_ms` is the end of the lease.
+pub(super) const CLAIMED: i64 = 1;
+/// It can't be sent; `at_ms` is since when.
+pub(super) const DEAD: i64 = 2;
+/// It may or may not have arrived; `at_ms` is since when.
+pub(super) const UNCERTAIN: i64 = 3;
+
+/// What a row costs beside its JSON: columns, two index entries, page overhead. Measured, rounded up.
+pub(super) const ROW_BYTES: u64 = 110;
+
+/// The steps.
+pub(super) const MIGRATIONS: &[&str] = &[EVENTS, seen::TABLE];
+
+const EVENTS: &str = "
+CREATE TABLE event (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, -- never used twice: a late `done` can't hit another event
+    id BLOB NOT NULL UNIQUE,               -- 16 bytes
+    state INTEGER NOT NULL,                -- 0 pending, 1 claimed, 2 dead, 3 uncertain
+    at_ms INTEGER NOT NULL,                -- not before; end of the lease; since when
+    attempts INTEGER NOT NULL DEFAULT 0,   -- how often it was claimed
+    added_ms INTEGER NOT NULL,
+    reason TEXT,                           -- of the last retry, or why it is dead
+    body TEXT NOT NULL                     -- the event in JSON
+) STRICT;
+CREATE INDEX event_state ON event (state, at_ms);
+
+-- How much there is, kept by the database itself, so that no way of writing can forget it.
+CREATE TABLE tally (rows INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
+INSERT INTO tally VALUES (0, 0);
+CREATE TRIGGER event_added AFTER INSERT ON event BEGIN
+    UPDATE tally SET rows = rows + 1, bytes = bytes + octet_length(NEW.body);
+END;
+CREATE TRIGGER event_gone AFTER DELETE ON event BEGIN
+    UPDATE tally SET rows = rows - 1, bytes = bytes - octet_length(OLD.body);
+END;
+";

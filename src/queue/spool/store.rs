@@ -1,0 +1,177 @@
+//! What the spool does to its tables, one statement each.
+//!
+//! - Layer: edge
+//! - Takes: a connection, within the writer's transaction.
+//! - Gives: rows changed or read.
+//! - On failure: SQLite's error; the writer rolls back.
+//! - Limits: a reason is cut to `REASON_CHARS`.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::schema::{CLAIMED, DEAD, PENDING, ROW_BYTES, UNCERTAIN};
+use super::{Outcome, Seq};
+use crate::event::EventId;
+use crate::identity::Timestamp;
+use crate::queue::seen::{self, Days};
+
+/// How much of a reason is kept.
+pub(super) const REASON_CHARS: usize = 200;
+
+/// An event as it goes into the spool.
+#[derive(Debug)]
+pub(super) struct NewRow {
+    pub(super) id: EventId,
+    pub(super) body: String,
+}
+
+/// An event as it comes out of the spool.
+#[derive(Debug)]
+pub(super) struct ClaimedRow {
+    pub(super) seq: Seq,
+    pub(super) attempts: u32,
+    pub(super) body: String,
+}
+
+/// How much the spool holds, and may hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    pub(super) max_rows: u64,
+    pub(super) max_bytes: u64,
+}
+
+impl Room {
+    /// How much there is now.
+    pub(super) fn look(connection: &Connection, max_rows: u64, max_bytes: u64) -> rusqlite::Result<Self> {
+        let (rows, bytes) = tally(connection)?;
+        Ok(Self { rows, bytes, max_rows, max_bytes })
+    }
+
+    fn take(&mut self, body: &str) -> bool {
+        let bytes = self.bytes + body.len() as u64 + ROW_BYTES;
+        if self.rows >= self.max_rows || bytes > self.max_bytes {
+            return false;
+        }
+        self.rows += 1;
+        self.bytes = bytes;
+        true
+    }
+}
+
+/// Rows and bytes, overhead included.
+pub(super) fn tally(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
+    let (rows, bytes): (i64, i64) = connection
+        .prepare_cached("SELECT rows, bytes FROM tally")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let rows = rows.unsigned_abs();
+    Ok((rows, bytes.unsigned_abs() + rows * ROW_BYTES))
+}
+
+/// Adds an event unless its id is known; `false` if there is no room for it.
+pub(super) fn publish(
+    connection: &Connection,
+    row: &NewRow,
+    room: &mut Room,
+    now: Timestamp,
+    days: Days,
+) -> rusqlite::Result<bool> {
+    if seen::contains(connection, row.id, days)? {
+        return Ok(true);
+    }
+    // Older than the window, but still here: dead, or waiting for the end of a long outage.
+    let waits = connection
+        .prepare_cached("SELECT 1 FROM event WHERE id = ?1")?
+        .query_row([row.id.as_bytes()], |_| Ok(()))
+        .optional()?;
+    if waits.is_some() {
+        return Ok(true);
+    }
+    if !room.take(&row.body) {
+        return Ok(false);
+    }
+    connection
+        .prepare_cached("INSERT INTO event (id, state, at_ms, added_ms, body) VALUES (?1, ?2, ?3, ?3, ?4)")?
+        .execute(params![row.id.as_bytes(), PENDING, millis(now), row.body])?;
+    seen::insert(connection, row.id, days)?;
+    Ok(true)
+}
+
+/// Claims what is due, oldest first; events whose lease has ended among them.
+pub(super) fn claim(
+    connection: &Connection,
+    max: usize,
+    now: Timestamp,
+    lease_end: Timestamp,
+) -> rusqlite::Result<Vec<ClaimedRow>> {
+    connection
+        .prepare_cached("UPDATE event SET state = ?1 WHERE state = ?2 AND at_ms <= ?3")?
+        .execute(params![PENDING, CLAIMED, millis(now)])?;
+    let mut claim = connection.prepare_cached(
+        "UPDATE event SET state = ?1, at_ms = ?2, attempts = attempts + 1 WHERE seq IN
+         (SELECT seq FROM event WHERE state = ?3 AND at_ms <= ?4 ORDER BY at_ms, seq LIMIT ?5)
+         RETURNING seq, attempts, body",
+    )?;
+    let max = i64::try_from(max).unwrap_or(i64::MAX);
+    let rows = claim.query_map(params![CLAIMED, millis(lease_end), PENDING, millis(now), max], |row| {
+        Ok(ClaimedRow { seq: Seq(row.get(0)?), attempts: row.get(1)?, body: row.get(2)? })
+    })?;
+    let mut rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    rows.sort_unstable_by_key(|row| row.seq);
+    Ok(rows)
+}
+
+/// Writes down what became of a claimed event.
+pub(super) fn settle(
+    connection: &Connection,
+    seq: Seq,
+    outcome: &Outcome,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let (state, at, reason) = match outcome {
+        Outcome::Done => {
+            // Whoever holds the lease by now: it was sent.
+            connection.prepare_cached("DELETE FROM event WHERE seq = ?1")?.execute([seq.0])?;
+            return Ok(());
+        }
+        Outcome::Released => {
+            connection
+                .prepare_cached(
+                    "UPDATE event SET state = ?1, at_ms = added_ms, attempts = max(attempts - 1, 0)
+                     WHERE seq = ?2 AND state = ?3",
+                )?
+                .execute(params![PENDING, seq.0, CLAIMED])?;
+            return Ok(());
+        }
+        Outcome::Retry { not_before, reason } => (PENDING, *not_before, Some(cut(reason))),
+        Outcome::Dead { reason } => (DEAD, now, Some(cut(reason))),
+        Outcome::Uncertain => (UNCERTAIN, now, None),
+    };
+    connection
+        .prepare_cached(
+            "UPDATE event SET state = ?1, at_ms = ?2, reason = coalesce(?3, reason)
+             WHERE seq = ?4 AND state = ?5",
+        )?
+        .execute(params![state, millis(at), reason, seq.0, CLAIMED])?;
+    Ok(())
+}
+
+/// Moves the end of a lease.
+pub(super) fn extend(connection: &Connection, seq: Seq, lease_end: Timestamp) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE event SET at_ms = ?1 WHERE seq = ?2 AND state = ?3")?
+        .execute(params![millis(lease_end), seq.0, CLAIMED])?;
+    Ok(())
+}
+
+/// Milliseconds as SQLite keeps them.
+pub(super) fn millis(time: Timestamp) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn cut(reason: &str) -> &str {
+    match reason.char_indices().nth(REASON_CHARS) {
+        Some((end, _)) => reason.get(..end).unwrap_or_default(),
+        None => reason,
+    }
+}

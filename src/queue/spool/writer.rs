@@ -1,0 +1,266 @@
+//! The thread that owns the spool's file: it gathers what is asked for and commits it together.
+//!
+//! - Layer: edge
+//! - Takes: commands over a channel, each with the place for its answer.
+//! - Gives: the answers, after the commit.
+//! - On failure: every command of the transaction gets the error, nothing of it is kept, and the next one starts afresh;
+//!   a connection that broke is opened again.
+//! - Limits: `group_wait` and `group_events` bound a transaction.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::{oneshot, watch};
+
+use super::schema::MIGRATIONS;
+use super::store::{self, ClaimedRow, NewRow, Room};
+use super::{Outcome, Seq, Settings, Sync};
+use crate::identity::Timestamp;
+use crate::queue::PublishError;
+use crate::queue::seen::{self, Days};
+use crate::queue::sqlite::{self, StoreError};
+
+/// How often the thread looks after old ids and free pages.
+const CARE_EVERY: Duration = Duration::from_secs(60);
+/// How many free pages go back to the file system in one step.
+const VACUUM_PAGES: i64 = 500;
+
+/// Where the time comes from.
+pub(super) type Clock = Arc<dyn Fn() -> Timestamp + Send + std::marker::Sync>;
+
+/// What the thread is asked for.
+#[derive(Debug)]
+pub(super) enum Command {
+    Publish {
+        rows: Vec<NewRow>,
+        answer: oneshot::Sender<Result<(), PublishError>>,
+    },
+    Claim {
+        max: usize,
+        now: Timestamp,
+        lease_end: Timestamp,
+        answer: oneshot::Sender<Answer<Vec<ClaimedRow>>>,
+    },
+    Settle {
+        outcomes: Vec<(Seq, Outcome)>,
+        answer: oneshot::Sender<Answer<()>>,
+    },
+    Extend {
+        seqs: Vec<Seq>,
+        lease_end: Timestamp,
+        answer: oneshot::Sender<Answer<()>>,
+    },
+}
+
+/// What the thread answers.
+pub(super) type Answer<T> = Result<T, StoreError>;
+
+impl Command {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Publish { rows, .. } => rows.len(),
+            Self::Claim { max, .. } => *max,
+            Self::Settle { outcomes, .. } => outcomes.len(),
+            Self::Extend { seqs, .. } => seqs.len(),
+        }
+    }
+
+    /// Whether the answer promises that a power cut can't undo it.
+    fn must_last(&self) -> bool {
+        match self {
+            Self::Publish { .. } => true,
+            Self::Claim { .. } | Self::Extend { .. } => false,
+            Self::Settle { outcomes, .. } => outcomes
+                .iter()
+                .any(|(_, outcome)| matches!(outcome, Outcome::Dead { .. } | Outcome::Uncertain)),
+        }
+    }
+
+    /// Whether something may be claimable after it. A claim makes none, or whoever waits would wake itself.
+    fn makes_news(&self) -> bool {
+        match self {
+            Self::Publish { .. } => true,
+            Self::Claim { .. } | Self::Extend { .. } => false,
+            Self::Settle { outcomes, .. } => outcomes
+                .iter()
+                .any(|(_, outcome)| matches!(outcome, Outcome::Retry { .. } | Outcome::Released)),
+        }
+    }
+
+    fn refuse(self, error: &StoreError) {
+        // Whoever asked may have gone; then nobody needs the answer.
+        match self {
+            Self::Publish { answer, .. } => drop(answer.send(Err(PublishError::Storage(error.to_string())))),
+            Self::Claim { answer, .. } => drop(answer.send(Err(error.clone()))),
+            Self::Settle { answer, .. } | Self::Extend { answer, .. } => {
+                drop(answer.send(Err(error.clone())))
+            }
+        }
+    }
+}
+
+/// The thread's own things.
+pub(super) struct Writer {
+    pub(super) settings: Settings,
+    pub(super) clock: Clock,
+    pub(super) commands: Receiver<Command>,
+    pub(super) news: watch::Sender<u64>,
+    pub(super) connection: Option<Connection>,
+    pub(super) lasting: bool,
+}
+
+/// What one command came to, held back until the commit.
+enum Reply {
+    Published(Result<(), PublishError>),
+    Claimed(Vec<ClaimedRow>),
+    Done,
+}
+
+impl Writer {
+    /// Runs until every handle of the spool is gone.
+    pub(super) fn run(mut self) {
+        let mut cared = Instant::now();
+        loop {
+            match self.commands.recv_timeout(CARE_EVERY) {
+                Ok(first) => {
+                    let commands = self.gather(first);
+                    self.commit(commands);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if cared.elapsed() >= CARE_EVERY {
+                let more = self.care().unwrap_or(false);
+                cared = if more { cared } else { Instant::now() };
+            }
+        }
+    }
+
+    /// Waits a moment for company: one sync of the disk serves all. The lock is free meanwhile, for other processes.
+    fn gather(&self, first: Command) -> Vec<Command> {
+        let until = Instant::now() + self.settings.group_wait;
+        let mut weight = first.weight();
+        let mut commands = vec![first];
+        while weight < self.settings.group_events {
+            let Ok(next) = self.commands.recv_timeout(until.saturating_duration_since(Instant::now())) else {
+                break;
+            };
+            weight += next.weight();
+            commands.push(next);
+        }
+        commands
+    }
+
+    fn commit(&mut self, commands: Vec<Command>) {
+        match self.transact(&commands) {
+            Ok(replies) => {
+                if commands.iter().any(Command::makes_news) {
+                    self.news.send_modify(|count| *count = count.wrapping_add(1));
+                }
+                for (command, reply) in commands.into_iter().zip(replies) {
+                    answer(command, reply);
+                }
+            }
+            Err(error) => commands.into_iter().for_each(|command| command.refuse(&error)),
+        }
+    }
+
+    fn transact(&mut self, commands: &[Command]) -> Result<Vec<Reply>, StoreError> {
+        let lasting = self.settings.sync == Sync::Full && commands.iter().any(Command::must_last);
+        let settings = self.settings.clone();
+        let now = (self.clock)();
+        self.with_connection(lasting, |connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut room = Room::look(&transaction, settings.max_rows, settings.max_bytes)?;
+            let mut replies = Vec::with_capacity(commands.len());
+            for command in commands {
+                replies.push(apply(&transaction, command, &mut room, now, Days::new(now, settings.dedupe))?);
+            }
+            transaction.commit()?;
+            Ok(replies)
+        })
+    }
+
+    /// Prunes old ids and gives free pages back, a little at a time; `true` if there may be more to do.
+    fn care(&mut self) -> Result<bool, StoreError> {
+        let days = Days::new((self.clock)(), self.settings.dedupe);
+        self.with_connection(false, |connection| {
+            let more = seen::prune(connection, days)?;
+            let free: i64 = connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+            // Some free pages stay, for the next burst.
+            if free > 4 * VACUUM_PAGES {
+                connection.execute_batch(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
+            }
+            Ok(more || free > 4 * VACUUM_PAGES)
+        })
+    }
+
+    fn with_connection<T>(
+        &mut self,
+        lasting: bool,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => {
+                self.lasting = true;
+                sqlite::open(&self.settings.path(), self.settings.file_mode, MIGRATIONS)?
+            }
+        };
+        if self.lasting != lasting {
+            connection.pragma_update(None, "synchronous", if lasting { "FULL" } else { "NORMAL" })?;
+            self.lasting = lasting;
+        }
+        let result = work(&mut connection);
+        if !result.as_ref().is_err_and(sqlite::is_broken) {
+            self.connection = Some(connection);
+        }
+        Ok(result?)
+    }
+}
+
+fn apply(
+    connection: &Connection,
+    command: &Command,
+    room: &mut Room,
+    now: Timestamp,
+    days: Days,
+) -> rusqlite::Result<Reply> {
+    match command {
+        Command::Publish { rows, .. } => {
+            for row in rows {
+                if !store::publish(connection, row, room, now, days)? {
+                    return Ok(Reply::Published(Err(PublishError::Full)));
+                }
+            }
+            Ok(Reply::Published(Ok(())))
+        }
+        Command::Claim { max, now, lease_end, .. } => {
+            store::claim(connection, *max, *now, *lease_end).map(Reply::Claimed)
+        }
+        Command::Settle { outcomes, .. } => {
+            for (seq, outcome) in outcomes {
+                store::settle(connection, *seq, outcome, now)?;
+            }
+            Ok(Reply::Done)
+        }
+        Command::Extend { seqs, lease_end, .. } => {
+            for seq in seqs {
+                store::extend(connection, *seq, *lease_end)?;
+            }
+            Ok(Reply::Done)
+        }
+    }
+}
+
+fn answer(command: Command, reply: Reply) {
+    match (command, reply) {
+        (Command::Publish { answer, .. }, Reply::Published(result)) => drop(answer.send(result)),
+        (Command::Claim { answer, .. }, Reply::Claimed(rows)) => drop(answer.send(Ok(rows))),
+        (Command::Settle { answer, .. } | Command::Extend { answer, .. }, _) => drop(answer.send(Ok(()))),
+        // Not possible: `apply` answers each command in kind.
+        (command, _) => command.refuse(&StoreError::Closed),
+    }
+}
