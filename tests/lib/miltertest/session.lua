@@ -1,5 +1,5 @@
 -- A milter session as Postfix has it, played by OpenDKIM's miltertest against mailtap.
--- Needs -D socket=unix:PATH. Bodies are tiny: miltertest 1.6 crashes on reply packets of more than 1,024 bytes.
+-- Needs -D socket=inet:PORT@HOST. Bodies are tiny: miltertest 1.6 crashes on reply packets of more than 1,024 bytes.
 
 local conn
 
