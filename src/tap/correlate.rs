@@ -1,0 +1,472 @@
+//! From lines to events: which message, which recipient, which attempt.
+//!
+//! - Layer: decision
+//! - Takes: lines in the order of the log, and the time of reading.
+//! - Gives: events, the same with the same ids however often the same log is read.
+//! - On failure: what can't be told is no event, and a count in `Counts` says so.
+//! - Limits: `State`'s.
+//! - See: `docs/events.md`; Postfix `src/global/log_adhoc.c`.
+//!
+//! The id of an event is made of what its line says (host, instance, queue id, process, time, recipient's pseudonym,
+//! outcome, delays), never of the position in a file, of the clock or of what was read before. The text of a reply is
+//! not part of it, and addresses are hashed with the key first: an id must not help to guess an address.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use memchr::memmem;
+
+use super::line::Line;
+use super::queue_id::QueueId;
+use super::record::{Delivery, Header, Name, Record, Status};
+use super::state::{Key, Saved, State, Waiting};
+use super::time::Resolver;
+use crate::delivery::{Classifier, EnhancedCode, provider, smtp_code};
+use crate::event::{Data, Event, EventId, EventIdBuilder, Kind};
+use crate::identity::{MessageId, Pseudonym, PseudonymKey, Timestamp};
+
+/// Verifies the value of `X-Mailtap-Ref`.
+pub type VerifyRef = Arc<dyn Fn(&str) -> Option<MessageId> + Send + Sync>;
+
+/// What the correlator is made of.
+pub struct Parts {
+    /// Where the tap runs: part of every event's source.
+    pub host: String,
+    /// Hashes recipients.
+    pub pseudonyms: PseudonymKey,
+    /// Verifies references.
+    pub verify_ref: VerifyRef,
+    /// Classes of failures.
+    pub classifier: Classifier,
+    /// The zone of the log, where its lines don't say.
+    pub zone: TimeZone,
+    /// How many messages are remembered at the most.
+    pub max_tracked: usize,
+    /// Relays of our own, by name or address: what they took is not delivered yet.
+    pub own_relays: Vec<String>,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts")
+            .field("host", &self.host)
+            .field("max_tracked", &self.max_tracked)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What was seen so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Lines of Postfix.
+    pub lines: u64,
+    /// Of these, lines of a shape that is not known.
+    pub unknown: u64,
+    /// References that were verified.
+    pub refs: u64,
+    /// References that were not: another site's, or a key that is not in the keyring.
+    pub unverified_refs: u64,
+    /// Attempts of messages without a logged reference: mail that is not tracked, or a setting that is missing.
+    pub attempts_without_ref: u64,
+    /// Events.
+    pub events: u64,
+    /// Address probes and traces.
+    pub probes: u64,
+    /// Attempts by discard(8).
+    pub discarded: u64,
+    /// Attempts that handed the message to another queue of our own.
+    pub handed_on: u64,
+    /// Messages that were forgotten before their end, over the limit.
+    pub evicted: u64,
+    /// Lines that the logger says it left out.
+    pub lost_lines: u64,
+}
+
+/// The state machine.
+pub struct Correlator {
+    parts: Parts,
+    source: String,
+    resolver: Resolver,
+    state: State,
+    counts: Counts,
+}
+
+impl std::fmt::Debug for Correlator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Correlator")
+            .field("tracked", &self.state.len())
+            .field("counts", &self.counts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// No message stays in a queue longer: Postfix's default is 5 days, its longest 100.
+const LONGEST_IN_QUEUE: Duration = Duration::from_secs(100 * 86_400);
+/// Log lines have whole seconds: an event must not come before its message for that.
+const SECOND: Duration = Duration::from_secs(2);
+/// More repetitions than any logger collapses.
+const MAX_REPEATED: u32 = 1_000;
+
+impl Correlator {
+    /// One that remembers what was saved.
+    #[must_use]
+    pub fn new(parts: Parts, saved: Option<Saved>) -> Self {
+        let state = match saved {
+            Some(saved) => State::restore(saved, parts.max_tracked),
+            None => State::new(parts.max_tracked),
+        };
+        let resolver = Resolver::new(parts.zone.clone());
+        Self {
+            source: format!("mailtap/tap/{}", parts.host),
+            parts,
+            resolver,
+            state,
+            counts: Counts::default(),
+        }
+    }
+
+    /// The state for the checkpoint.
+    #[must_use]
+    pub fn save(&self) -> Saved {
+        self.state.save()
+    }
+
+    /// What was seen so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts { evicted: self.state.evicted, ..self.counts }
+    }
+
+    /// How many messages are remembered.
+    #[must_use]
+    pub fn tracked(&self) -> usize {
+        self.state.len()
+    }
+
+    /// Takes a line; pushes the events that it is.
+    pub fn line(&mut self, line: &Line<'_>, now: Timestamp, events: &mut Vec<Event>) {
+        self.counts.lines += 1;
+        let key = |state: &State, queue_id| state.key(line.host, line.instance, queue_id);
+        match Record::parse(line) {
+            Record::Delivery(delivery) => self.delivery(line, &delivery, now, events),
+            Record::Header(header) => self.header(line, &header),
+            Record::Arrived(queue_id) | Record::Rejected(queue_id) => {
+                if let Some(key) = key(&self.state, queue_id) {
+                    self.state.forget(key);
+                }
+            }
+            Record::MessageId(queue_id) => {
+                if let Some(key) = key(&self.state, queue_id) {
+                    self.state.forget_if_removed(key);
+                }
+            }
+            Record::Active { queue_id, sender } => {
+                if let Some(key) = key(&self.state, queue_id) {
+                    self.sender(key, sender);
+                }
+            }
+            Record::Expired(queue_id) => {
+                if let Some(key) = key(&self.state, queue_id) {
+                    self.expired(line, key, queue_id, now, events);
+                }
+            }
+            Record::Removed(queue_id) => {
+                if let Some(key) = key(&self.state, queue_id) {
+                    let time = self.resolver.resolve(line.time.moment, now);
+                    self.state.removed(key, time);
+                }
+            }
+            Record::LostRepetitions(count) => self.counts.lost_lines += u64::from(count),
+            Record::Notification { .. } | Record::Irrelevant => {}
+            Record::Unknown => self.counts.unknown += 1,
+        }
+    }
+
+    fn header(&mut self, line: &Line<'_>, header: &Header<'_>) {
+        let Ok(value) = std::str::from_utf8(header.value) else { return };
+        match header.name {
+            Name::Ref => {
+                let Some(id) = (self.parts.verify_ref)(value) else {
+                    self.counts.unverified_refs += 1;
+                    return;
+                };
+                self.counts.refs += 1;
+                // Another reference under this queue id is another message, whose beginning was not logged.
+                if let Some(key) = self.state.key(line.host, line.instance, header.queue_id)
+                    && self
+                        .state
+                        .message(key)
+                        .is_some_and(|message| message.id.is_some_and(|known| known != id))
+                {
+                    self.state.forget(key);
+                }
+                if let Some(message) = self.state.begin(line.host, line.instance, header.queue_id) {
+                    message.id = Some(id);
+                }
+            }
+            Name::Campaign => {
+                let Ok(campaign) = value.parse() else { return };
+                if let Some(message) = self.state.begin(line.host, line.instance, header.queue_id) {
+                    message.campaign = Some(campaign);
+                }
+            }
+        }
+        if let (Some(key), Some(sender)) =
+            (self.state.key(line.host, line.instance, header.queue_id), header.sender)
+        {
+            self.sender(key, sender);
+        }
+    }
+
+    fn sender(&mut self, key: Key, sender: &[u8]) {
+        if self.state.message(key).is_none_or(|message| message.sender_domain.is_some()) {
+            return;
+        }
+        let domain = domain_of(sender).map(|domain| self.state.domain(&domain));
+        if let Some(message) = self.state.message(key) {
+            message.sender_domain = domain;
+        }
+    }
+
+    fn delivery(
+        &mut self,
+        line: &Line<'_>,
+        delivery: &Delivery<'_>,
+        now: Timestamp,
+        events: &mut Vec<Event>,
+    ) {
+        if delivery.status == Status::Probe {
+            self.counts.probes += 1;
+            return;
+        }
+        let known = self.state.key(line.host, line.instance, delivery.queue_id).and_then(|key| {
+            let id = self.state.message(key)?.id?;
+            Some((key, id))
+        });
+        let Some((key, id)) = known else {
+            self.counts.attempts_without_ref += 1;
+            return;
+        };
+        let to = self.pseudonym(delivery.to);
+        if delivery.status == Status::Sent && self.is_no_delivery(line, delivery, key, id) {
+            if let Some(message) = self.state.message(key) {
+                message.waiting.remove(&to);
+            }
+            return;
+        }
+        let original = delivery.orig_to.map_or(to, |orig_to| self.pseudonym(orig_to));
+        let outcome = self.outcome(delivery);
+        let time = self.delivery_time(line, delivery, id, now);
+        for repetition in 0..line.repeated.min(MAX_REPEATED) {
+            let Some(message) = self.state.message(key) else { return };
+            let attempt = message.waiting.get(&to).map_or(0, |waiting| waiting.attempts).saturating_add(1);
+            match (delivery.status, outcome.class) {
+                (Status::Deferred, Some(class)) => {
+                    let waiting = Waiting {
+                        original,
+                        attempts: attempt,
+                        class,
+                        dsn: outcome.dsn,
+                        smtp_code: outcome.smtp_code,
+                    };
+                    message.waiting.insert(to, waiting);
+                }
+                _ => {
+                    message.waiting.remove(&to);
+                }
+            }
+            let mut event_id = self
+                .event_id("delivery", line, delivery.queue_id)
+                .part(to.as_bytes())
+                .part(original.as_bytes())
+                .part(delivery.status.as_str())
+                .part(delivery.dsn.unwrap_or_default())
+                .part(delivery.delay_text)
+                .part(delivery.delays_text);
+            if repetition > 0 {
+                event_id = event_id.part(repetition.to_be_bytes());
+            }
+            let data = Data {
+                recipient: Some(original),
+                dsn: outcome.dsn.map(|dsn| dsn.to_string()),
+                class: outcome.class,
+                attempt: Some(attempt),
+                delay_ms: delivery.delay().and_then(|delay| u64::try_from(delay.as_millis()).ok()),
+                smtp_code: outcome.smtp_code,
+                provider: provider(delivery.relay).map(str::to_owned),
+                tls: delivery.tls.and_then(tls_word),
+                ..Data::default()
+            };
+            let event = Event {
+                id: event_id.finish(),
+                source: self.source.clone(),
+                kind: outcome.kind,
+                time,
+                message: id,
+                data,
+            };
+            self.push(key, delivery.queue_id, event, events);
+        }
+    }
+
+    /// Whether `sent` means that the message is on its way still, or gone.
+    fn is_no_delivery(&mut self, line: &Line<'_>, delivery: &Delivery<'_>, key: Key, id: MessageId) -> bool {
+        if line.daemon == b"discard" {
+            self.counts.discarded += 1;
+            return true;
+        }
+        let again =
+            queued_as(delivery.text).is_some_and(|queue_id| self.state.is_also_queued_as(key, queue_id, id));
+        if again || self.parts.own_relays.iter().any(|own| is_relay(delivery.relay, own)) {
+            self.counts.handed_on += 1;
+            return true;
+        }
+        false
+    }
+
+    fn outcome(&self, delivery: &Delivery<'_>) -> Outcome {
+        let dsn = delivery.dsn.and_then(EnhancedCode::parse);
+        let smtp_code = smtp_code(delivery.text);
+        let kind = match delivery.status {
+            Status::Sent | Status::Probe => Kind::Delivered,
+            Status::Deferred => Kind::Deferred,
+            Status::Bounced => Kind::Bounced,
+        };
+        let class = (kind != Kind::Delivered)
+            .then(|| self.parts.classifier.classify(smtp_code, dsn, delivery.text).class);
+        Outcome { kind, dsn, smtp_code, class }
+    }
+
+    fn delivery_time(
+        &mut self,
+        line: &Line<'_>,
+        delivery: &Delivery<'_>,
+        id: MessageId,
+        now: Timestamp,
+    ) -> Timestamp {
+        let latest = now.min(id.time().plus(LONGEST_IN_QUEUE));
+        let time = match (delivery.queue_id.arrival(), delivery.delay()) {
+            (Some(arrival), Some(delay)) => {
+                self.resolver.resolve_delivery(line.time.moment, latest, Some(arrival), delay)
+            }
+            _ => self.resolver.resolve(line.time.moment, latest),
+        };
+        not_before(time, id)
+    }
+
+    /// Every recipient that still waits is given up.
+    fn expired(
+        &mut self,
+        line: &Line<'_>,
+        key: Key,
+        queue_id: QueueId,
+        now: Timestamp,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(message) = self.state.message(key) else { return };
+        let Some(id) = message.id else { return };
+        let waiting = std::mem::take(&mut message.waiting);
+        let latest = now.min(id.time().plus(LONGEST_IN_QUEUE));
+        let time = not_before(self.resolver.resolve(line.time.moment, latest), id);
+        let arrival = queue_id.arrival().unwrap_or_else(|| id.time());
+        for (to, waiting) in waiting {
+            let data = Data {
+                recipient: Some(waiting.original),
+                dsn: waiting.dsn.map(|dsn| dsn.to_string()),
+                class: Some(waiting.class),
+                attempt: Some(waiting.attempts),
+                delay_ms: u64::try_from(time.since(arrival).as_millis()).ok(),
+                smtp_code: waiting.smtp_code,
+                ..Data::default()
+            };
+            let event_id = self.event_id("expired", line, queue_id).part(to.as_bytes());
+            let event = Event {
+                id: event_id.part(waiting.original.as_bytes()).finish(),
+                source: self.source.clone(),
+                kind: Kind::Expired,
+                time,
+                message: id,
+                data,
+            };
+            self.push(key, queue_id, event, events);
+        }
+    }
+
+    /// Adds what the message is known by.
+    fn push(&mut self, key: Key, queue_id: QueueId, mut event: Event, events: &mut Vec<Event>) {
+        if let Some(message) = self.state.message(key) {
+            event.data.campaign.clone_from(&message.campaign);
+            event.data.sender_domain = message.sender_domain.as_deref().map(str::to_owned);
+        }
+        event.data.queue_id = Some(queue_id.to_string());
+        self.counts.events += 1;
+        events.push(event);
+    }
+
+    fn event_id(&self, what: &str, line: &Line<'_>, queue_id: QueueId) -> EventIdBuilder {
+        let host = if line.host.is_empty() { self.parts.host.as_bytes() } else { line.host };
+        EventId::of(what)
+            .part(host)
+            .part(line.instance)
+            .part(queue_id.as_bytes())
+            .part(line.pid)
+            .part(line.time.text)
+    }
+
+    fn pseudonym(&self, address: &[u8]) -> Pseudonym {
+        self.parts.pseudonyms.pseudonym(&String::from_utf8_lossy(address))
+    }
+}
+
+struct Outcome {
+    kind: Kind,
+    dsn: Option<EnhancedCode>,
+    smtp_code: Option<u16>,
+    class: Option<crate::event::BounceClass>,
+}
+
+/// A moment that only seems to lie before the message, because the log has whole seconds, is the message's.
+fn not_before(time: Timestamp, id: MessageId) -> Timestamp {
+    if time < id.time() && id.time().since(time) <= SECOND { id.time() } else { time }
+}
+
+/// The queue id in `250 2.0.0 Ok: queued as X`, if it looks like Postfix's.
+fn queued_as(text: &[u8]) -> Option<QueueId> {
+    let rest = text.get(memmem::rfind(text, b"queued as ")? + 10..)?;
+    let end = rest.iter().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or(rest.len());
+    QueueId::parse(rest.get(..end)?)
+}
+
+/// Whether a relay, `host[address]:port`, has this name or address.
+fn is_relay(relay: &[u8], own: &str) -> bool {
+    let end = relay.iter().position(|byte| *byte == b'[').unwrap_or(relay.len());
+    let (host, rest) = relay.split_at(end);
+    let address = rest.strip_prefix(b"[").and_then(|rest| rest.split(|byte| *byte == b']').next());
+    host.eq_ignore_ascii_case(own.as_bytes()) || address == Some(own.as_bytes())
+}
+
+/// The domain of an envelope sender, as ASCII; nothing that could not be a domain.
+fn domain_of(sender: &[u8]) -> Option<String> {
+    let sender = std::str::from_utf8(sender).ok()?;
+    let (_, domain) = sender.rsplit_once('@')?;
+    let domain = idna::domain_to_ascii(domain.trim_end_matches('.')).ok()?;
+    let is_domain = !domain.is_empty()
+        && domain.len() <= 253
+        && domain.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+    is_domain.then_some(domain)
+}
+
+/// Postfix's word for TLS, if it is one.
+fn tls_word(word: &[u8]) -> Option<String> {
+    let word = std::str::from_utf8(word).ok()?;
+    let is_word = word.len() <= 40
+        && word.bytes().all(|byte| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'/' | b'!' | b'?' | b'-' | b'.')
+        });
+    (is_word && !word.is_empty()).then(|| word.to_owned())
+}
+
+#[cfg(test)]
+#[path = "correlate_tests.rs"]
+mod tests;

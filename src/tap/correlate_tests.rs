@@ -1,0 +1,260 @@
+use std::fmt::Write as _;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const NOW: &str = "2026-11-24T00:00:00Z";
+
+/// A correlator that takes `test-ref-0007` for a reference, of a message that came at 16:25:10.5 on 23 November 2026.
+fn correlator() -> Correlator {
+    Correlator::new(parts(), None)
+}
+
+fn parts() -> Parts {
+    Parts {
+        host: "relay1".into(),
+        pseudonyms: PseudonymKey::new(&[7; 32]),
+        verify_ref: Arc::new(|text| {
+            let number = text.strip_prefix("test-ref-")?.parse().ok()?;
+            Some(MessageId::new("2026-11-23T16:25:10.5Z".parse().unwrap(), number))
+        }),
+        classifier: Classifier::built_in(),
+        zone: TimeZone::UTC,
+        max_tracked: 1_000,
+        own_relays: vec!["gate.example.org".into(), "192.0.2.9".into()],
+    }
+}
+
+fn read(correlator: &mut Correlator, log: &[u8]) -> Vec<Event> {
+    let mut events = Vec::new();
+    for line in log.split(|byte| *byte == b'\n').filter_map(Line::parse) {
+        correlator.line(&line, NOW.parse().unwrap(), &mut events);
+    }
+    events
+}
+
+fn pseudonym(address: &str) -> Option<Pseudonym> {
+    Some(PseudonymKey::new(&[7; 32]).pseudonym(address))
+}
+
+/// Reads `test data name.log` and compares with `name.events.jsonl`, which `MAILTAP_BLESS=1` writes anew.
+fn golden(name: &str) {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/logs");
+    let log = std::fs::read(format!("{directory}/{name}.log")).unwrap();
+    let mut correlator = correlator();
+    let events = read(&mut correlator, &log);
+    let mut text = String::new();
+    for event in &events {
+        writeln!(text, "{}", event.to_json()).unwrap();
+    }
+    let expected = format!("{directory}/{name}.events.jsonl");
+    if std::env::var_os("MAILTAP_BLESS").is_some() {
+        std::fs::write(&expected, &text).unwrap();
+    }
+    assert_eq!(text, std::fs::read_to_string(&expected).unwrap(), "{name}");
+    assert!(!text.contains('@'), "an address");
+    let again: Vec<_> = read(&mut self::correlator(), &log).into_iter().map(|event| event.id).collect();
+    let ids: Vec<_> = events.iter().map(|event| event.id).collect();
+    assert_eq!(again, ids, "the same ids in a second reading");
+    let distinct: std::collections::HashSet<_> = ids.iter().collect();
+    assert_eq!(distinct.len(), ids.len(), "no two events share an id");
+    assert_eq!(correlator.counts().unknown, 0, "every line is known");
+}
+
+#[test]
+fn the_log_of_postfix_3_7() {
+    golden("postfix-3.7.11");
+}
+
+#[test]
+fn the_log_of_postfix_3_7_with_short_queue_ids() {
+    golden("postfix-3.7.11-shortid");
+}
+
+#[test]
+fn the_log_of_postfix_3_11() {
+    golden("postfix-3.11.6");
+}
+
+const HEADER: &str =
+    "from unknown[127.0.0.1]; from=<a@News.Example.org> to=<b@example.net> proto=SMTP helo=<x>:";
+
+/// A log of daemon and message by line, one second apart.
+fn log(lines: &[(&str, &str)]) -> Vec<u8> {
+    let mut log = String::new();
+    for (second, (daemon, message)) in lines.iter().enumerate() {
+        let (minute, second) = (25 + (11 + second) / 60, (11 + second) % 60);
+        let message = message.replace("HEADER", HEADER);
+        writeln!(log, "Nov 23 16:{minute}:{second:02} mx postfix/{daemon}[1]: {message}").unwrap();
+    }
+    log.into_bytes()
+}
+
+fn kinds(events: &[Event]) -> Vec<&'static str> {
+    events.iter().map(|event| event.kind.as_str().rsplit('.').next().unwrap_or_default()).collect()
+}
+
+const REF: (&str, &str) =
+    ("cleanup", "A1B2C3D4: milter-header-info: header X-Mailtap-Ref: test-ref-1 HEADER");
+
+fn outcome(status: &str) -> String {
+    format!(
+        "A1B2C3D4: to=<B@example.net>, relay=mx.example.net[192.0.2.1]:25, delay=1, delays=1/0/0/0, {status}"
+    )
+}
+
+#[test]
+fn attempts_are_counted_and_expiry_returns_who_still_waits() {
+    let deferred =
+        outcome("dsn=4.2.1, status=deferred (host x[y] said: 450 4.2.1 busy (in reply to RCPT TO command))");
+    let sent = outcome("dsn=2.0.0, status=sent (250 2.0.0 ok)").replace("B@", "c@");
+    let events = read(
+        &mut correlator(),
+        &log(&[
+            REF,
+            ("cleanup", "A1B2C3D4: milter-header-info: header X-Mailtap-Campaign: spring HEADER"),
+            ("smtp", &deferred),
+            ("smtp", &deferred.replace("B@", "c@")),
+            ("smtp", &deferred),
+            ("smtp", &sent),
+            ("qmgr", "A1B2C3D4: from=<a@news.example.org>, status=expired, returned to sender"),
+            ("qmgr", "A1B2C3D4: removed"),
+            ("smtp", &deferred),
+        ]),
+    );
+    assert_eq!(kinds(&events), ["deferred", "deferred", "deferred", "delivered", "expired", "deferred"]);
+    let attempts: Vec<_> = events.iter().map(|event| event.data.attempt.unwrap()).collect();
+    assert_eq!(attempts, [1, 1, 2, 2, 2, 1]);
+    let expired = &events[4];
+    assert_eq!(expired.data.recipient, pseudonym("b@example.net"));
+    assert_eq!((expired.data.dsn.as_deref(), expired.data.smtp_code), (Some("4.2.1"), Some(450)));
+    assert_eq!(expired.data.sender_domain.as_deref(), Some("news.example.org"));
+    assert_eq!(expired.data.campaign.as_ref().unwrap().as_str(), "spring");
+    assert_eq!(expired.data.delay_ms, Some(6_500));
+}
+
+#[test]
+fn a_queue_id_used_again_is_another_message() {
+    let sent = outcome("dsn=2.0.0, status=sent (250 2.0.0 ok)");
+    for beginning in [
+        ("smtpd", "A1B2C3D4: client=unknown[127.0.0.1]"),
+        ("pickup", "A1B2C3D4: uid=0 from=<root>"),
+        ("cleanup", "A1B2C3D4: message-id=<x>"),
+    ] {
+        let mut correlator = correlator();
+        let lines = [
+            REF,
+            ("smtp", &*sent),
+            ("qmgr", "A1B2C3D4: removed"),
+            ("smtp", &*sent),
+            beginning,
+            ("smtp", &*sent),
+        ];
+        assert_eq!(kinds(&read(&mut correlator, &log(&lines))), ["delivered", "delivered"], "{beginning:?}");
+        assert_eq!(correlator.counts().attempts_without_ref, 1);
+    }
+}
+
+#[test]
+fn what_is_no_delivery_is_no_event() {
+    let mut correlator = correlator();
+    let events = read(
+        &mut correlator,
+        &log(&[
+            REF,
+            ("cleanup", "D4D4D4D4: info: header X-Mailtap-Ref: test-ref-1 HEADER"),
+            (
+                "smtp",
+                &outcome(
+                    "dsn=2.0.0, status=sent (250 2.0.0 from MTA(smtp:[127.0.0.1]:10025): 250 2.0.0 Ok: queued as D4D4D4D4)",
+                ),
+            ),
+            ("discard", &outcome("dsn=2.0.0, status=sent (silently)")),
+            ("smtp", &outcome("dsn=2.0.0, status=deliverable (250 ok)")),
+            (
+                "smtp",
+                &outcome("dsn=2.0.0, status=sent (250 ok)").replace("mx.example.net", "gate.example.org"),
+            ),
+            ("smtp", &outcome("dsn=2.0.0, status=sent (250 ok)").replace("192.0.2.1", "192.0.2.9")),
+            ("smtp", &outcome("dsn=2.0.0, status=sent (250 2.0.0 Ok: queued as E5E5E5E5)")),
+        ]),
+    );
+    assert_eq!(kinds(&events), ["delivered"], "only the one that another server queued");
+    let counts = correlator.counts();
+    assert_eq!((counts.handed_on, counts.discarded, counts.probes), (3, 1, 1));
+}
+
+#[test]
+fn the_recipient_is_the_one_before_aliases() {
+    let line = "A1B2C3D4: to=<target@example.net>, orig_to=<Alias@example.net>, relay=local, delay=1, delays=1/0/0/0, \
+                dsn=2.0.0, status=sent (delivered to mailbox)";
+    let events =
+        read(&mut correlator(), &log(&[REF, ("local", line), ("local", &line.replace("target", "other"))]));
+    assert_eq!(events[0].data.recipient, pseudonym("alias@example.net"));
+    assert_eq!(events[1].data.recipient, pseudonym("alias@example.net"));
+    assert_ne!(events[0].id, events[1].id);
+}
+
+#[test]
+fn attempts_of_one_second_and_repetitions_stay_apart() {
+    let one = outcome("dsn=4.4.1, status=deferred (x)");
+    let text = format!(
+        "Nov 23 16:25:11 mx postfix/cleanup[1]: {}\nNov 23 16:25:12 mx postfix/smtp[1]: {one}\nNov 23 16:25:12 mx \
+         postfix/smtp[1]: {}\nNov 23 16:25:13 mx postfix/smtp[1]: message repeated 2 times: [ {one}]\n",
+        REF.1.replace("HEADER", HEADER),
+        one.replace("delay=1,", "delay=1.2,"),
+    );
+    let events = read(&mut correlator(), text.as_bytes());
+    let ids: std::collections::HashSet<_> = events.iter().map(|event| event.id).collect();
+    assert_eq!((events.len(), ids.len()), (4, 4));
+}
+
+#[test]
+fn saved_state_goes_on_where_it_was() {
+    let log =
+        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/logs/postfix-3.7.11.log")).unwrap();
+    let whole = read(&mut correlator(), &log);
+    for cut in (0..log.len()).step_by(997) {
+        let cut = log[..cut].iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let mut first = correlator();
+        let mut events = read(&mut first, &log[..cut]);
+        let saved = serde_json::from_str(&serde_json::to_string(&first.save()).unwrap()).unwrap();
+        events.extend(read(&mut Correlator::new(parts(), Some(saved)), &log[cut..]));
+        assert!(events == whole, "cut at {cut}");
+    }
+}
+
+#[test]
+fn references_of_others_and_mail_without_any_are_counted() {
+    let mut correlator = correlator();
+    let sent = outcome("dsn=2.0.0, status=sent (250 2.0.0 ok)");
+    let foreign = "A1B2C3D4: milter-header-info: header X-Mailtap-Ref: of-another-site HEADER";
+    assert!(read(&mut correlator, &log(&[("cleanup", foreign), ("smtp", &sent)])).is_empty());
+    assert_eq!((correlator.counts().unverified_refs, correlator.counts().attempts_without_ref), (1, 1));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+        read(&mut correlator(), &text);
+        let mut line = b"Nov 23 16:25:11 mx postfix/smtp[1]: ".to_vec();
+        line.extend(text);
+        read(&mut correlator(), &line);
+    }
+
+    /// Real lines, damaged: no panic, and never an address in an event.
+    #[test]
+    fn damaged_lines_give_no_address_away(
+        at in 0_usize..60_000, cut in 0_usize..300, with in proptest::collection::vec(any::<u8>(), 0..8),
+    ) {
+        let log = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/logs/postfix-3.11.6.log"));
+        let at = at.min(log.len());
+        let mut damaged = log[..at].to_vec();
+        damaged.extend(with);
+        damaged.extend(&log[(at + cut).min(log.len())..]);
+        for event in read(&mut correlator(), &damaged) {
+            prop_assert!(!event.to_json().contains('@'));
+        }
+    }
+}

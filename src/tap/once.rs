@@ -1,0 +1,108 @@
+//! Reads logs to their end, once, and touches no state: `mailtap tap --once --stdout FILE…`.
+//!
+//! - Layer: edge
+//! - Takes: files or readers, in the order in which they were written.
+//! - Gives: events, one by one, and a summary of what was read.
+//! - On failure: `io::Error` with the file it concerns; events before it were given out.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use super::correlate::{Correlator, Counts, Parts};
+use super::line::Line;
+use super::split::Splitter;
+use crate::event::Event;
+use crate::identity::Timestamp;
+
+/// A log to read.
+pub enum Input {
+    /// A file by its name.
+    File(PathBuf),
+    /// Anything else, like standard input.
+    Reader(Box<dyn Read>),
+}
+
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Reader(_) => f.write_str("Reader"),
+        }
+    }
+}
+
+/// What was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// All lines.
+    pub lines: u64,
+    /// Of these, lines that no daemon of Postfix wrote.
+    pub foreign: u64,
+    /// What became of the others.
+    pub counts: Counts,
+}
+
+/// Why a log could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("can't read {}", path.as_ref().map_or("the input".into(), |path| path.display().to_string()))]
+pub struct OnceError {
+    /// The file; `None` for a reader.
+    pub path: Option<PathBuf>,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Reads all inputs to their end.
+///
+/// # Errors
+/// See [`OnceError`].
+pub fn once(
+    inputs: Vec<Input>,
+    parts: Parts,
+    now: Timestamp,
+    on_event: &mut dyn FnMut(Event),
+) -> Result<Summary, OnceError> {
+    let mut correlator = Correlator::new(parts, None);
+    let mut summary = Summary::default();
+    let mut events = Vec::new();
+    for input in inputs {
+        let path = match &input {
+            Input::File(path) => Some(path.clone()),
+            Input::Reader(_) => None,
+        };
+        let mut each = |line: &[u8]| {
+            summary.lines += 1;
+            match Line::parse(line) {
+                Some(line) => correlator.line(&line, now, &mut events),
+                None => summary.foreign += 1,
+            }
+            events.drain(..).for_each(&mut *on_event);
+        };
+        read(input, &mut each).map_err(|source| OnceError { path, source })?;
+    }
+    summary.counts = correlator.counts();
+    Ok(summary)
+}
+
+fn read(input: Input, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    let mut reader: Box<dyn Read> = match input {
+        Input::File(path) => Box::new(File::open(path)?),
+        Input::Reader(reader) => reader,
+    };
+    let mut splitter = Splitter::default();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        match reader.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(bytes) => splitter.feed(chunk.get(..bytes).unwrap_or_default(), each),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    splitter.finish(each);
+    Ok(())
+}
