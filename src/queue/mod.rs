@@ -6,9 +6,11 @@
 //! - On failure: an event that was not taken is an error for the caller; one that was taken is durable.
 //! - See: `docs/architecture.md`, "The event path".
 
+pub mod dedupe;
 pub mod source;
 pub mod spool;
 
+mod group;
 mod seen;
 mod sqlite;
 

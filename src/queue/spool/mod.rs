@@ -17,11 +17,12 @@ pub use admin::{Admin, Filter, State, Status, Stored};
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
+use super::group::{Gather, Group};
 use super::sqlite::{self, StoreError};
 use super::{Publish, PublishError};
 use crate::event::Event;
@@ -29,9 +30,6 @@ use crate::identity::Timestamp;
 use crate::service::clock;
 use store::{ClaimedRow, NewRow};
 use writer::{Clock, Command, Writer};
-
-/// How many commands wait for the writer at most.
-const COMMANDS: usize = 4_096;
 
 /// Where the spool is and what it may hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,8 +127,7 @@ pub enum Outcome {
 pub struct Spool(Arc<Inner>);
 
 struct Inner {
-    commands: mpsc::Sender<Command>,
-    room: Semaphore,
+    writer: Group<Command>,
     news: watch::Receiver<u64>,
     settings: Settings,
 }
@@ -153,21 +150,13 @@ impl Spool {
     fn open_with(settings: Settings, clock: Clock) -> Result<Self, StoreError> {
         let path = settings.path();
         let connection = sqlite::open(&path, settings.file_mode, schema::MIGRATIONS)?;
-        let (commands, receiver) = mpsc::channel();
         let (news, listener) = watch::channel(0);
-        let writer = Writer {
-            settings: settings.clone(),
-            clock,
-            commands: receiver,
-            news,
-            connection: Some(connection),
-            lasting: true,
-        };
-        std::thread::Builder::new()
-            .name("spool".into())
-            .spawn(move || writer.run())
+        let gather = Gather { wait: settings.group_wait, weight: settings.group_events };
+        let writer =
+            Writer { settings: settings.clone(), clock, news, connection: Some(connection), lasting: true };
+        let writer = Group::start("spool", gather, writer)
             .map_err(|error| StoreError::Open { path, why: error.to_string() })?;
-        Ok(Self(Arc::new(Inner { commands, room: Semaphore::new(COMMANDS), news: listener, settings })))
+        Ok(Self(Arc::new(Inner { writer, news: listener, settings })))
     }
 
     /// What it was opened with.
@@ -193,7 +182,7 @@ impl Spool {
         now: Timestamp,
     ) -> Result<Vec<Claimed>, StoreError> {
         let lease_end = now.plus(lease);
-        let rows = self.ask(|answer| Command::Claim { max, now, lease_end, answer }).await??;
+        let rows = self.0.writer.ask(|answer| Command::Claim { max, now, lease_end, answer }).await??;
         let mut claimed = Vec::with_capacity(rows.len());
         let mut malformed = Vec::new();
         for ClaimedRow { seq, attempts, body } in rows {
@@ -213,7 +202,7 @@ impl Spool {
     /// # Errors
     /// `StoreError`: then nothing was written, and the leases go on.
     pub async fn settle(&self, outcomes: Vec<(Seq, Outcome)>) -> Result<(), StoreError> {
-        self.ask(|answer| Command::Settle { outcomes, answer }).await?
+        self.0.writer.ask(|answer| Command::Settle { outcomes, answer }).await?
     }
 
     /// Settles events as sent.
@@ -229,21 +218,14 @@ impl Spool {
     /// # Errors
     /// `StoreError`.
     pub async fn extend(&self, seqs: Vec<Seq>, lease_end: Timestamp) -> Result<(), StoreError> {
-        self.ask(|answer| Command::Extend { seqs, lease_end, answer }).await?
+        self.0.writer.ask(|answer| Command::Extend { seqs, lease_end, answer }).await?
     }
 
     /// Settles events without waiting for it: for a drop.
     pub(in crate::queue) fn settle_later(&self, outcomes: Vec<(Seq, Outcome)>) {
         let (answer, _) = oneshot::channel();
         // A writer that has ended leaves the events to their leases.
-        let _ = self.0.commands.send(Command::Settle { outcomes, answer });
-    }
-
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, StoreError> {
-        let _room = self.0.room.acquire().await.map_err(|_| StoreError::Closed)?;
-        let (answer, reply) = oneshot::channel();
-        self.0.commands.send(command(answer)).map_err(|_| StoreError::Closed)?;
-        reply.await.map_err(|_| StoreError::Closed)
+        self.0.writer.tell(Command::Settle { outcomes, answer });
     }
 }
 
@@ -258,7 +240,11 @@ impl Publish for Spool {
             if rows.is_empty() {
                 return Ok(());
             }
-            self.ask(|answer| Command::Publish { rows, answer }).await.map_err(|_| PublishError::Closed)?
+            self.0
+                .writer
+                .ask(|answer| Command::Publish { rows, answer })
+                .await
+                .map_err(|_| PublishError::Closed)?
         })
     }
 }

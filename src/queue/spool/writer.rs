@@ -8,8 +8,6 @@
 //! - Limits: `group_wait` and `group_events` bound a transaction.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{oneshot, watch};
@@ -19,11 +17,10 @@ use super::store::{self, ClaimedRow, NewRow, Room};
 use super::{Outcome, Seq, Settings, Sync};
 use crate::identity::Timestamp;
 use crate::queue::PublishError;
+use crate::queue::group::Work;
 use crate::queue::seen::{self, Days};
 use crate::queue::sqlite::{self, StoreError};
 
-/// How often the thread looks after old ids and free pages.
-const CARE_EVERY: Duration = Duration::from_secs(60);
 /// How many free pages go back to the file system in one step.
 const VACUUM_PAGES: i64 = 500;
 
@@ -58,15 +55,6 @@ pub(super) enum Command {
 pub(super) type Answer<T> = Result<T, StoreError>;
 
 impl Command {
-    fn weight(&self) -> usize {
-        match self {
-            Self::Publish { rows, .. } => rows.len(),
-            Self::Claim { max, .. } => *max,
-            Self::Settle { outcomes, .. } => outcomes.len(),
-            Self::Extend { seqs, .. } => seqs.len(),
-        }
-    }
-
     /// Whether the answer promises that a power cut can't undo it.
     fn must_last(&self) -> bool {
         match self {
@@ -105,7 +93,6 @@ impl Command {
 pub(super) struct Writer {
     pub(super) settings: Settings,
     pub(super) clock: Clock,
-    pub(super) commands: Receiver<Command>,
     pub(super) news: watch::Sender<u64>,
     pub(super) connection: Option<Connection>,
     pub(super) lasting: bool,
@@ -118,42 +105,19 @@ enum Reply {
     Done,
 }
 
-impl Writer {
-    /// Runs until every handle of the spool is gone.
-    pub(super) fn run(mut self) {
-        let mut cared = Instant::now();
-        loop {
-            match self.commands.recv_timeout(CARE_EVERY) {
-                Ok(first) => {
-                    let commands = self.gather(first);
-                    self.commit(commands);
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-            if cared.elapsed() >= CARE_EVERY {
-                let more = self.care().unwrap_or(false);
-                cared = if more { cared } else { Instant::now() };
-            }
+impl Work for Writer {
+    type Command = Command;
+
+    fn weight(command: &Command) -> usize {
+        match command {
+            Command::Publish { rows, .. } => rows.len(),
+            Command::Claim { max, .. } => *max,
+            Command::Settle { outcomes, .. } => outcomes.len(),
+            Command::Extend { seqs, .. } => seqs.len(),
         }
     }
 
-    /// Waits a moment for company: one sync of the disk serves all. The lock is free meanwhile, for other processes.
-    fn gather(&self, first: Command) -> Vec<Command> {
-        let until = Instant::now() + self.settings.group_wait;
-        let mut weight = first.weight();
-        let mut commands = vec![first];
-        while weight < self.settings.group_events {
-            let Ok(next) = self.commands.recv_timeout(until.saturating_duration_since(Instant::now())) else {
-                break;
-            };
-            weight += next.weight();
-            commands.push(next);
-        }
-        commands
-    }
-
-    fn commit(&mut self, commands: Vec<Command>) {
+    fn work(&mut self, commands: Vec<Command>) {
         match self.transact(&commands) {
             Ok(replies) => {
                 if commands.iter().any(Command::makes_news) {
@@ -167,6 +131,13 @@ impl Writer {
         }
     }
 
+    fn care(&mut self) -> bool {
+        // What fails now is tried again in a while; publishing will say what is wrong.
+        self.tidy().unwrap_or(false)
+    }
+}
+
+impl Writer {
     fn transact(&mut self, commands: &[Command]) -> Result<Vec<Reply>, StoreError> {
         let lasting = self.settings.sync == Sync::Full && commands.iter().any(Command::must_last);
         let settings = self.settings.clone();
@@ -184,7 +155,7 @@ impl Writer {
     }
 
     /// Prunes old ids and gives free pages back, a little at a time; `true` if there may be more to do.
-    fn care(&mut self) -> Result<bool, StoreError> {
+    fn tidy(&mut self) -> Result<bool, StoreError> {
         let days = Days::new((self.clock)(), self.settings.dedupe);
         self.with_connection(false, |connection| {
             let more = seen::prune(connection, days)?;
