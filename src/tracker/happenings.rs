@@ -1,0 +1,213 @@
+//! What happens in the tracker: each a type that writes the log line and the metric together.
+//!
+//! - Layer: edge
+//! - Takes: facts without personal data: no token, no target, no address of a client.
+//! - Gives: `tracing` events and metrics; counters with few labels.
+//! - On failure: nothing can fail.
+//! - See: `docs/tracker.md`, "Metrics".
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+
+use super::hit::Refusal;
+use crate::event::{Event, Kind};
+use crate::queue::PublishError;
+
+/// A link was followed or a pixel loaded.
+pub(super) struct Recorded<'a> {
+    pub(super) event: &'a Event,
+}
+
+impl Recorded<'_> {
+    pub(super) fn emit(&self) {
+        let data = &self.event.data;
+        let machine = data.machine.map_or("no", crate::event::Machine::as_str);
+        let rule = data.machine_rule.as_deref().unwrap_or("-");
+        let late = data.late == Some(true);
+        if self.event.kind == Kind::Clicked {
+            counter!("mailtap_tracker_clicks_total", "machine" => machine).increment(1);
+        } else {
+            counter!("mailtap_tracker_opens_total", "machine" => machine).increment(1);
+        }
+        if late {
+            counter!("mailtap_tracker_late_total").increment(1);
+        }
+        tracing::debug!(kind = %self.event.kind, message = %self.event.message, machine, rule, late, "recorded");
+    }
+}
+
+/// A link or pixel was not one of ours, or no longer trusted.
+pub(super) struct Refused(pub(super) Refusal);
+
+impl Refused {
+    pub(super) fn emit(&self) {
+        let Refusal { kind, reason } = self.0;
+        counter!("mailtap_tracker_refused_total", "kind" => kind, "reason" => reason).increment(1);
+        tracing::debug!(kind, reason, "refused");
+    }
+}
+
+/// An event was recorded without anything personal.
+pub(super) struct Anonymised {
+    pub(super) reason: &'static str,
+}
+
+impl Anonymised {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tracker_anonymous_total", "reason" => self.reason).increment(1);
+    }
+}
+
+/// A request was answered.
+pub(super) struct Answered {
+    pub(super) kind: &'static str,
+    pub(super) took: Duration,
+}
+
+impl Answered {
+    pub(super) fn emit(&self) {
+        histogram!("mailtap_tracker_answer_seconds", "kind" => self.kind).record(self.took.as_secs_f64());
+    }
+}
+
+/// An answer went out before its event was stored.
+pub(super) struct Unconfirmed;
+
+impl Unconfirmed {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tracker_unconfirmed_total").increment(1);
+        tracing::debug!("answered before the event was stored");
+    }
+}
+
+/// Events could not be stored now; they are tried again.
+pub(super) struct PublishFailed<'a> {
+    pub(super) error: &'a PublishError,
+    pub(super) events: usize,
+}
+
+impl PublishFailed<'_> {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tracker_publish_errors_total").increment(1);
+        tracing::warn!(error = %self.error, events = self.events, "events can't be stored; trying again");
+    }
+}
+
+/// Events are gone. Counted always; logged when the caller has not done so just now.
+pub(super) struct Lost {
+    pub(super) events: u64,
+    pub(super) why: &'static str,
+    /// How many to name in the log; `None` means no line now.
+    pub(super) log: Option<u64>,
+}
+
+impl Lost {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tracker_lost_total", "reason" => self.why).increment(self.events);
+        if let Some(events) = self.log {
+            tracing::error!(events, reason = self.why, "events are lost");
+        }
+    }
+}
+
+/// How many events wait to be stored.
+pub(super) struct Waiting {
+    pub(super) events: u64,
+}
+
+impl Waiting {
+    pub(super) fn emit(&self) {
+        #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+        gauge!("mailtap_tracker_waiting_events").set(self.events as f64);
+    }
+}
+
+/// The rules were read again.
+pub(super) struct RulesLoaded {
+    pub(super) rules: usize,
+}
+
+impl RulesLoaded {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tracker_reloads_total", "result" => "ok").increment(1);
+        tracing::info!(rules = self.rules, "rules that tell machines from people are loaded");
+    }
+}
+
+/// The rules could not be read again.
+pub(super) struct RulesRejected<'a> {
+    pub(super) error: &'a dyn fmt::Display,
+}
+
+impl RulesRejected<'_> {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tracker_reloads_total", "result" => "error").increment(1);
+        tracing::warn!(error = %self.error, "the rules in use stay");
+    }
+}
+
+/// The tracker listens.
+pub(super) struct Listening {
+    pub(super) address: Option<std::net::SocketAddr>,
+}
+
+impl Listening {
+    pub(super) fn emit(&self) {
+        let address = self.address.map(|address| address.to_string()).unwrap_or_default();
+        tracing::info!(address, "tracker listens");
+    }
+}
+
+/// A connection began or ended.
+pub(super) struct Connections {
+    pub(super) open: usize,
+    pub(super) began: bool,
+}
+
+impl Connections {
+    pub(super) fn emit(&self) {
+        if self.began {
+            counter!("mailtap_tracker_connections_total").increment(1);
+        }
+        #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+        gauge!("mailtap_tracker_connections").set(self.open as f64);
+    }
+}
+
+/// A connection was cut or not taken.
+pub(super) struct ConnectionCut {
+    /// `head-timeout`, `idle-timeout`, `client-limit`, `protocol`.
+    pub(super) reason: &'static str,
+}
+
+impl ConnectionCut {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tracker_connections_cut_total", "reason" => self.reason).increment(1);
+        tracing::debug!(reason = self.reason, "connection cut");
+    }
+}
+
+/// As many connections as allowed are open: the next ones wait.
+pub(super) struct ConnectionsFull;
+
+impl ConnectionsFull {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tracker_connections_full_total").increment(1);
+        tracing::debug!("all connections are in use");
+    }
+}
+
+/// The system gave no connection.
+pub(super) struct AcceptFailed<'a> {
+    pub(super) error: &'a io::Error,
+}
+
+impl AcceptFailed<'_> {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tracker_accept_errors_total").increment(1);
+        tracing::warn!(error = %self.error, "can't accept a connection; going on");
+    }
+}

@@ -1,0 +1,240 @@
+//! One request, from its path to its answer and the event it makes.
+//!
+//! - Layer: decision
+//! - Takes: the request, the keyring, the site, the rules, consents, the time.
+//! - Gives: the answer, and the event or the reason why there is none.
+//! - On failure: nothing can fail; without a good signature nothing redirects, and a pixel is a pixel whatever its token.
+//! - See: `docs/tracker.md`; facts cases 58–62, 65, 66, 73.
+
+use std::time::Duration;
+
+use super::answer::Answer;
+use super::machine::{self, Evidence};
+use super::request::Request;
+use super::route::Route;
+use super::rules::{Rules, Scope};
+use super::settings::Site;
+use super::target::Target;
+use super::utm::{self, UtmParameter};
+use super::{cookies, pages};
+use crate::consent::{Consent, Consents, Purpose};
+use crate::event::{Data, Event, EventId, Kind};
+use crate::identity::{MessageId, Pseudonym, Timestamp};
+use crate::keys::ring::Keyring;
+use crate::keys::token::{self, Click, Open, Standing, Token};
+
+/// The longest name that the domain name system knows (RFC 1035); anything longer is no host to report.
+const MAX_HOST_BYTES: usize = 253;
+
+/// What all requests are decided by.
+#[derive(Debug)]
+pub struct World<'a> {
+    /// The site.
+    pub site: &'a Site,
+    /// `site.utm`, checked.
+    pub utm: &'a [UtmParameter],
+    /// What tells machines from people.
+    pub rules: &'a Rules,
+    /// The keys as of now.
+    pub keys: &'a Keyring,
+    /// Who may be followed.
+    pub consents: &'a dyn Consents,
+    /// `source` of the events.
+    pub source: &'a str,
+    /// The time of this request; no two of one process are the same.
+    pub now: Timestamp,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The answer.
+    pub answer: Answer,
+    /// What to record.
+    pub event: Option<Event>,
+    /// Why a link or pixel was not taken for one.
+    pub refused: Option<Refusal>,
+    /// Why the event says nothing personal.
+    pub anonymous: Option<Anonymous>,
+}
+
+/// A link or pixel that is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// `click` or `open`.
+    pub kind: &'static str,
+    /// The word of `TokenError`, or `kind`, `revoked`, `target`.
+    pub reason: &'static str,
+}
+
+/// Why an event says nothing personal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Anonymous {
+    /// `Sec-GPC: 1`.
+    Gpc,
+    /// The recipient did not consent, or withdrew.
+    Consent,
+}
+
+impl Anonymous {
+    /// The word in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gpc => "gpc",
+            Self::Consent => "consent",
+        }
+    }
+}
+
+/// Decides on one request.
+#[must_use]
+pub fn decide(request: &Request<'_>, world: &World<'_>) -> Outcome {
+    match Route::of(request.method, request.path, world.site) {
+        Route::Click(text) => click(request, &text, world),
+        Route::Open(text) => open(request, &text, world),
+        Route::Home => Outcome::plain(Answer::Home(pages::home(world.site))),
+        Route::Robots => Outcome::plain(Answer::Robots),
+        Route::Unknown => Outcome::plain(Answer::NotFound(pages::not_found(world.site))),
+        Route::WrongMethod => Outcome::plain(Answer::WrongMethod),
+    }
+}
+
+impl Outcome {
+    const fn plain(answer: Answer) -> Self {
+        Self { answer, event: None, refused: None, anonymous: None }
+    }
+
+    const fn refused(answer: Answer, kind: &'static str, reason: &'static str) -> Self {
+        Self { answer, event: None, refused: Some(Refusal { kind, reason }), anonymous: None }
+    }
+}
+
+fn click(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
+    let refuse = |reason| Outcome::refused(Answer::NotFound(pages::not_found(world.site)), "click", reason);
+    let verified = match token::verify(text, world.keys) {
+        Ok(verified) => verified,
+        Err(error) => return refuse(error.as_str()),
+    };
+    let Token::Click(click) = verified.token else { return refuse("kind") };
+    let Ok(target) = Target::parse(&click.target) else { return refuse("target") };
+    if verified.standing == Standing::Revoked {
+        // Anybody may have made it: nothing is recorded, and a person decides.
+        let page = pages::ask(world.site, target.location(), target.host());
+        return Outcome::refused(Answer::Ask(page), "click", "revoked");
+    }
+    let hit = Hit {
+        kind: Kind::Clicked,
+        what: "click",
+        scope: Scope::Click,
+        purpose: Purpose::Clicks,
+        text,
+        message: click.message,
+        recipient: click.recipient,
+    };
+    let (mut event, anonymous) = hit.event(request, world);
+    let Click { link, campaign, .. } = click;
+    event.data.link = Some(link);
+    event.data.link_host = Some(target.host()).filter(|host| host.len() <= MAX_HOST_BYTES).map(str::to_owned);
+    if anonymous.is_none() {
+        // A path may be made for one person.
+        event.data.link_path = target.path().map(str::to_owned);
+    }
+    let target = if is_tagged(target.host(), &world.site.utm_hosts) {
+        utm::tag(target, world.utm, campaign.as_ref(), link)
+    } else {
+        target
+    };
+    event.data.campaign = campaign;
+    Outcome {
+        answer: Answer::Redirect(target.location().to_owned()),
+        event: Some(event),
+        refused: None,
+        anonymous,
+    }
+}
+
+fn open(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
+    let refuse = |reason| Outcome::refused(Answer::Pixel, "open", reason);
+    let verified = match token::verify(text, world.keys) {
+        Ok(verified) => verified,
+        Err(error) => return refuse(error.as_str()),
+    };
+    let Token::Open(Open { message, recipient, campaign }) = verified.token else { return refuse("kind") };
+    if verified.standing == Standing::Revoked {
+        return refuse("revoked");
+    }
+    let (kind, scope, purpose) = (Kind::Opened, Scope::Open, Purpose::Opens);
+    let hit = Hit { kind, what: "open", scope, purpose, text, message, recipient };
+    let (mut event, anonymous) = hit.event(request, world);
+    event.data.campaign = campaign;
+    Outcome { answer: Answer::Pixel, event: Some(event), refused: None, anonymous }
+}
+
+/// Whether a host, or a domain above it, is in the list; an empty list means all.
+fn is_tagged(host: &str, hosts: &[String]) -> bool {
+    let is_below = |domain: &String| {
+        host.strip_suffix(domain.as_str()).is_some_and(|front| front.is_empty() || front.ends_with('.'))
+    };
+    hosts.is_empty() || hosts.iter().any(is_below)
+}
+
+/// What clicks and opens have in common.
+struct Hit<'a> {
+    kind: Kind,
+    what: &'static str,
+    scope: Scope,
+    purpose: Purpose,
+    text: &'a str,
+    message: MessageId,
+    recipient: Option<Pseudonym>,
+}
+
+impl Hit<'_> {
+    fn event(self, request: &Request<'_>, world: &World<'_>) -> (Event, Option<Anonymous>) {
+        let evidence = Evidence::new(*request, self.scope, Some(&self.message), world.now);
+        let verdict = machine::judge(&evidence, world.rules);
+        let host = request.host();
+        let mut data = Data {
+            sender_domain: host.and_then(|host| world.site.sender_domains.get(&host).cloned()),
+            machine: Some(verdict.machine),
+            machine_rule: verdict.rule.map(str::to_owned),
+            late: Some(world.now.since(self.message.time()) > world.site.late_after),
+            ..Data::default()
+        };
+        let anonymous = if request.wants_privacy() {
+            Some(Anonymous::Gpc)
+        } else if world.consents.decide(self.recipient.as_ref(), self.purpose) == Consent::Denied {
+            Some(Anonymous::Consent)
+        } else {
+            None
+        };
+        let mut message = self.message;
+        if anonymous.is_some() {
+            message = nobodys(message);
+        } else {
+            data.recipient = self.recipient;
+            let visitor = cookies::visitor(request.all("cookie"), &world.site.ga_streams);
+            data.ga_client_id = visitor.client_id;
+            data.ga_session_id = visitor.session_id;
+        }
+        let id = EventId::of(self.what)
+            .part(world.source)
+            .part(self.text)
+            .part(world.now.as_micros().to_be_bytes())
+            .finish();
+        let source = world.source.to_owned();
+        (Event { id, source, kind: self.kind, time: world.now, message, data }, anonymous)
+    }
+}
+
+/// The day of a message instead of its id, by which its other events, and so its recipient, could be found.
+fn nobodys(message: MessageId) -> MessageId {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let days = message.time().as_secs() / DAY.as_secs();
+    MessageId::new(Timestamp::from_secs(days * DAY.as_secs()), 0)
+}
+
+#[cfg(test)]
+#[path = "hit_tests.rs"]
+mod tests;

@@ -1,0 +1,191 @@
+//! The tracker: answers clicks and pixels, and records them.
+//!
+//! - Layer: role
+//! - Takes: HTTP requests; the keyring, consents and a publisher.
+//! - Gives: redirects, pixels, a few pages; `link.clicked` and `message.opened` events.
+//! - On failure: a link redirects as long as its signature holds, whatever else is broken; an event that can't be
+//!   stored is counted as lost.
+//! - Limits: see `Limits`.
+//! - See: `docs/tracker.md`.
+
+// Words and decisions.
+pub mod answer;
+pub mod client;
+pub mod cookies;
+pub mod hit;
+pub mod machine;
+pub mod pages;
+pub mod percent;
+pub mod request;
+pub mod route;
+pub mod rules;
+pub mod settings;
+pub mod target;
+pub mod utm;
+
+// Edges.
+mod connections;
+mod happenings;
+mod record;
+mod serve;
+
+pub use settings::{Limits, Settings, Site};
+pub use utm::{UtmError, UtmParameter};
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+use crate::consent::Consents;
+use crate::keys::Keys;
+use crate::queue::Publisher;
+use crate::service::{Lifecycle, files};
+use happenings::{RulesLoaded, RulesRejected};
+use record::Recorder;
+use rules::{Rules, RulesError};
+use serve::State;
+
+/// The most bytes of a rules file.
+const MAX_RULES_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What the tracker works with.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// What tokens are verified with; whoever made it refreshes it.
+    pub keys: Keys,
+    /// Where events go.
+    pub publisher: Publisher,
+    /// Who may be followed.
+    pub consents: Arc<dyn Consents>,
+    /// The name of this host in events.
+    pub host: String,
+}
+
+/// Why the tracker can't begin.
+#[derive(Debug, thiserror::Error)]
+pub enum TrackerError {
+    /// Settings that can't work, all of them.
+    #[error("tracker: {}", .0.join("; "))]
+    Settings(Vec<String>),
+    /// The address can't be listened on.
+    #[error("tracker: can't listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+    /// The rules file can't be read.
+    #[error("tracker: {}: {error}", .path.display())]
+    RulesFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+    /// The rules file is no rules file.
+    #[error("tracker: {}: {error}", .path.display())]
+    Rules {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        error: RulesError,
+    },
+}
+
+/// Runs the tracker until `life.stop`.
+///
+/// # Errors
+/// See [`TrackerError`]; once it listens, nothing ends it but `life.stop`.
+pub async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Result<(), TrackerError> {
+    let address = settings.listen;
+    let listener =
+        TcpListener::bind(address).await.map_err(|error| TrackerError::Listen { address, error })?;
+    run_on(listener, settings, deps, life).await
+}
+
+/// Runs the tracker on a socket that listens already.
+///
+/// # Errors
+/// See [`TrackerError`].
+pub async fn run_on(
+    listener: TcpListener,
+    settings: Settings,
+    deps: Deps,
+    mut life: Lifecycle,
+) -> Result<(), TrackerError> {
+    let health = life.health.component("tracker");
+    let utm = check(&settings)?;
+    let rules = load_rules(&settings)?;
+    let (recorder, worker) = Recorder::start(deps.publisher, settings.queue_events, settings.answer_wait);
+    let drain = settings.limits.drain;
+    let state =
+        Arc::new(State::new(settings, utm, rules, deps.keys, deps.consents, recorder.clone(), &deps.host));
+    let serving = serve::serve(listener, Arc::clone(&state), life.stop.clone());
+    health.ready();
+    let reloading = async {
+        while life.reload.changed().await.is_ok() {
+            reload(&state);
+        }
+        // Nobody is there to ask for a reload any more.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = serving => {}
+        () = reloading => {}
+    }
+    health.not_ready("stopping");
+    recorder.finish(worker, drain).await;
+    Ok(())
+}
+
+/// Checks settings as `run` does, for `config check`.
+///
+/// # Errors
+/// `TrackerError::Settings`.
+pub fn check(settings: &Settings) -> Result<Vec<UtmParameter>, TrackerError> {
+    let mut problems = settings.problems();
+    let mut utm = Vec::new();
+    for (name, template) in &settings.site.utm {
+        match UtmParameter::new(name, template) {
+            Ok(parameter) => utm.push(parameter),
+            Err(error) => problems.push(format!("utm.{name}: {error}")),
+        }
+    }
+    if problems.is_empty() { Ok(utm) } else { Err(TrackerError::Settings(problems)) }
+}
+
+/// The rules that the settings name, for `run` and for `bots test`.
+///
+/// # Errors
+/// `TrackerError::RulesFile`, `TrackerError::Rules`.
+pub fn load_rules(settings: &Settings) -> Result<Rules, TrackerError> {
+    let Some(path) = &settings.rules_file else {
+        let path = PathBuf::from("the catalogue of this mailtap");
+        return Rules::parse(rules::CATALOGUE).map_err(|error| TrackerError::Rules { path, error });
+    };
+    let file_error = |error| TrackerError::RulesFile { path: path.clone(), error };
+    let bytes = files::read_limited(path, MAX_RULES_BYTES).map_err(file_error)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| file_error(io::Error::new(io::ErrorKind::InvalidData, "not UTF-8")))?;
+    Rules::parse(&text).map_err(|error| TrackerError::Rules { path: path.clone(), error })
+}
+
+fn reload(state: &State) {
+    match load_rules(state.settings()) {
+        Ok(rules) => {
+            RulesLoaded { rules: rules.rules().len() }.emit();
+            state.replace_rules(rules);
+        }
+        Err(error) => RulesRejected { error: &error }.emit(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! What the tracker looks at in an HTTP request.
+//!
+//! - Layer: word
+//! - Takes: method, path and headers as they came; the address of the client.
+//! - Gives: them, by name.
+//! - On failure: nothing can fail; header values are bytes and may be no UTF-8.
+//! - See: RFC 9110.
+
+use std::net::IpAddr;
+
+/// The methods that the tracker tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// A page, a redirect, an image.
+    Get,
+    /// The same without its body; no person sends it.
+    Head,
+    /// Everything else: never answered with a redirect.
+    Other,
+}
+
+/// One request.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    /// The method.
+    pub method: Method,
+    /// The path, still percent-encoded, without the query.
+    pub path: &'a str,
+    /// Name in lower case, and value, in the order in which they came.
+    pub headers: &'a [(&'a str, &'a [u8])],
+    /// Who asks; used to tell machines from people and then forgotten.
+    pub client: IpAddr,
+}
+
+/// Shows neither the client, nor the token in the path, nor any header.
+impl std::fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request").field("method", &self.method).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Request<'a> {
+    /// The first value of a header; `name` in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.all(name).next()
+    }
+
+    /// All values of a header; `name` in lower case.
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.headers.iter().filter(move |(known, _)| *known == name).map(|(_, value)| *value)
+    }
+
+    /// The host that was asked for, in lower case, without its port.
+    #[must_use]
+    pub fn host(&self) -> Option<String> {
+        let host = std::str::from_utf8(self.header("host")?).ok()?.trim();
+        let end = match host.strip_prefix('[') {
+            Some(rest) => rest.find(']').map_or(host.len(), |at| at + 2),
+            None => host.find(':').unwrap_or(host.len()),
+        };
+        let host = host.get(..end)?.trim_end_matches('.');
+        (!host.is_empty()).then(|| host.to_ascii_lowercase())
+    }
+
+    /// Whether the visitor said by Global Privacy Control that their data is not to be shared.
+    #[must_use]
+    pub fn wants_privacy(&self) -> bool {
+        self.all("sec-gpc").any(|value| value.trim_ascii() == b"1")
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    fn host(value: &[u8]) -> Option<String> {
+        let headers = [("host", value)];
+        let client = IpAddr::from([192, 0, 2, 1]);
+        Request { method: Method::Get, path: "/", headers: &headers, client }.host()
+    }
+
+    #[test]
+    fn a_host_is_lower_case_without_port() {
+        assert_eq!(host(b"Click.Example.org:8080").as_deref(), Some("click.example.org"));
+        assert_eq!(host(b"example.org.").as_deref(), Some("example.org"));
+        assert_eq!(host(b"[2001:DB8::1]:443").as_deref(), Some("[2001:db8::1]"));
+        assert_eq!(host(b"[2001:db8").as_deref(), Some("[2001:db8"));
+        assert_eq!(host(b""), None);
+        assert_eq!(host(b"\xff\xfe"), None);
+    }
+}

@@ -1,0 +1,206 @@
+//! What an administrator decides about the tracker.
+//!
+//! - Layer: word
+//! - Takes: values of the configuration.
+//! - Gives: `Settings` for the role, with `Site` for its decisions and `Limits` for its sockets.
+//! - On failure: `problems` lists all that can't work.
+//! - See: `docs/tracker.md`.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// All of the tracker's settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Where to listen, plain HTTP. Default `127.0.0.1:8025`: behind a proxy on the same host.
+    pub listen: SocketAddr,
+    /// The proxies whose `X-Forwarded-For` is believed. Default: loopback.
+    pub trusted_proxies: Vec<IpNet>,
+    /// What is answered and what is recorded.
+    pub site: Site,
+    /// The file of rules that tell machines from people; `None` (default) means the catalogue that comes with mailtap.
+    pub rules_file: Option<PathBuf>,
+    /// How long an answer waits for its event to be stored. Default 250 ms; then it goes out, and storing goes on.
+    pub answer_wait: Duration,
+    /// How many events may wait to be stored; beyond it they are lost, and counted. Default 20,000.
+    pub queue_events: usize,
+    /// Against slow and greedy clients.
+    pub limits: Limits,
+}
+
+/// What is answered and what is recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Site {
+    /// The path of the base URL, without a slash at its end. Default: empty.
+    pub base_path: String,
+    /// The path segment before the token of a click. Default `c`.
+    pub click_segment: String,
+    /// The path segment before the token of a pixel. Default `o`.
+    pub open_segment: String,
+    /// Which sender domain (and so which GA4 property) a tracking host stands for. Hosts in lower case, without port.
+    pub sender_domains: BTreeMap<String, String>,
+    /// From which age on a click or an open is recorded as late. Default 90 days.
+    pub late_after: Duration,
+    /// Parameters to add to targets: names (`utm_…`) and templates (`{campaign}`, `{link}`). Default: none.
+    pub utm: Vec<(String, String)>,
+    /// Hosts whose URLs get these parameters, with their subdomains; empty (default) means all.
+    pub utm_hosts: Vec<String>,
+    /// Streams whose `_ga_<stream>` cookie counts: measurement ids without `G-`. Empty (default) means any.
+    pub ga_streams: Vec<String>,
+    /// Who runs this host, as shown on its pages. Default: nobody named.
+    pub operator: Option<String>,
+    /// The privacy notice that the pages link to. Default: none.
+    pub privacy_url: Option<String>,
+}
+
+/// Against slow and greedy clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// The most bytes of a request's head. Default 32 KiB; at least 8 KiB.
+    pub head_bytes: usize,
+    /// The most headers of a request. Default 100.
+    pub headers: usize,
+    /// How long a client may take to send the head of a request. Default 10 s.
+    pub head_timeout: Duration,
+    /// How long a connection may stay open without a request. Default 75 s.
+    pub idle_timeout: Duration,
+    /// The most connections at once. Default 8,192; further ones wait in the backlog of the system.
+    pub connections: usize,
+    /// The most connections at once from one IPv4 address or IPv6 /64; trusted proxies are exempt. Default 256.
+    pub connections_per_client: usize,
+    /// How long a stop waits for answers under way, and again for events not stored yet. Default 10 s.
+    pub drain: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let loopback = [IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8), {
+            IpNet::new_assert(std::net::Ipv6Addr::LOCALHOST.into(), 128)
+        }];
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8025)),
+            trusted_proxies: loopback.into(),
+            site: Site::default(),
+            rules_file: None,
+            answer_wait: Duration::from_millis(250),
+            queue_events: 20_000,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self {
+            base_path: String::new(),
+            click_segment: "c".into(),
+            open_segment: "o".into(),
+            sender_domains: BTreeMap::new(),
+            late_after: Duration::from_secs(90 * 24 * 3600),
+            utm: Vec::new(),
+            utm_hosts: Vec::new(),
+            ga_streams: Vec::new(),
+            operator: None,
+            privacy_url: None,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head_bytes: Self::MIN_HEAD_BYTES * 4,
+            headers: 100,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            connections: 8_192,
+            connections_per_client: 256,
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Limits {
+    /// The least `head_bytes` that the HTTP library can work with.
+    pub const MIN_HEAD_BYTES: usize = 8 * 1024;
+}
+
+impl Settings {
+    /// All that can't work, each as `key: what is wrong`; the names and templates of `utm` are checked by
+    /// `UtmParameter::new`.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.site.problems();
+        let mut check = |good: bool, problem: &str| {
+            if !good {
+                problems.push(problem.to_owned());
+            }
+        };
+        let limits = &self.limits;
+        check(limits.head_bytes >= Limits::MIN_HEAD_BYTES, "limits.head_bytes: at least 8 KiB");
+        check(limits.headers > 0, "limits.headers: at least 1");
+        check(limits.connections > 0, "limits.connections: at least 1");
+        check(limits.connections_per_client > 0, "limits.connections_per_client: at least 1");
+        check(!limits.head_timeout.is_zero(), "limits.head_timeout: longer than nothing");
+        check(!limits.idle_timeout.is_zero(), "limits.idle_timeout: longer than nothing");
+        check(self.queue_events > 0, "queue_events: at least 1");
+        problems
+    }
+}
+
+impl Site {
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut check = |good: bool, problem: &str| {
+            if !good {
+                problems.push(problem.to_owned());
+            }
+        };
+        let path = &self.base_path;
+        let path_works =
+            path.is_empty() || (path.starts_with('/') && path.split('/').skip(1).all(is_segment));
+        check(
+            path_works,
+            "base_path: begins with a slash, ends without one, and has only unreserved characters",
+        );
+        check(is_segment(&self.click_segment), "click_segment: letters, digits and - . _ ~ only");
+        check(is_segment(&self.open_segment), "open_segment: letters, digits and - . _ ~ only");
+        check(self.click_segment != self.open_segment, "click_segment, open_segment: must differ");
+        let privacy_works = self
+            .privacy_url
+            .as_ref()
+            .is_none_or(|url| url.starts_with("https://") || url.starts_with("http://"));
+        check(privacy_works, "privacy_url: begins with https://");
+        problems
+    }
+}
+
+/// A path segment that no browser or proxy rewrites.
+fn is_segment(text: &str) -> bool {
+    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    !matches!(text, "" | "." | "..") && text.bytes().all(unreserved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_work_and_every_mistake_is_named_at_once() {
+        assert_eq!(Settings::default().problems(), Vec::<String>::new());
+        let mut wrong = Settings { queue_events: 0, ..Settings::default() };
+        wrong.limits.head_bytes = 100;
+        wrong.site.open_segment = "c".into();
+        wrong.site.base_path = "mail/".into();
+        wrong.site.privacy_url = Some("javascript:x".into());
+        assert_eq!(wrong.problems().len(), 5, "{:?}", wrong.problems());
+        for bad in ["/", "/a/", "a", "/a//b", "/a?b", "/ä", "/a/../b"] {
+            let site = Site { base_path: bad.into(), ..Site::default() };
+            assert_eq!(site.problems().len(), 1, "{bad}");
+        }
+    }
+}
