@@ -45,6 +45,8 @@ pub struct Parts {
     pub max_tracked: usize,
     /// Relays of our own, by name or address: what they took is not delivered yet.
     pub own_relays: Vec<String>,
+    /// Only lines of these `syslog_name`s, and of those below them; all if there is none.
+    pub syslog_names: Vec<String>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -61,7 +63,9 @@ impl std::fmt::Debug for Parts {
 pub struct Counts {
     /// Lines of Postfix.
     pub lines: u64,
-    /// Of these, lines of a shape that is not known.
+    /// Lines of instances that are not followed.
+    pub other_instances: u64,
+    /// Of `lines`, those of a shape that is not known.
     pub unknown: u64,
     /// References that were verified.
     pub refs: u64,
@@ -146,6 +150,10 @@ impl Correlator {
 
     /// Takes a line; pushes the events that it is.
     pub fn line(&mut self, line: &Line<'_>, now: Timestamp, events: &mut Vec<Event>) {
+        if !self.is_ours(line.instance) {
+            self.counts.other_instances += 1;
+            return;
+        }
         self.counts.lines += 1;
         let key = |state: &State, queue_id| state.key(line.host, line.instance, queue_id);
         match Record::parse(line) {
@@ -181,6 +189,16 @@ impl Correlator {
             Record::Notification { .. } | Record::Irrelevant => {}
             Record::Unknown => self.counts.unknown += 1,
         }
+    }
+
+    fn is_ours(&self, instance: &[u8]) -> bool {
+        let names = &self.parts.syslog_names;
+        names.is_empty()
+            || names.iter().any(|name| {
+                instance
+                    .strip_prefix(name.as_bytes())
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+            })
     }
 
     fn header(&mut self, line: &Line<'_>, header: &Header<'_>) {

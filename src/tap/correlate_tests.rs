@@ -23,6 +23,7 @@ fn parts() -> Parts {
         zone: TimeZone::UTC,
         max_tracked: 1_000,
         own_relays: vec!["gate.example.org".into(), "192.0.2.9".into()],
+        syslog_names: Vec::new(),
     }
 }
 
@@ -222,6 +223,21 @@ fn saved_state_goes_on_where_it_was() {
         let saved = serde_json::from_str(&serde_json::to_string(&first.save()).unwrap()).unwrap();
         events.extend(read(&mut Correlator::new(parts(), Some(saved)), &log[cut..]));
         assert!(events == whole, "cut at {cut}");
+    }
+}
+
+#[test]
+fn other_instances_can_be_left_out() {
+    let sent = outcome("dsn=2.0.0, status=sent (250 2.0.0 ok)");
+    for (name, events) in [("postfix", 1), ("postfix-out", 0), ("post", 0)] {
+        let mut correlator = Correlator::new(Parts { syslog_names: vec![name.into()], ..parts() }, None);
+        let text = String::from_utf8(log(&[REF, ("smtp", &sent)]))
+            .unwrap()
+            .replace("postfix/smtp", "postfix/relay/smtp");
+        assert_eq!(
+            read(&mut correlator, text.replace("postfix/cleanup", "postfix/relay/cleanup").as_bytes()).len(),
+            events
+        );
     }
 }
 

@@ -1,0 +1,333 @@
+//! Follows a log file through rotation, truncation and restarts, and gives every line once.
+//!
+//! - Layer: edge
+//! - Takes: a path, and the positions of the last run.
+//! - Gives: lines in their order, and the positions from which the next run goes on.
+//! - On failure: `io::Error`; the next poll tries again where this one stopped. What rotation did is a `Finding`.
+//! - Limits: what a tool copies and truncates (`copytruncate`) is lost where it is written between the two; that is
+//!   the tool's own gap. A compressed predecessor is not read, and reported.
+//! - See: logrotate(8); `postfix logrotate` renames and reloads.
+//!
+//! A file is known by its first bytes, then by its inode: a copy has another inode, and inodes are used again. A
+//! renamed file is read on until it was quiet for a minute, for daemons write to it until they are told.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::rotation::{FileId, HEAD_BYTES, Position, modified_ns, read_head, sha256, siblings};
+use super::split::Splitter;
+
+/// How long a renamed file must be quiet before it counts as complete.
+const QUIET: Duration = Duration::from_secs(60);
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Something that happened to the files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Finding {
+    /// The path names another file than before.
+    Rotated,
+    /// The file was cut; `recovered` if a copy of it was found that holds what was not read.
+    Truncated {
+        /// Whether the copy was found.
+        recovered: bool,
+    },
+    /// The file of the last run is not there any more: lines may be lost.
+    PredecessorGone,
+    /// A predecessor that was not read to its end is compressed: lines are lost unless it is unpacked.
+    PredecessorCompressed(PathBuf),
+}
+
+/// What a poll did.
+#[derive(Debug, Default)]
+pub(super) struct Polled {
+    /// How much was read.
+    pub(super) bytes: u64,
+    /// Whether there is more to read at once.
+    pub(super) more: bool,
+    /// Whether a file is open under the path.
+    pub(super) is_open: bool,
+    /// What happened to the files.
+    pub(super) findings: Vec<Finding>,
+}
+
+/// Follows one path.
+#[derive(Debug)]
+pub(super) struct Follower {
+    path: PathBuf,
+    /// Open files, the oldest first; the last one is what the path names.
+    tails: Vec<Tail>,
+    findings: Vec<Finding>,
+    chunk: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Tail {
+    file: File,
+    id: FileId,
+    /// Up to `HEAD_BYTES` of the beginning, as far as it was read.
+    head: Vec<u8>,
+    read_to: u64,
+    splitter: Splitter,
+    quiet_since: Option<Instant>,
+    /// When the file was last written to, as of the last poll, in nanoseconds since 1970.
+    modified_ns: i64,
+}
+
+impl Follower {
+    /// Goes on from these positions; without any, at the beginning of the file.
+    pub(super) fn new(path: &Path, positions: &[Position]) -> io::Result<Self> {
+        let mut follower = Self {
+            path: path.to_owned(),
+            tails: Vec::new(),
+            findings: Vec::new(),
+            chunk: vec![0; CHUNK_BYTES],
+        };
+        if !positions.is_empty() {
+            follower.resume(positions)?;
+        }
+        Ok(follower)
+    }
+
+    /// Where the next run has to go on.
+    pub(super) fn positions(&self) -> io::Result<Vec<Position>> {
+        self.tails.iter().map(Tail::position).collect()
+    }
+
+    /// Reads what is there, up to about `budget_bytes`, and calls `each` for every line.
+    pub(super) fn poll(
+        &mut self,
+        now: Instant,
+        budget_bytes: u64,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<Polled> {
+        self.find_truncation()?;
+        self.find_successor()?;
+        let mut polled = Polled { is_open: !self.tails.is_empty(), ..Polled::default() };
+        for tail in &mut self.tails {
+            loop {
+                if polled.bytes >= budget_bytes {
+                    polled.more = true;
+                    polled.findings = std::mem::take(&mut self.findings);
+                    return Ok(polled);
+                }
+                let bytes = tail.read(&mut self.chunk, each)?;
+                if bytes == 0 {
+                    break;
+                }
+                tail.quiet_since = None;
+                polled.bytes += bytes;
+            }
+        }
+        for tail in &mut self.tails {
+            tail.modified_ns = modified_ns(&tail.file.metadata()?);
+        }
+        self.close_quiet(now, each);
+        polled.findings = std::mem::take(&mut self.findings);
+        Ok(polled)
+    }
+
+    /// Opens what the path names, if that is not the last file.
+    fn find_successor(&mut self) -> io::Result<()> {
+        let metadata = match fs::metadata(&self.path) {
+            Ok(metadata) => metadata,
+            // Between rename and creation there is none; the daemon still writes to the old one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let id = FileId::of(&metadata);
+        if self.tails.last().is_some_and(|tail| tail.id == id) {
+            return Ok(());
+        }
+        if let Some(known) = self.tails.iter().position(|tail| tail.id == id) {
+            let tail = self.tails.remove(known);
+            self.tails.push(tail);
+            return Ok(());
+        }
+        let tail = Tail::open(&self.path, 0, 0)?;
+        if let Some(last) = self.tails.last() {
+            let modified_ns = modified_ns(&last.file.metadata()?);
+            self.findings.push(Finding::Rotated);
+            self.open_between(modified_ns, tail.id)?;
+        }
+        self.tails.push(tail);
+        Ok(())
+    }
+
+    /// Opens the predecessors that were written to after a moment: rotation may happen more than once between two
+    /// polls, when events can't be published for a while.
+    fn open_between(&mut self, after_ns: i64, current: FileId) -> io::Result<()> {
+        for sibling in siblings(&self.path)? {
+            let is_open = self.tails.iter().any(|tail| tail.id == sibling.file);
+            if sibling.modified_ns <= after_ns || sibling.file == current || is_open {
+                continue;
+            }
+            if sibling.is_compressed {
+                self.findings.push(Finding::PredecessorCompressed(sibling.path));
+                continue;
+            }
+            let tail = Tail::open(&sibling.path, 0, 0)?;
+            self.tails.push(tail);
+        }
+        Ok(())
+    }
+
+    /// Starts anew where the current file was cut, after the rest of its copy.
+    fn find_truncation(&mut self) -> io::Result<()> {
+        let Some(current) = self.tails.last() else { return Ok(()) };
+        let metadata = current.file.metadata()?;
+        // A file of which nothing was read yet can be cut without a trace but its time.
+        let is_unseen = current.head.is_empty() && modified_ns(&metadata) != current.modified_ns;
+        let is_whole = metadata.len() >= current.read_to
+            && read_head(&current.file, current.head.len())? == current.head;
+        if is_whole && (!is_unseen || current.modified_ns == i64::MIN) {
+            return Ok(());
+        }
+        let copy = Self::copy_of(&self.path, current)?;
+        let current_id = current.id;
+        let last_seen = current.modified_ns;
+        let anew = Tail::new(current.file.try_clone()?, current_id);
+        let Some(cut) = self.tails.pop() else { return Ok(()) };
+        let tails = self.tails.len();
+        if let Some((file, id)) = copy {
+            self.tails.push(Tail { file, id, quiet_since: None, ..cut });
+        }
+        self.open_between(last_seen, current_id)?;
+        let recovered = self.tails.len() > tails;
+        if recovered || !is_whole {
+            self.findings.push(Finding::Truncated { recovered });
+        }
+        self.tails.push(anew);
+        Ok(())
+    }
+
+    /// The newest file beside the log that begins as `tail` did, and is at least as long as what was read of it.
+    fn copy_of(path: &Path, tail: &Tail) -> io::Result<Option<(File, FileId)>> {
+        if tail.head.is_empty() {
+            return Ok(None);
+        }
+        for sibling in siblings(path)?.into_iter().rev() {
+            if sibling.is_compressed || sibling.file == tail.id || sibling.size_bytes < tail.read_to {
+                continue;
+            }
+            let Ok(file) = File::open(&sibling.path) else { continue };
+            if read_head(&file, tail.head.len())? == tail.head {
+                return Ok(Some((file, sibling.file)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Lets renamed files go that were quiet long enough. Their last line is complete, even without an end.
+    fn close_quiet(&mut self, now: Instant, each: &mut dyn FnMut(&[u8])) {
+        let renamed = self.tails.len().saturating_sub(1);
+        let mut index = 0;
+        self.tails.retain_mut(|tail| {
+            let is_renamed = index < renamed;
+            index += 1;
+            if !is_renamed {
+                return true;
+            }
+            let since = *tail.quiet_since.get_or_insert(now);
+            let stays = now.saturating_duration_since(since) < QUIET;
+            if !stays {
+                tail.splitter.finish(each);
+            }
+            stays
+        });
+    }
+
+    /// Finds the files of the last run again, and those that came since.
+    fn resume(&mut self, positions: &[Position]) -> io::Result<()> {
+        let known = siblings(&self.path)?;
+        let current = fs::metadata(&self.path).ok().map(|metadata| FileId::of(&metadata));
+        for position in positions {
+            match self.find(position, &known)? {
+                Some(tail) => self.tails.push(tail),
+                None => self.findings.push(Finding::PredecessorGone),
+            }
+        }
+        if let Some(last_seen) = positions.iter().map(|position| position.modified_ns).max() {
+            // The path itself is no sibling, unless it is a link; then `find_successor` opens it.
+            self.open_between(last_seen, current.unwrap_or_default())?;
+        }
+        // What the path names is the last, whatever was found in which order.
+        if let Some(index) = self.tails.iter().position(|tail| Some(tail.id) == current) {
+            let tail = self.tails.remove(index);
+            self.tails.push(tail);
+        }
+        Ok(())
+    }
+
+    /// The file that a position speaks of: by inode if it still begins so, else by its beginning alone.
+    fn find(&self, position: &Position, siblings: &[super::rotation::Sibling]) -> io::Result<Option<Tail>> {
+        let current =
+            fs::metadata(&self.path).ok().map(|metadata| (self.path.clone(), FileId::of(&metadata)));
+        let plain = siblings.iter().rev().filter(|sibling| !sibling.is_compressed);
+        let mut candidates: Vec<(PathBuf, FileId)> =
+            current.into_iter().chain(plain.map(|sibling| (sibling.path.clone(), sibling.file))).collect();
+        candidates.sort_by_key(|(_, file)| *file != position.file);
+        for (path, file) in candidates {
+            if position.head_bytes == 0 && file != position.file {
+                continue;
+            }
+            let Ok(tail) = Tail::open(&path, position.head_bytes, position.offset) else { continue };
+            let is_taken = self.tails.iter().any(|known| known.id == tail.id);
+            let is_it = tail.head.len() == position.head_bytes
+                && sha256(&tail.head) == position.head_sha256
+                && tail.file.metadata()?.len() >= position.offset;
+            if is_it && !is_taken {
+                return Ok(Some(tail));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Tail {
+    fn open(path: &Path, head_bytes: usize, offset: u64) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let id = FileId::of(&file.metadata()?);
+        let head = read_head(&file, head_bytes)?;
+        Ok(Self { head, read_to: offset, ..Self::new(file, id) })
+    }
+
+    fn new(file: File, id: FileId) -> Self {
+        let (splitter, modified_ns) = (Splitter::default(), i64::MIN);
+        Self { file, id, head: Vec::new(), read_to: 0, splitter, quiet_since: None, modified_ns }
+    }
+
+    /// Reads one piece; 0 at the end of the file.
+    fn read(&mut self, chunk: &mut [u8], each: &mut dyn FnMut(&[u8])) -> io::Result<u64> {
+        let bytes = loop {
+            match self.file.read_at(chunk, self.read_to) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        let piece = chunk.get(..bytes).unwrap_or_default();
+        if self.head.len() as u64 == self.read_to {
+            let room = HEAD_BYTES - self.head.len();
+            self.head.extend(piece.iter().take(room));
+        }
+        self.read_to += bytes as u64;
+        self.splitter.feed(piece, each);
+        Ok(bytes as u64)
+    }
+
+    fn position(&self) -> io::Result<Position> {
+        Ok(Position {
+            file: self.id,
+            offset: self.read_to - self.splitter.pending_bytes(),
+            head_bytes: self.head.len(),
+            head_sha256: sha256(&self.head),
+            modified_ns: modified_ns(&self.file.metadata()?),
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+mod tests;

@@ -1,0 +1,220 @@
+//! What happens in the tap: each a type that writes the log line and the metric together.
+//!
+//! - Layer: edge
+//! - Takes: facts without personal data: no address, no line of the log.
+//! - Gives: `tracing` events and metrics; counters with few labels.
+//! - On failure: nothing can fail.
+//! - See: `docs/operations.md`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use metrics::{counter, gauge};
+
+use super::correlate::Counts;
+use super::follow::Finding;
+use crate::event::Event;
+use crate::queue::PublishError;
+
+/// A piece of the log was read.
+pub(super) struct Read {
+    pub(super) before: Counts,
+    pub(super) after: Counts,
+    pub(super) foreign: u64,
+    pub(super) tracked: usize,
+}
+
+impl Read {
+    pub(super) fn emit(&self) {
+        let Self { before, after, .. } = self;
+        let known = (after.lines - after.unknown) - (before.lines - before.unknown);
+        counter!("mailtap_tap_lines_total", "kind" => "known").increment(known);
+        counter!("mailtap_tap_lines_total", "kind" => "unknown").increment(after.unknown - before.unknown);
+        counter!("mailtap_tap_lines_total", "kind" => "foreign").increment(self.foreign);
+        counter!("mailtap_tap_refs_total", "verified" => "yes").increment(after.refs - before.refs);
+        counter!("mailtap_tap_refs_total", "verified" => "no")
+            .increment(after.unverified_refs - before.unverified_refs);
+        let attempts = |reason, now: u64, then: u64| {
+            counter!("mailtap_tap_attempts_not_counted_total", "reason" => reason).increment(now - then);
+        };
+        attempts("no-ref", after.attempts_without_ref, before.attempts_without_ref);
+        attempts("probe", after.probes, before.probes);
+        attempts("discarded", after.discarded, before.discarded);
+        attempts("handed-on", after.handed_on, before.handed_on);
+        #[allow(clippy::cast_precision_loss, reason = "a gauge is a float; the number is below 2^52")]
+        gauge!("mailtap_tap_tracked_messages").set(self.tracked as f64);
+        let evicted = after.evicted - before.evicted;
+        if evicted > 0 {
+            counter!("mailtap_tap_evicted_total").increment(evicted);
+            tracing::error!(evicted, "messages forgotten before their end: raise max_tracked");
+        }
+        if after.lost_lines > before.lost_lines {
+            LinesLost { lines: after.lost_lines - before.lost_lines }.emit();
+        }
+    }
+}
+
+/// Events were published.
+pub(super) struct Published<'a>(pub(super) &'a [Event]);
+
+impl Published<'_> {
+    pub(super) fn emit(&self) {
+        for event in self.0 {
+            counter!("mailtap_tap_events_total", "type" => event.kind.as_str()).increment(1);
+            tracing::debug!(kind = %event.kind, message = %event.message, queue_id = event.data.queue_id, "read");
+        }
+    }
+}
+
+/// Events could not be published; they will be.
+pub(super) struct PublishFailed<'a> {
+    pub(super) error: &'a PublishError,
+    pub(super) events: usize,
+    pub(super) retry_in: Duration,
+}
+
+impl PublishFailed<'_> {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tap_publish_failures_total").increment(1);
+        tracing::warn!(error = %self.error, events = self.events, retry_in = ?self.retry_in, "can't publish; the log waits");
+    }
+}
+
+/// Many attempts, and not one reference in the log.
+pub(super) struct RefsMissing {
+    pub(super) attempts: u64,
+}
+
+impl RefsMissing {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tap_refs_missing_total").increment(1);
+        tracing::warn!(
+            attempts = self.attempts,
+            setting = "milter_header_checks = regexp:{{/^X-Mailtap-(Ref|Campaign):/ INFO}}",
+            "no delivery in this log has a logged X-Mailtap-Ref: if mail is tracked, this setting is missing in main.cf"
+        );
+    }
+}
+
+/// A reference in the log that no key of ours signed.
+pub(super) struct RefUnverified;
+
+impl RefUnverified {
+    pub(super) fn emit(&self) {
+        tracing::warn!("a logged X-Mailtap-Ref can't be verified: does this host have the milter's keyring?");
+    }
+}
+
+/// Lines are missing from the log.
+pub(super) struct LinesLost {
+    pub(super) lines: u64,
+}
+
+impl LinesLost {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tap_lost_lines_total").increment(self.lines);
+        tracing::error!(
+            lines = self.lines,
+            "the logger dropped lines, and events with them: raise its rate limit, or use Postfix's maillog_file"
+        );
+    }
+}
+
+/// Something happened to a followed file.
+pub(super) struct Found<'a> {
+    pub(super) path: &'a Path,
+    pub(super) finding: &'a Finding,
+}
+
+impl Found<'_> {
+    pub(super) fn emit(&self) {
+        let log = self.path.display();
+        let kind = match self.finding {
+            Finding::Rotated => {
+                tracing::info!(%log, "rotated");
+                "rotated"
+            }
+            Finding::Truncated { recovered: true } => {
+                tracing::info!(%log, "copied and truncated");
+                "truncated"
+            }
+            Finding::Truncated { recovered: false } => {
+                tracing::warn!(%log, "truncated, and no copy found: lines may be lost");
+                "truncated-without-copy"
+            }
+            Finding::PredecessorGone => {
+                tracing::error!(%log, "the file of the last run is gone: lines may be lost");
+                "predecessor-gone"
+            }
+            Finding::PredecessorCompressed(file) => {
+                let file = file.display();
+                tracing::error!(%log, %file, "not read, since it is compressed: unpack it and restart, or use --once");
+                "predecessor-compressed"
+            }
+        };
+        counter!("mailtap_tap_file_changes_total", "kind" => kind).increment(1);
+    }
+}
+
+/// The source can't be read now.
+pub(super) struct SourceFailed<'a> {
+    pub(super) source: String,
+    pub(super) error: &'a std::io::Error,
+}
+
+impl SourceFailed<'_> {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tap_source_failures_total").increment(1);
+        tracing::warn!(source = self.source, error = %self.error, "can't read the log; trying again");
+    }
+}
+
+/// journalctl ended.
+pub(super) struct JournalEnded {
+    pub(super) status: String,
+    pub(super) restart_in: Duration,
+}
+
+impl JournalEnded {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tap_journal_restarts_total").increment(1);
+        tracing::warn!(status = self.status, restart_in = ?self.restart_in, "journalctl ended");
+    }
+}
+
+/// The checkpoint was saved.
+pub(super) struct CheckpointSaved {
+    pub(super) took: Duration,
+    pub(super) tracked: usize,
+}
+
+impl CheckpointSaved {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tap_checkpoints_total").increment(1);
+        tracing::debug!(took = ?self.took, tracked = self.tracked, "checkpoint saved");
+    }
+}
+
+/// The checkpoint could not be saved: after a restart more is read again, with the same ids.
+pub(super) struct CheckpointFailed<'a> {
+    pub(super) error: &'a std::io::Error,
+}
+
+impl CheckpointFailed<'_> {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tap_checkpoint_failures_total").increment(1);
+        tracing::warn!(error = %self.error, "can't save the checkpoint");
+    }
+}
+
+/// The checkpoint is damaged: the log is read from its beginning.
+pub(super) struct CheckpointDamaged<'a> {
+    pub(super) error: &'a dyn std::error::Error,
+}
+
+impl CheckpointDamaged<'_> {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tap_checkpoint_failures_total").increment(1);
+        tracing::warn!(error = %self.error, "starting without a checkpoint: the log is read from its beginning");
+    }
+}

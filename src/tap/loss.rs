@@ -1,0 +1,61 @@
+//! What loggers say about lines that they lost.
+//!
+//! - Layer: decision
+//! - Takes: a line that no daemon of Postfix wrote.
+//! - Gives: how many lines the logger says are missing.
+//! - On failure: `None` for any other line.
+//! - See: rsyslog's imuxsock and imjournal, systemd-journald's rate limit.
+
+#![warn(clippy::indexing_slicing)]
+
+use memchr::memmem;
+
+/// How many lines were lost, by `imuxsock lost 5 messages from pid …`, `… 5 messages lost due to rate-limiting` or
+/// `Suppressed 5 messages from …`.
+#[must_use]
+pub fn lost_lines(line: &[u8]) -> Option<u64> {
+    if let Some(at) = memmem::find(line, b" lost ") {
+        let is_imuxsock = line.get(..at)?.ends_with(b"imuxsock");
+        return match line.get(at + 6..) {
+            Some(rest) if is_imuxsock => leading_number(rest),
+            Some(rest) if rest.starts_with(b"due to rate-limiting") => {
+                let before = line.get(..at)?.strip_suffix(b" messages")?;
+                leading_number(before.rsplit(|byte| *byte == b' ').next()?)
+            }
+            _ => None,
+        };
+    }
+    let rest = line.get(memmem::find(line, b": Suppressed ")? + 13..)?;
+    let count = leading_number(rest)?;
+    memmem::find(rest, b" messages from ").map(|_| count)
+}
+
+fn leading_number(text: &[u8]) -> Option<u64> {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(text.get(..digits)?).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_read() {
+        for (line, lost) in [
+            (
+                "Nov 23 16:25:11 mx rsyslogd: imuxsock lost 5 messages from pid 1 due to rate-limiting",
+                Some(5),
+            ),
+            (
+                "Nov 23 16:25:11 mx rsyslogd: imjournal: 77 messages lost due to rate-limiting (20000 allowed)",
+                Some(77),
+            ),
+            ("Nov 23 16:25:11 mx systemd-journald[1]: Suppressed 9 messages from postfix@-.service", Some(9)),
+            ("Nov 23 16:25:11 mx app: he lost 5 keys", None),
+            ("Nov 23 16:25:11 mx app: x messages lost due to rate-limiting", None),
+            ("", None),
+        ] {
+            assert_eq!(lost_lines(line.as_bytes()), lost, "{line}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Which file is which: identity, beginning, and the rotated predecessors of a log.
+//!
+//! - Layer: edge
+//! - Takes: the path of a log.
+//! - Gives: the files beside it that rotation made of it, and whether a file begins as another did.
+//! - On failure: `io::Error`; a file that vanishes while it is looked at is passed over.
+//! - Limits: names are `LOG.1`, `LOG-20261123`, `LOG.20261123-162511` and their like.
+//! - See: logrotate(8), Postfix `maillog_file_rotate_suffix`.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// How much of a file's beginning tells it from another.
+pub(super) const HEAD_BYTES: usize = 1_024;
+
+/// A file as the file system knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+/// How far a file was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Position {
+    pub(super) file: FileId,
+    /// Where the first line begins that was not read.
+    pub(super) offset: u64,
+    /// How many bytes of the beginning are hashed.
+    pub(super) head_bytes: usize,
+    /// SHA-256 of the beginning: the checkpoint holds nothing of the log itself.
+    pub(super) head_sha256: String,
+    /// When the file was last written to, in nanoseconds since 1970.
+    pub(super) modified_ns: i64,
+}
+
+/// SHA-256 as the checkpoint writes it.
+pub(super) fn sha256(head: &[u8]) -> String {
+    HEXLOWER.encode(&Sha256::digest(head))
+}
+
+/// The first bytes of a file.
+pub(super) fn read_head(file: &File, bytes: usize) -> io::Result<Vec<u8>> {
+    let mut head = vec![0; bytes.min(HEAD_BYTES)];
+    let mut filled = 0;
+    while let Some(room) = head.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match file.read_at(room, filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    head.truncate(filled);
+    Ok(head)
+}
+
+/// When a file was last written to, in nanoseconds since 1970.
+pub(super) fn modified_ns(metadata: &Metadata) -> i64 {
+    metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
+}
+
+/// A file that rotation made.
+#[derive(Debug, Clone)]
+pub(super) struct Sibling {
+    pub(super) path: PathBuf,
+    pub(super) file: FileId,
+    pub(super) size_bytes: u64,
+    pub(super) modified_ns: i64,
+    pub(super) is_compressed: bool,
+}
+
+/// The rotated predecessors of a log, the oldest first; also those of the file that a symbolic link names.
+pub(super) fn siblings(path: &Path) -> io::Result<Vec<Sibling>> {
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let bases: BTreeSet<String> = [name(path), name(&target)].into_iter().flatten().collect();
+    let directories: BTreeSet<PathBuf> = [path, &target].into_iter().map(directory_of).collect();
+    let mut found: Vec<Sibling> = Vec::new();
+    for directory in directories {
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let path = entry?.path();
+            let Some(kind) = name(&path).and_then(|name| bases.iter().find_map(|base| rotated(&name, base)))
+            else {
+                continue;
+            };
+            let Some(metadata) = fs::metadata(&path).ok().filter(Metadata::is_file) else { continue };
+            let file = FileId::of(&metadata);
+            if found.iter().any(|known| known.file == file) {
+                continue;
+            }
+            found.push(Sibling {
+                path,
+                file,
+                size_bytes: metadata.len(),
+                modified_ns: modified_ns(&metadata),
+                is_compressed: kind == Rotated::Compressed,
+            });
+        }
+    }
+    found.sort_by_key(|sibling| sibling.modified_ns);
+    Ok(found)
+}
+
+fn directory_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rotated {
+    Plain,
+    Compressed,
+}
+
+/// Whether `name` is what rotation calls `base`.
+fn rotated(name: &str, base: &str) -> Option<Rotated> {
+    let suffix = name.strip_prefix(base)?;
+    let plain = [".gz", ".xz", ".bz2", ".zst", ".lz4"].iter().find_map(|ending| suffix.strip_suffix(ending));
+    let (suffix, kind) = match plain {
+        Some(suffix) => (suffix, Rotated::Compressed),
+        None => (suffix, Rotated::Plain),
+    };
+    let number = suffix.strip_prefix(['.', '-'])?;
+    let is_number = number.starts_with(|first: char| first.is_ascii_digit())
+        && number.chars().all(|c| c.is_ascii_digit() || c == '-' || c == '.');
+    is_number.then_some(kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_rotated_logs() {
+        for (name, expected) in [
+            ("mail.log.1", Some(Rotated::Plain)),
+            ("mail.log-20261123", Some(Rotated::Plain)),
+            ("mail.log.20261123-162511", Some(Rotated::Plain)),
+            ("mail.log.2.gz", Some(Rotated::Compressed)),
+            ("mail.log-20261123.xz", Some(Rotated::Compressed)),
+            ("mail.log", None),
+            ("mail.log.gz", None),
+            ("mail.log.bak", None),
+            ("mail.log.1.bak", None),
+            ("mail.log-filtered", None),
+            ("mail.logs.1", None),
+        ] {
+            assert_eq!(rotated(name, "mail.log"), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,496 @@
+//! The tap at work: read, publish, save, in this order, for ever.
+//!
+//! - Layer: role
+//! - Takes: settings, keys and a publisher.
+//! - Gives: published events and a checkpoint.
+//! - On failure: reading and publishing are tried again, with growing pauses; the checkpoint waits for both.
+//! - See: `tap` for what is promised.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::UnixStream;
+use tokio::task::spawn_blocking;
+
+use super::checkpoint::{Checkpoint, CheckpointError};
+use super::correlate::{Correlator, Counts};
+use super::follow::{Finding, Follower};
+use super::happenings as happened;
+use super::journal::{self, JournalFilter};
+use super::journal_line::JournalLine;
+use super::line::Line;
+use super::loss::lost_lines;
+use super::split::Splitter;
+use super::{Deps, Settings, Source, TapError};
+use crate::event::Event;
+use crate::identity::Timestamp;
+use crate::queue::Publisher;
+use crate::service::{Component, Lifecycle, clock};
+
+const CHECKPOINT: &str = "tap.json";
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// So many attempts without a single reference are worth a word.
+const MANY_ATTEMPTS: u64 = 1_000;
+/// Saving takes at most one part in so many of the time.
+const SAVING_SHARE: u32 = 20;
+const PIPE_BYTES: usize = 64 * 1024;
+
+pub(super) async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Result<(), TapError> {
+    let component = life.health.component("tap");
+    let path = settings.state_dir.join(CHECKPOINT);
+    let checkpoint = match Checkpoint::load(&path) {
+        Ok(checkpoint) => checkpoint.unwrap_or_default(),
+        Err(error @ CheckpointError::Damaged { .. }) => {
+            happened::CheckpointDamaged { error: &error }.emit();
+            Checkpoint::default()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let parts = settings.parts(deps.pseudonyms, deps.verify_ref, deps.host)?;
+    let worker = Worker::new(Correlator::new(parts, Some(checkpoint.state)));
+    let sink = Sink { publisher: deps.publisher, batch: settings.batch_events.max(1), component, life };
+    let saver =
+        Saver { path, interval: settings.checkpoint_interval, saved: Instant::now(), took: Duration::ZERO };
+    match settings.source.clone() {
+        Source::Files(paths) => follow_files(&settings, paths, checkpoint.files, worker, sink, saver).await,
+        Source::Journal(filter) => {
+            follow_journal(filter, checkpoint.journal_cursor, worker, sink, saver).await
+        }
+        Source::Stdin => {
+            let mut worker = worker;
+            let mut saver = saver;
+            let mut feed = Feed::Log(Splitter::default());
+            let mut pipe = stdin()?;
+            if !read_pipe(&mut pipe, &mut feed, &mut worker, &sink, &mut saver).await {
+                return Ok(());
+            }
+            feed.finish(&mut worker);
+            if sink.publish(worker.take()).await {
+                saver.save(
+                    Checkpoint::new(BTreeMap::new(), None, worker.correlator.save()),
+                    worker.correlator.tracked(),
+                );
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Standard input, read by a thread of its own that nobody waits for: a read of a terminal or pipe can't be cancelled.
+fn stdin() -> Result<UnixStream, TapError> {
+    let (mut writer, reader) = std::os::unix::net::UnixStream::pair().map_err(TapError::Stdin)?;
+    reader.set_nonblocking(true).map_err(TapError::Stdin)?;
+    std::thread::spawn(move || io::copy(&mut io::stdin().lock(), &mut writer));
+    UnixStream::from_std(reader).map_err(TapError::Stdin)
+}
+
+/// From lines to events that wait to be published.
+struct Worker {
+    correlator: Correlator,
+    events: Vec<Event>,
+    foreign: u64,
+    lost: u64,
+    now: Timestamp,
+    reported: Counts,
+    reported_missing: bool,
+}
+
+impl Worker {
+    fn new(correlator: Correlator) -> Self {
+        let reported = correlator.counts();
+        Self {
+            correlator,
+            events: Vec::new(),
+            foreign: 0,
+            lost: 0,
+            now: clock::now(),
+            reported,
+            reported_missing: false,
+        }
+    }
+
+    fn line(&mut self, line: &[u8]) {
+        match Line::parse(line) {
+            Some(line) => self.correlator.line(&line, self.now, &mut self.events),
+            None => {
+                self.foreign += 1;
+                self.lost += lost_lines(line).unwrap_or_default();
+            }
+        }
+    }
+
+    fn entry(&mut self, entry: &JournalLine) {
+        match entry.line() {
+            Some(line) => self.correlator.line(&line, self.now, &mut self.events),
+            None => self.foreign += 1,
+        }
+        self.lost += entry.dropped().unwrap_or_default();
+    }
+
+    /// The events so far; reports what was counted since the last call.
+    fn take(&mut self) -> Vec<Event> {
+        let (before, after) = (self.reported, self.correlator.counts());
+        let foreign = std::mem::take(&mut self.foreign);
+        happened::Read { before, after, foreign, tracked: self.correlator.tracked() }.emit();
+        if self.lost > 0 {
+            happened::LinesLost { lines: std::mem::take(&mut self.lost) }.emit();
+        }
+        if before.unverified_refs == 0 && after.unverified_refs > 0 {
+            happened::RefUnverified.emit();
+        }
+        let attempts = after.attempts_without_ref;
+        if !self.reported_missing
+            && attempts >= MANY_ATTEMPTS
+            && after.refs == 0
+            && self.correlator.tracked() == 0
+        {
+            self.reported_missing = true;
+            happened::RefsMissing { attempts }.emit();
+        }
+        self.reported = after;
+        std::mem::take(&mut self.events)
+    }
+}
+
+/// Where events go.
+struct Sink {
+    publisher: Publisher,
+    batch: usize,
+    component: Component,
+    life: Lifecycle,
+}
+
+impl Sink {
+    /// Publishes all events; `false` if the process stops before that was possible.
+    async fn publish(&self, mut events: Vec<Event>) -> bool {
+        while !events.is_empty() {
+            let rest = events.split_off(events.len().min(self.batch));
+            if !self.publish_batch(events).await {
+                return false;
+            }
+            events = rest;
+        }
+        true
+    }
+
+    async fn publish_batch(&self, events: Vec<Event>) -> bool {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let Err(error) = self.publisher.publish(events.clone()).await else {
+                if pause > FIRST_PAUSE {
+                    self.component.ready();
+                }
+                happened::Published(&events).emit();
+                return true;
+            };
+            happened::PublishFailed { error: &error, events: events.len(), retry_in: pause }.emit();
+            self.component.not_ready(format!("can't publish: {error}"));
+            if !self.wait(pause).await {
+                return false;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Waits; `false` if the process stops meanwhile.
+    async fn wait(&self, pause: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => true,
+            () = self.life.stop.cancelled() => false,
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.life.stop.is_cancelled()
+    }
+}
+
+/// Where the checkpoint goes.
+struct Saver {
+    path: PathBuf,
+    interval: Duration,
+    saved: Instant,
+    took: Duration,
+}
+
+impl Saver {
+    fn is_due(&self) -> bool {
+        self.saved.elapsed() >= self.interval.max(self.took * SAVING_SHARE)
+    }
+
+    fn save(&mut self, checkpoint: Checkpoint, tracked: usize) {
+        let begun = Instant::now();
+        match checkpoint.save(&self.path) {
+            Ok(()) => happened::CheckpointSaved { took: begun.elapsed(), tracked }.emit(),
+            Err(error) => happened::CheckpointFailed { error: &error }.emit(),
+        }
+        self.took = begun.elapsed();
+        self.saved = Instant::now();
+    }
+}
+
+/// The followed files and what reads them: goes to a blocking thread and back.
+struct Files {
+    followers: Vec<(PathBuf, Follower)>,
+    worker: Worker,
+    saver: Saver,
+    batch_bytes: u64,
+}
+
+/// What one round over all files gave.
+struct Round {
+    events: Vec<Event>,
+    findings: Vec<(PathBuf, Finding)>,
+    missing: Option<PathBuf>,
+    failed: Option<(PathBuf, io::Error)>,
+    more: bool,
+    bytes: u64,
+}
+
+impl Files {
+    fn round(&mut self) -> Round {
+        self.worker.now = clock::now();
+        let mut round = Round {
+            events: Vec::new(),
+            findings: Vec::new(),
+            missing: None,
+            failed: None,
+            more: false,
+            bytes: 0,
+        };
+        for (path, follower) in &mut self.followers {
+            let worker = &mut self.worker;
+            match follower.poll(Instant::now(), self.batch_bytes, &mut |line| worker.line(line)) {
+                Ok(polled) => {
+                    round.more |= polled.more;
+                    round.bytes += polled.bytes;
+                    round.findings.extend(polled.findings.into_iter().map(|finding| (path.clone(), finding)));
+                    if !polled.is_open {
+                        round.missing = Some(path.clone());
+                    }
+                }
+                Err(error) => round.failed = Some((path.clone(), error)),
+            }
+        }
+        round.events = self.worker.take();
+        round
+    }
+
+    fn save(&mut self) {
+        let positions =
+            self.followers.iter().map(|(path, follower)| Ok((path.clone(), follower.positions()?)));
+        match positions.collect::<io::Result<BTreeMap<_, _>>>() {
+            Ok(positions) => {
+                let checkpoint = Checkpoint::new(positions, None, self.worker.correlator.save());
+                self.saver.save(checkpoint, self.worker.correlator.tracked());
+            }
+            Err(error) => happened::CheckpointFailed { error: &error }.emit(),
+        }
+    }
+}
+
+async fn follow_files(
+    settings: &Settings,
+    paths: Vec<PathBuf>,
+    mut positions: BTreeMap<PathBuf, Vec<super::rotation::Position>>,
+    worker: Worker,
+    sink: Sink,
+    saver: Saver,
+) -> Result<(), TapError> {
+    let mut followers = Vec::new();
+    for path in paths {
+        let saved = positions.remove(&path).unwrap_or_default();
+        loop {
+            match Follower::new(&path, &saved) {
+                Ok(follower) => {
+                    followers.push((path, follower));
+                    break;
+                }
+                Err(error) => {
+                    happened::SourceFailed { source: path.display().to_string(), error: &error }.emit();
+                    sink.component.not_ready(format!("can't read {}: {error}", path.display()));
+                    if !sink.wait(Duration::from_secs(1)).await {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+    let mut files = Files { followers, worker, saver, batch_bytes: settings.batch_bytes.max(1) };
+    let mut dirty = false;
+    loop {
+        let (back, round) = spawn_blocking(move || {
+            let round = files.round();
+            (files, round)
+        })
+        .await
+        .map_err(|_| TapError::Reader)?;
+        files = back;
+        report(&round, &sink);
+        dirty |= round.bytes > 0 || !round.findings.is_empty();
+        if !sink.publish(round.events).await {
+            return Ok(());
+        }
+        let stopping = sink.is_stopping();
+        if dirty && (stopping || files.saver.is_due()) {
+            files = spawn_blocking(move || {
+                files.save();
+                files
+            })
+            .await
+            .map_err(|_| TapError::Reader)?;
+            dirty = false;
+        }
+        if stopping {
+            return Ok(());
+        }
+        if !round.more || round.failed.is_some() {
+            // A stop is noticed after one more round, which also publishes what was written meanwhile.
+            sink.wait(settings.poll_interval).await;
+        }
+    }
+}
+
+fn report(round: &Round, sink: &Sink) {
+    for (path, finding) in &round.findings {
+        happened::Found { path, finding }.emit();
+    }
+    match (&round.failed, &round.missing) {
+        (Some((path, error)), _) => {
+            happened::SourceFailed { source: path.display().to_string(), error }.emit();
+            sink.component.not_ready(format!("can't read {}: {error}", path.display()));
+        }
+        (None, Some(path)) => sink.component.not_ready(format!("{} does not exist (yet)", path.display())),
+        (None, None) => sink.component.ready(),
+    }
+}
+
+/// What comes through a pipe.
+enum Feed {
+    Log(Splitter),
+    Journal { splitter: Splitter, cursor: Option<String> },
+}
+
+impl Feed {
+    fn feed(&mut self, piece: &[u8], worker: &mut Worker) {
+        match self {
+            Self::Log(splitter) => splitter.feed(piece, &mut |line| worker.line(line)),
+            Self::Journal { splitter, cursor } => splitter.feed(piece, &mut |line| {
+                if let Some(entry) = JournalLine::parse(line) {
+                    worker.entry(&entry);
+                    *cursor = Some(entry.cursor);
+                }
+            }),
+        }
+    }
+
+    /// A last line without an end counts for a log; an entry of the journal comes again.
+    fn finish(&mut self, worker: &mut Worker) {
+        if let Self::Log(splitter) = self {
+            splitter.finish(&mut |line| worker.line(line));
+        }
+    }
+
+    fn cursor(&self) -> Option<String> {
+        match self {
+            Self::Log(_) => None,
+            Self::Journal { cursor, .. } => cursor.clone(),
+        }
+    }
+}
+
+/// Reads until the pipe ends or the process stops. Everything read was published on return, unless it stops first:
+/// `false` then, and nothing more may be saved.
+async fn read_pipe(
+    pipe: &mut (impl AsyncRead + Unpin),
+    feed: &mut Feed,
+    worker: &mut Worker,
+    sink: &Sink,
+    saver: &mut Saver,
+) -> bool {
+    sink.component.ready();
+    let mut chunk = vec![0; PIPE_BYTES];
+    let mut dirty = false;
+    loop {
+        let read = tokio::select! {
+            read = pipe.read(&mut chunk) => Some(read),
+            () = tokio::time::sleep(saver.interval) => None,
+            () = sink.life.stop.cancelled() => return true,
+        };
+        match read {
+            Some(Ok(0)) => return true,
+            Some(Ok(bytes)) => {
+                worker.now = clock::now();
+                feed.feed(chunk.get(..bytes).unwrap_or_default(), worker);
+                dirty = true;
+                if !sink.publish(worker.take()).await {
+                    return false;
+                }
+            }
+            Some(Err(error)) => {
+                happened::SourceFailed { source: "pipe".to_owned(), error: &error }.emit();
+                return true;
+            }
+            None => {}
+        }
+        if dirty && saver.is_due() {
+            dirty = false;
+            saver.save(
+                Checkpoint::new(BTreeMap::new(), feed.cursor(), worker.correlator.save()),
+                worker.correlator.tracked(),
+            );
+        }
+    }
+}
+
+async fn follow_journal(
+    filter: JournalFilter,
+    cursor: Option<String>,
+    mut worker: Worker,
+    sink: Sink,
+    mut saver: Saver,
+) -> Result<(), TapError> {
+    let mut feed = Feed::Journal { splitter: Splitter::default(), cursor };
+    let mut pause = Duration::from_secs(1);
+    loop {
+        let begun = Instant::now();
+        let status = match journal::start("journalctl", &filter, feed.cursor().as_deref()) {
+            Ok(mut child) => {
+                if let Some(mut pipe) = child.stdout.take()
+                    && !read_pipe(&mut pipe, &mut feed, &mut worker, &sink, &mut saver).await
+                {
+                    return Ok(());
+                }
+                if sink.is_stopping() {
+                    break;
+                }
+                child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string())
+            }
+            Err(error) => error.to_string(),
+        };
+        // What was cut off comes again, after the cursor.
+        feed = Feed::Journal { splitter: Splitter::default(), cursor: feed.cursor() };
+        if begun.elapsed() > LONGEST_PAUSE {
+            pause = Duration::from_secs(1);
+        }
+        sink.component.not_ready("journalctl ended");
+        happened::JournalEnded { status, restart_in: pause }.emit();
+        if !sink.wait(pause).await {
+            break;
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    saver.save(
+        Checkpoint::new(BTreeMap::new(), feed.cursor(), worker.correlator.save()),
+        worker.correlator.tracked(),
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;
