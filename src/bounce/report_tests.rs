@@ -1,0 +1,147 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::event::BounceClass;
+
+fn reader(own_hosts: &[&str]) -> Reader {
+    Reader {
+        host: "relay1".into(),
+        pseudonyms: PseudonymKey::new(&[7; 32]),
+        verify_ref: Arc::new(|text| {
+            let number = text.strip_prefix("test-ref-")?.parse().ok()?;
+            Some(MessageId::new("2026-11-23T16:25:10.5Z".parse().unwrap(), number))
+        }),
+        classifier: Classifier::built_in(),
+        own_hosts: own_hosts.iter().map(|host| (*host).to_owned()).collect(),
+    }
+}
+
+fn file(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/tests/data/dsn/{name}.eml", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+fn read(name: &str) -> Verdict {
+    read_bytes(&file(name))
+}
+
+fn read_bytes(message: &[u8]) -> Verdict {
+    reader(&[]).read(message, "2026-11-24T00:00:00Z".parse().unwrap())
+}
+
+fn events(verdict: Verdict) -> Vec<Event> {
+    match verdict {
+        Verdict::Events(events) => events,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn addressed(event: &Event, address: &str) -> bool {
+    event.data.recipient == Some(PseudonymKey::new(&[7; 32]).pseudonym(address))
+}
+
+#[test]
+fn failures_of_postfix() {
+    for (name, recipients) in [
+        ("failed-single-1", &["reject@example.net"][..]),
+        ("failed-multi-1", &["reject1@example.net", "reject2@example.net"]),
+        ("failed-alias-orcpt-1", &["Orig+x@example.net"]),
+        ("failed-utf8-1", &["reject-josé@exämple.net"]),
+    ] {
+        let events = events(read(name));
+        assert_eq!(events.len(), recipients.len(), "{name}");
+        for (event, recipient) in events.iter().zip(recipients) {
+            assert!(addressed(event, recipient), "{name}: {recipient}");
+            assert_eq!((event.kind, event.data.class), (Kind::Bounced, Some(BounceClass::Hard)), "{name}");
+            assert_eq!((event.data.dsn.as_deref(), event.data.smtp_code), (Some("5.1.1"), Some(550)));
+            assert_eq!(event.data.campaign.as_ref().unwrap().as_str(), "spring-2026");
+            assert!(event.time.to_string().starts_with("2026-11-23T16:58:"));
+            assert!(!event.to_json().contains('@'));
+        }
+    }
+}
+
+#[test]
+fn the_sender_domain_is_the_return_paths() {
+    assert_eq!(events(read("failed-single-1"))[0].data.sender_domain.as_deref(), Some("example.org"));
+    assert_eq!(events(read("failed-utf8-1"))[0].data.sender_domain.as_deref(), Some("xn--exmple-cua.org"));
+}
+
+#[test]
+fn a_delay_is_deferred_and_success_is_left_to_the_log() {
+    let delayed = events(read("delayed-2"));
+    assert_eq!((delayed.len(), delayed[0].kind), (1, Kind::Deferred));
+    assert_eq!(delayed[0].data.class, Some(BounceClass::Soft));
+    assert_eq!(events(read("relayed-1")), []);
+}
+
+#[test]
+fn reports_of_others() {
+    let exchange = events(read("made-exchange"));
+    assert!(addressed(&exchange[0], "c4@partner.example"));
+    assert_eq!(exchange[0].data.class, Some(BounceClass::MailboxFull));
+    assert_eq!(exchange[0].data.provider.as_deref(), Some("microsoft"));
+    let complaint = events(read("made-complaint"));
+    assert_eq!((complaint.len(), complaint[0].kind), (1, Kind::Complained));
+    assert!(addressed(&complaint[0], "dan@provider.example"));
+    assert_eq!(complaint[0].time.to_string(), "2026-11-23T18:00:00Z");
+    let qmail = "From: MAILER-DAEMON@x\r\nSubject: failure notice\r\n\r\nHi. This is the qmail-send program at x.\r\n\r\n\
+                 <e@x.example>:\r\nSorry, no mailbox here by that name. (#5.1.1)\r\n\r\n--- Below this line is a copy\r\n\r\n\
+                 Return-Path: <a@example.org>\r\nX-Mailtap-Ref: test-ref-0045\r\n\r\nhi\r\n";
+    let qmail = events(read_bytes(qmail.as_bytes()));
+    assert!(addressed(&qmail[0], "e@x.example"));
+    assert_eq!(qmail[0].data.class, Some(BounceClass::Hard));
+}
+
+#[test]
+fn our_own_hosts_report_is_known_from_the_log() {
+    let message = file("failed-single-1");
+    let now = Timestamp::from_secs(2_000_000_000);
+    assert_eq!(reader(&["MX.test.invalid"]).read(&message, now), Verdict::Known);
+    let of_another = String::from_utf8(message).unwrap().replace("X-Postfix-Queue-ID", "X-Other");
+    assert!(matches!(reader(&["mx.test.invalid"]).read(of_another.as_bytes(), now), Verdict::Events(_)));
+}
+
+#[test]
+fn what_is_no_report_of_ours_changes_nothing() {
+    assert_eq!(read("made-vacation"), Verdict::NotAReport("an automatic answer"));
+    assert_eq!(read_bytes(b"From: a@x\n\nhello\n"), Verdict::NotAReport("no report"));
+    assert_eq!(read_bytes(b""), Verdict::NotAReport("not a message"));
+    let forged = String::from_utf8(file("failed-single-1")).unwrap().replace("test-ref-", "forged-ref-");
+    assert_eq!(read_bytes(forged.as_bytes()), Verdict::Foreign("with a reference that can't be verified"));
+    let without = forged.replace("X-Mailtap-Ref", "X-Other");
+    assert_eq!(read_bytes(without.as_bytes()), Verdict::Foreign("without a reference"));
+}
+
+#[test]
+fn a_final_report_counts_once_and_a_delay_each_time() {
+    let again = |name: &str| {
+        let first = events(read(name))[0].id;
+        let other = String::from_utf8(file(name)).unwrap().replace("Message-Id: <4", "Message-Id: <5");
+        (first, events(read(name))[0].id, events(read_bytes(other.as_bytes()))[0].id)
+    };
+    let (first, same, other) = again("failed-single-1");
+    assert!(first == same && first == other);
+    let (first, same, other) = again("delayed-2");
+    assert!(first == same && first != other);
+}
+
+proptest! {
+    #[test]
+    fn damaged_reports_neither_panic_nor_give_addresses_away(
+        at in 0_usize..3_000, cut in 0_usize..200, with in proptest::collection::vec(any::<u8>(), 0..8), which in 0_usize..4,
+    ) {
+        let message = file(["failed-multi-1", "delayed-2", "made-exchange", "made-complaint"][which]);
+        let at = at.min(message.len());
+        let damaged = [&message[..at], &with, &message[(at + cut).min(message.len())..]].concat();
+        if let Verdict::Events(events) = read_bytes(&damaged) {
+            for event in events {
+                prop_assert!(!event.to_json().contains('@'));
+            }
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(message in proptest::collection::vec(any::<u8>(), 0..300)) {
+        read_bytes(&message);
+    }
+}
