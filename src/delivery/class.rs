@@ -89,6 +89,12 @@ impl Classifier {
     }
 }
 
+impl Default for Classifier {
+    fn default() -> Self {
+        Self::built_in()
+    }
+}
+
 impl Rule {
     fn fits(&self, smtp: &str, dsn: &str, text: &[u8]) -> bool {
         self.smtp.fits(smtp)

@@ -45,8 +45,6 @@ pub struct Parts {
     pub max_tracked: usize,
     /// Relays of our own, by name or address: what they took is not delivered yet.
     pub own_relays: Vec<String>,
-    /// Only lines of these `syslog_name`s, and of those below them; all if there is none.
-    pub syslog_names: Vec<String>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -90,6 +88,7 @@ pub struct Counts {
 /// The state machine.
 pub struct Correlator {
     parts: Parts,
+    syslog_names: Vec<String>,
     source: String,
     resolver: Resolver,
     state: State,
@@ -121,13 +120,15 @@ impl Correlator {
             None => State::new(parts.max_tracked),
         };
         let resolver = Resolver::new(parts.zone.clone());
-        Self {
-            source: format!("mailtap/tap/{}", parts.host),
-            parts,
-            resolver,
-            state,
-            counts: Counts::default(),
-        }
+        let source = format!("mailtap/tap/{}", parts.host);
+        Self { parts, syslog_names: Vec::new(), source, resolver, state, counts: Counts::default() }
+    }
+
+    /// Takes only lines of these `syslog_name`s and of those below them (`postfix` means `postfix/submission` too); of
+    /// all if there is none.
+    #[must_use]
+    pub fn only(self, syslog_names: Vec<String>) -> Self {
+        Self { syslog_names, ..self }
     }
 
     /// The state for the checkpoint.
@@ -192,7 +193,7 @@ impl Correlator {
     }
 
     fn is_ours(&self, instance: &[u8]) -> bool {
-        let names = &self.parts.syslog_names;
+        let names = &self.syslog_names;
         names.is_empty()
             || names.iter().any(|name| {
                 instance
@@ -202,6 +203,11 @@ impl Correlator {
     }
 
     fn header(&mut self, line: &Line<'_>, header: &Header<'_>) {
+        // What is tracked has a sender. Without one it is returned mail: `nested_header_checks` are `header_checks` by
+        // default, and log the header of the message within.
+        if header.sender.is_some_and(<[u8]>::is_empty) {
+            return;
+        }
         let Ok(value) = std::str::from_utf8(header.value) else { return };
         match header.name {
             Name::Ref => {

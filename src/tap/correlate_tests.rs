@@ -23,7 +23,6 @@ fn parts() -> Parts {
         zone: TimeZone::UTC,
         max_tracked: 1_000,
         own_relays: vec!["gate.example.org".into(), "192.0.2.9".into()],
-        syslog_names: Vec::new(),
     }
 }
 
@@ -230,7 +229,7 @@ fn saved_state_goes_on_where_it_was() {
 fn other_instances_can_be_left_out() {
     let sent = outcome("dsn=2.0.0, status=sent (250 2.0.0 ok)");
     for (name, events) in [("postfix", 1), ("postfix-out", 0), ("post", 0)] {
-        let mut correlator = Correlator::new(Parts { syslog_names: vec![name.into()], ..parts() }, None);
+        let mut correlator = self::correlator().only(vec![name.into()]);
         let text = String::from_utf8(log(&[REF, ("smtp", &sent)]))
             .unwrap()
             .replace("postfix/smtp", "postfix/relay/smtp");
@@ -239,6 +238,13 @@ fn other_instances_can_be_left_out() {
             events
         );
     }
+}
+
+#[test]
+fn returned_mail_that_passes_by_is_not_the_message_within() {
+    let sent = outcome("dsn=2.0.0, status=sent (250 2.0.0 ok)");
+    let nested = "A1B2C3D4: info: header X-Mailtap-Ref: test-ref-1 from x[192.0.2.1]; from=<> to=<b@x> proto=SMTP helo=<x>:";
+    assert!(read(&mut correlator(), &log(&[("cleanup", nested), ("smtp", &sent)])).is_empty());
 }
 
 #[test]

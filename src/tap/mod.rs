@@ -39,8 +39,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use crate::delivery::{Classifier, RuleError};
-use crate::event::Event;
-use crate::identity::{PseudonymKey, Timestamp};
+use crate::identity::PseudonymKey;
 use crate::queue::Publisher;
 use crate::service::Lifecycle;
 use checkpoint::CheckpointError;
@@ -151,19 +150,6 @@ pub async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Result<(), 
     run::run(settings, deps, life).await
 }
 
-/// Reads logs to their end, once; neither reads nor writes the checkpoint, and publishes nothing.
-///
-/// # Errors
-/// `OnceError` for a file that can't be read; the events before it were given out.
-pub fn once(
-    inputs: Vec<Input>,
-    parts: Parts,
-    now: Timestamp,
-    on_event: &mut dyn FnMut(Event),
-) -> Result<Summary, OnceError> {
-    once::once(inputs, parts, now, on_event)
-}
-
 impl Settings {
     /// What the correlator is made of, with these settings.
     ///
@@ -183,7 +169,6 @@ impl Settings {
             zone: self.zone.clone(),
             max_tracked: self.max_tracked,
             own_relays: self.own_relays.clone(),
-            syslog_names: self.syslog_names.clone(),
         })
     }
 }

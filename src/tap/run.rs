@@ -51,7 +51,8 @@ pub(super) async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Resu
         Err(error) => return Err(error.into()),
     };
     let parts = settings.parts(deps.pseudonyms, deps.verify_ref, deps.host)?;
-    let worker = Worker::new(Correlator::new(parts, Some(checkpoint.state)));
+    let worker =
+        Worker::new(Correlator::new(parts, Some(checkpoint.state)).only(settings.syslog_names.clone()));
     let sink = Sink { publisher: deps.publisher, batch: settings.batch_events.max(1), component, life };
     let saver =
         Saver { path, interval: settings.checkpoint_interval, saved: Instant::now(), took: Duration::ZERO };
