@@ -21,7 +21,7 @@ use super::arf::Complaint;
 use super::dsn::{Action, Recipient, Status};
 use super::fields::{Field, header, text, value};
 use super::plain::Plain;
-use crate::delivery::{Classifier, provider, smtp_code};
+use crate::delivery::{Classifier, provider, sender_domain, smtp_code};
 use crate::event::{Data, Event, EventId, EventIdBuilder, Kind};
 use crate::identity::{CampaignId, MessageId, PseudonymKey, Timestamp};
 
@@ -133,7 +133,7 @@ impl Reader {
         };
         let time = date(top).unwrap_or(now).min(now).max(id.time());
         let campaign = text(returned, "X-Mailtap-Campaign").and_then(|campaign| campaign.parse().ok());
-        let sender_domain = value(returned, "Return-Path").and_then(domain_of);
+        let sender_domain = value(returned, "Return-Path").and_then(sender_domain);
         Verdict::Events(events(&Subject { id, campaign, sender_domain, time }))
     }
 
@@ -230,18 +230,6 @@ fn returned_header(message: &Message<'_>) -> Option<Vec<Field>> {
 fn date(top: &[Field]) -> Option<Timestamp> {
     let date = mail_parser::DateTime::parse_rfc822(text(top, "Date")?)?;
     date.is_valid().then(|| u64::try_from(date.to_timestamp()).ok().map(Timestamp::from_secs)).flatten()
-}
-
-/// The domain of a Return-Path, as ASCII; nothing that could not be a domain.
-fn domain_of(path: &[u8]) -> Option<String> {
-    // Postfix 3.7 escapes the local part byte by byte: it need not be UTF-8.
-    let at = memchr::memrchr(b'@', path)?;
-    let domain = std::str::from_utf8(path.get(at + 1..)?).ok()?.trim().trim_end_matches('>');
-    let domain = idna::domain_to_ascii(domain.trim_end_matches('.')).ok()?;
-    let is_domain = !domain.is_empty()
-        && domain.len() <= 253
-        && domain.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
-    is_domain.then_some(domain)
 }
 
 #[cfg(test)]

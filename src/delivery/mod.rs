@@ -1,4 +1,5 @@
-//! What a delivery's outcome means: the class of a failure, and the provider behind a relay.
+//! What a delivery's outcome means: the class of a failure, and the provider behind a relay, the sender's
+//! domain.
 //!
 //! - Layer: decision
 //! - Takes: status codes, the text of a reply, the name of a relay.
@@ -7,9 +8,11 @@
 //! - See: `class_rules.txt`, RFC 3463, RFC 5248.
 
 mod class;
+mod domain;
 mod provider;
 mod reply;
 
 pub use class::{Classifier, RuleError, Verdict};
+pub use domain::sender_domain;
 pub use provider::provider;
 pub use reply::{EnhancedCode, smtp_code};

@@ -15,14 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use memchr::memmem;
 
 use super::line::Line;
 use super::queue_id::QueueId;
 use super::record::{Delivery, Header, Name, Record, Status};
 use super::state::{Key, Saved, State, Waiting};
 use super::time::Resolver;
-use crate::delivery::{Classifier, EnhancedCode, provider, smtp_code};
+use super::values::{is_relay, not_before, queued_as, tls_word};
+use crate::delivery::{Classifier, EnhancedCode, provider, sender_domain, smtp_code};
 use crate::event::{Data, Event, EventId, EventIdBuilder, Kind};
 use crate::identity::{MessageId, Pseudonym, PseudonymKey, Timestamp};
 
@@ -106,8 +106,6 @@ impl std::fmt::Debug for Correlator {
 
 /// No message stays in a queue longer: Postfix's default is 5 days, its longest 100.
 const LONGEST_IN_QUEUE: Duration = Duration::from_secs(100 * 86_400);
-/// Log lines have whole seconds: an event must not come before its message for that.
-const SECOND: Duration = Duration::from_secs(2);
 /// More repetitions than any logger collapses.
 const MAX_REPEATED: u32 = 1_000;
 
@@ -247,7 +245,7 @@ impl Correlator {
         if self.state.message(key).is_none_or(|message| message.sender_domain.is_some()) {
             return;
         }
-        let domain = domain_of(sender).map(|domain| self.state.domain(&domain));
+        let domain = sender_domain(sender).map(|domain| self.state.domain(&domain));
         if let Some(message) = self.state.message(key) {
             message.sender_domain = domain;
         }
@@ -448,47 +446,6 @@ struct Outcome {
     dsn: Option<EnhancedCode>,
     smtp_code: Option<u16>,
     class: Option<crate::event::BounceClass>,
-}
-
-/// A moment that only seems to lie before the message, because the log has whole seconds, is the message's.
-fn not_before(time: Timestamp, id: MessageId) -> Timestamp {
-    if time < id.time() && id.time().since(time) <= SECOND { id.time() } else { time }
-}
-
-/// The queue id in `250 2.0.0 Ok: queued as X`, if it looks like Postfix's.
-fn queued_as(text: &[u8]) -> Option<QueueId> {
-    let rest = text.get(memmem::rfind(text, b"queued as ")? + 10..)?;
-    let end = rest.iter().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or(rest.len());
-    QueueId::parse(rest.get(..end)?)
-}
-
-/// Whether a relay, `host[address]:port`, has this name or address.
-fn is_relay(relay: &[u8], own: &str) -> bool {
-    let end = relay.iter().position(|byte| *byte == b'[').unwrap_or(relay.len());
-    let (host, rest) = relay.split_at(end);
-    let address = rest.strip_prefix(b"[").and_then(|rest| rest.split(|byte| *byte == b']').next());
-    host.eq_ignore_ascii_case(own.as_bytes()) || address == Some(own.as_bytes())
-}
-
-/// The domain of an envelope sender, as ASCII; nothing that could not be a domain.
-fn domain_of(sender: &[u8]) -> Option<String> {
-    let sender = std::str::from_utf8(sender).ok()?;
-    let (_, domain) = sender.rsplit_once('@')?;
-    let domain = idna::domain_to_ascii(domain.trim_end_matches('.')).ok()?;
-    let is_domain = !domain.is_empty()
-        && domain.len() <= 253
-        && domain.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
-    is_domain.then_some(domain)
-}
-
-/// Postfix's word for TLS, if it is one.
-fn tls_word(word: &[u8]) -> Option<String> {
-    let word = std::str::from_utf8(word).ok()?;
-    let is_word = word.len() <= 40
-        && word.bytes().all(|byte| {
-            byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'/' | b'!' | b'?' | b'-' | b'.')
-        });
-    (is_word && !word.is_empty()).then(|| word.to_owned())
 }
 
 #[cfg(test)]

@@ -24,10 +24,13 @@ mod checkpoint;
 mod follow;
 mod happenings;
 mod journal;
+mod known;
 mod rotation;
 mod run;
+mod sink;
 mod split;
 mod state;
+mod values;
 
 pub use correlate::{Counts, VerifyRef};
 pub use journal::JournalFilter;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use memchr::memchr;
 use memchr::memmem;
 
+use super::known;
 use super::line::Line;
 use super::queue_id::QueueId;
 
@@ -155,10 +156,10 @@ impl<'a> Record<'a> {
         if let Some((queue_id, rest)) = queue_id(message) {
             return after_queue_id(line.daemon, queue_id, rest).unwrap_or(Self::Unknown);
         }
-        if let Some(count) = lost_repetitions(message) {
+        if let Some(count) = known::lost_repetitions(message) {
             return Self::LostRepetitions(count);
         }
-        if is_known_without_id(line.daemon, message) { Self::Irrelevant } else { Self::Unknown }
+        if known::is_known_without_id(line.daemon, message) { Self::Irrelevant } else { Self::Unknown }
     }
 }
 
@@ -182,8 +183,10 @@ fn after_queue_id<'a>(daemon: &[u8], queue_id: QueueId, rest: &'a [u8]) -> Optio
         b'm' if rest.starts_with(b"message-id=") => Some(Record::MessageId(queue_id)),
         // `removed`, and since 3.10 `removed (canceled)`.
         b'r' if rest == b"removed" || rest.starts_with(b"removed (") => Some(Record::Removed(queue_id)),
-        b'm' | b'i' | b'w' => logged_header(queue_id, rest).or_else(|| other(daemon, queue_id, rest)),
-        _ => other(daemon, queue_id, rest),
+        b'm' | b'i' | b'w' => {
+            logged_header(queue_id, rest).or_else(|| known::with_id(daemon, queue_id, rest))
+        }
+        _ => known::with_id(daemon, queue_id, rest),
     }
 }
 
@@ -311,117 +314,6 @@ fn logged_header(queue_id: QueueId, rest: &[u8]) -> Option<Record<'_>> {
         .and_then(|rest| address(rest, &[b"> to=<", b"> proto=", b"> helo=", b">:"]))
         .map(|(sender, _)| sender);
     Some(Record::Header(Header { queue_id, name, value, sender }))
-}
-
-/// Lines with a queue id that tell little or nothing.
-fn other<'a>(daemon: &[u8], queue_id: QueueId, rest: &[u8]) -> Option<Record<'a>> {
-    const REJECTED: [&[u8]; 6] =
-        [b"milter-reject: ", b"milter-discard: ", b"milter-hold: ", b"reject: ", b"discard: ", b"hold: "];
-    const NOTIFICATION: &[&[u8]] = &[b"sender ", b"postmaster "];
-    const KNOWN: &[&[u8]] = &[
-        b"breaking line > ",
-        b"conversation with ",
-        b"enabling PIX workarounds",
-        b"expired",
-        b"filter: ",
-        b"host ",
-        b"info: ",
-        b"lost connection ",
-        b"milter-",
-        b"passing <",
-        b"Placed on hold",
-        b"prepend: ",
-        b"redirect: ",
-        b"released from hold",
-        b"replace: ",
-        b"requeued",
-        b"resent-message-id=",
-        b"skipped, still being delivered",
-        b"status=",
-        b"strip: ",
-        b"TLS is required",
-        b"timeout after ",
-        b"warning: ",
-        b"bcc: ",
-        b"warn: ",
-        b"Server certificate ",
-        b"Cannot start TLS",
-        b"SASL authentication failed",
-        b"too many errors after ",
-        b"improper command pipelining after ",
-        b"placed on hold",
-        b"reject_warning: ",
-        b"sender notification failed",
-    ];
-    let begins = |prefixes: &[&[u8]]| prefixes.iter().any(|prefix| rest.starts_with(prefix));
-    if begins(&REJECTED) {
-        return Some(Record::Rejected(queue_id));
-    }
-    if daemon == b"bounce" && begins(NOTIFICATION) || daemon == b"trace" || daemon == b"defer" {
-        return Some(Record::Notification { queue_id });
-    }
-    begins(KNOWN).then_some(Record::Irrelevant)
-}
-
-/// `last message repeated 3 times`, of old syslog daemons.
-fn lost_repetitions(message: &[u8]) -> Option<u32> {
-    let count = message.strip_prefix(b"last message repeated ")?.strip_suffix(b" times")?;
-    std::str::from_utf8(count).ok()?.parse().ok()
-}
-
-/// Lines without a queue id that are known to mean nothing to a message.
-fn is_known_without_id(daemon: &[u8], message: &[u8]) -> bool {
-    const DAEMONS: [&[u8]; 12] = [
-        b"postscreen",
-        b"anvil",
-        b"master",
-        b"dnsblog",
-        b"tlsproxy",
-        b"scache",
-        b"verify",
-        b"postfix-script",
-        b"postsuper",
-        b"postlog",
-        b"postalias",
-        b"postmap",
-    ];
-    const KNOWN: [&[u8]; 34] = [
-        b"connect ",
-        b"disconnect ",
-        b"NOQUEUE: ",
-        b"warning: ",
-        b"error: ",
-        b"fatal: ",
-        b"panic: ",
-        b"statistics: ",
-        b"lost connection ",
-        b"timeout after ",
-        b"Anonymous TLS ",
-        b"Trusted TLS ",
-        b"Untrusted TLS ",
-        b"Verified TLS ",
-        b"setting up TLS ",
-        b"SSL_",
-        b"table ",
-        b"too many errors ",
-        b"improper command pipelining ",
-        b"reload ",
-        b"daemon started",
-        b"terminating on signal",
-        b"refreshing the Postfix mail system",
-        b"starting the Postfix mail system",
-        b"stopping the Postfix mail system",
-        b"Host offered STARTTLS",
-        b"using backwards-compatible default setting",
-        b"certificate verification failed",
-        b"Cached ",
-        b"New ",
-        b"skipped, still being delivered",
-        b"master ",
-        b"info: ",
-        b"debug: ",
-    ];
-    DAEMONS.contains(&daemon) || KNOWN.iter().any(|known| message.starts_with(known))
 }
 
 #[cfg(test)]

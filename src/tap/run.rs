@@ -23,20 +23,16 @@ use super::journal::{self, JournalFilter};
 use super::journal_line::JournalLine;
 use super::line::Line;
 use super::loss::lost_lines;
+use super::sink::{LONGEST_PAUSE, Saver, Sink};
 use super::split::Splitter;
 use super::{Deps, Settings, Source, TapError};
 use crate::event::Event;
 use crate::identity::Timestamp;
-use crate::queue::Publisher;
-use crate::service::{Component, Lifecycle, clock};
+use crate::service::{Lifecycle, clock};
 
 const CHECKPOINT: &str = "tap.json";
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// So many attempts without a single reference are worth a word.
 const MANY_ATTEMPTS: u64 = 1_000;
-/// Saving takes at most one part in so many of the time.
-const SAVING_SHARE: u32 = 20;
 const PIPE_BYTES: usize = 64 * 1024;
 
 pub(super) async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Result<(), TapError> {
@@ -154,83 +150,6 @@ impl Worker {
         }
         self.reported = after;
         std::mem::take(&mut self.events)
-    }
-}
-
-/// Where events go.
-struct Sink {
-    publisher: Publisher,
-    batch: usize,
-    component: Component,
-    life: Lifecycle,
-}
-
-impl Sink {
-    /// Publishes all events; `false` if the process stops before that was possible.
-    async fn publish(&self, mut events: Vec<Event>) -> bool {
-        while !events.is_empty() {
-            let rest = events.split_off(events.len().min(self.batch));
-            if !self.publish_batch(events).await {
-                return false;
-            }
-            events = rest;
-        }
-        true
-    }
-
-    async fn publish_batch(&self, events: Vec<Event>) -> bool {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let Err(error) = self.publisher.publish(events.clone()).await else {
-                if pause > FIRST_PAUSE {
-                    self.component.ready();
-                }
-                happened::Published(&events).emit();
-                return true;
-            };
-            happened::PublishFailed { error: &error, events: events.len(), retry_in: pause }.emit();
-            self.component.not_ready(format!("can't publish: {error}"));
-            if !self.wait(pause).await {
-                return false;
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    /// Waits; `false` if the process stops meanwhile.
-    async fn wait(&self, pause: Duration) -> bool {
-        tokio::select! {
-            () = tokio::time::sleep(pause) => true,
-            () = self.life.stop.cancelled() => false,
-        }
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.life.stop.is_cancelled()
-    }
-}
-
-/// Where the checkpoint goes.
-struct Saver {
-    path: PathBuf,
-    interval: Duration,
-    saved: Instant,
-    took: Duration,
-}
-
-impl Saver {
-    fn is_due(&self) -> bool {
-        self.saved.elapsed() >= self.interval.max(self.took * SAVING_SHARE)
-    }
-
-    fn save(&mut self, checkpoint: Checkpoint, tracked: usize) {
-        let begun = Instant::now();
-        match checkpoint.save(&self.path) {
-            Ok(()) => happened::CheckpointSaved { took: begun.elapsed(), tracked }.emit(),
-            Err(error) => happened::CheckpointFailed { error: &error }.emit(),
-        }
-        self.took = begun.elapsed();
-        self.saved = Instant::now();
     }
 }
 

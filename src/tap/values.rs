@@ -1,0 +1,48 @@
+//! Small readings: the parts of a delivery line that need a second look.
+//!
+//! - Layer: decision
+//! - Takes: parts of a line.
+//! - Gives: values that are safe in an event.
+//! - On failure: `None`, or `false`, for what is not as Postfix writes it.
+
+#![warn(clippy::indexing_slicing)]
+
+use std::time::Duration;
+
+use memchr::memmem;
+
+use super::queue_id::QueueId;
+use crate::identity::{MessageId, Timestamp};
+
+/// Log lines have whole seconds: an event must not come before its message for that.
+const SECOND: Duration = Duration::from_secs(2);
+
+/// A moment that only seems to lie before the message, because the log has whole seconds, is the message's.
+pub(super) fn not_before(time: Timestamp, id: MessageId) -> Timestamp {
+    if time < id.time() && id.time().since(time) <= SECOND { id.time() } else { time }
+}
+
+/// The queue id in `250 2.0.0 Ok: queued as X`, if it looks like Postfix's.
+pub(super) fn queued_as(text: &[u8]) -> Option<QueueId> {
+    let rest = text.get(memmem::rfind(text, b"queued as ")? + 10..)?;
+    let end = rest.iter().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or(rest.len());
+    QueueId::parse(rest.get(..end)?)
+}
+
+/// Whether a relay, `host[address]:port`, has this name or address.
+pub(super) fn is_relay(relay: &[u8], own: &str) -> bool {
+    let end = relay.iter().position(|byte| *byte == b'[').unwrap_or(relay.len());
+    let (host, rest) = relay.split_at(end);
+    let address = rest.strip_prefix(b"[").and_then(|rest| rest.split(|byte| *byte == b']').next());
+    host.eq_ignore_ascii_case(own.as_bytes()) || address == Some(own.as_bytes())
+}
+
+/// Postfix's word for TLS, if it is one.
+pub(super) fn tls_word(word: &[u8]) -> Option<String> {
+    let word = std::str::from_utf8(word).ok()?;
+    let is_word = word.len() <= 40
+        && word.bytes().all(|byte| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'/' | b'!' | b'?' | b'-' | b'.')
+        });
+    (is_word && !word.is_empty()).then(|| word.to_owned())
+}
