@@ -86,8 +86,10 @@ impl Conversation {
     pub fn macro_wanted(&self, stage: MacroStage, name: &[u8]) -> bool {
         let Some(lists) = &self.macros else { return true };
         let number = stage.number();
-        let mut names =
-            lists.iter().filter(|(stage, _)| *stage == number).flat_map(|(_, list)| list.split(u8::is_ascii_whitespace));
+        let mut names = lists
+            .iter()
+            .filter(|(stage, _)| *stage == number)
+            .flat_map(|(_, list)| list.split(u8::is_ascii_whitespace));
         names.any(|wanted| wanted == name)
     }
 

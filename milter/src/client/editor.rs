@@ -63,15 +63,8 @@ impl Editor {
     /// Begins with the mail as received and the terms agreed on.
     #[must_use]
     pub fn new(mail: Mail, actions: Actions, leading_space: bool) -> Self {
-        let mut editor = Self {
-            mail,
-            actions,
-            leading_space,
-            own: 0,
-            body: Body::Original,
-            quarantine: None,
-            edits: 0,
-        };
+        let mut editor =
+            Self { mail, actions, leading_space, own: 0, body: Body::Original, quarantine: None, edits: 0 };
         editor.mail.headers.insert(0, Field { name: b"Received".to_vec(), value: b" own".to_vec() });
         editor
     }

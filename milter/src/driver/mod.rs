@@ -1,1 +1,27 @@
-//! Sockets, time and tasks.
+//! Sockets, time and tasks: the daemon around [`crate::session`], and an MTA's client.
+//!
+//! - Layer: edge
+//! - Takes: a [`Listener`], a [`Handler`], [`Settings`], and a future that ends when the daemon shall.
+//! - Gives: [`serve`], which answers every connection until then; [`Client`].
+//! - On failure: mail goes on. A handler that panics, is late or asks for the impossible lets its message through
+//!   unmodified; each such case is a [`Happening`].
+//! - Limits: [`Settings`].
+//! - See: Postfix `MILTER_README`; the module [`connection`](self) comments on write sizes
+
+mod budget;
+mod client;
+mod connection;
+mod handler;
+mod happening;
+mod listener;
+mod serve;
+mod settings;
+mod stream;
+
+pub use client::{Client, ClientError, Delivery, Outcome, Peer};
+pub use handler::{Handler, Response, Settled};
+pub use happening::{End, Happening};
+pub use listener::{BindError, Listener, UnixSocket};
+pub use serve::serve;
+pub use settings::{Oversize, Settings, Timeouts};
+pub use stream::Stream;

@@ -38,6 +38,13 @@ impl Inbox {
         Ok(Some(frame))
     }
 
+    /// Whether a whole frame waits.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn has_frame(&self) -> Result<bool, FrameError> {
+        let waiting = self.bytes.get(self.start..self.end).unwrap_or_default();
+        Ok(Frame::decode(waiting, self.frame_limit)?.is_some())
+    }
+
     /// Room to read into, never empty; to be followed by [`Inbox::filled`].
     pub(crate) fn room(&mut self) -> &mut [u8] {
         if self.start == self.end {

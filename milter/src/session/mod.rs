@@ -8,7 +8,7 @@
 //! - Limits: [`MessageLimits`], the frame limit; see [`Session::held_bytes`].
 //! - See: Sendmail `libmilter/engine.c`, Postfix `src/milter/milter8.c`
 
-mod inbox;
+pub(crate) mod inbox;
 mod macros;
 mod message;
 mod negotiate;

@@ -13,8 +13,7 @@ use alloc::vec::Vec;
 
 use super::macros::StageMacros;
 use super::{
-    Client, Event, Excess, Interest, Message, Path, SessionError, SessionLimits, Stage,
-    Terms, Wanted,
+    Client, Event, Excess, Interest, Message, Path, SessionError, SessionLimits, Stage, Terms, Wanted,
 };
 use crate::edits::{Answer, CannotEdit, compose};
 use crate::wire::{Command, Connect, MacroLists, Offer, Reply};

@@ -138,13 +138,15 @@ impl Family {
 impl<'a> Connect<'a> {
     fn decode(data: &'a [u8]) -> Self {
         let (host, rest) = take_text(data);
-        let (family, rest) =
-            rest.split_first().map_or((Family::Unknown, rest), |(code, rest)| (Family::from_code(*code), rest));
+        let (family, rest) = rest
+            .split_first()
+            .map_or((Family::Unknown, rest), |(code, rest)| (Family::from_code(*code), rest));
         if family == Family::Unknown {
             return Self { host, family, port: 0, address: &[] };
         }
-        let (port, rest) =
-            rest.split_first_chunk::<2>().map_or((0, [].as_slice()), |(port, rest)| (u16::from_be_bytes(*port), rest));
+        let (port, rest) = rest
+            .split_first_chunk::<2>()
+            .map_or((0, [].as_slice()), |(port, rest)| (u16::from_be_bytes(*port), rest));
         Self { host, family, port, address: take_text(rest).0 }
     }
 

@@ -175,7 +175,8 @@ impl<'a> Reply<'a> {
         let mut fields = Fields { code, length: data.len(), rest: data };
         let reply = match code {
             b'O' => {
-                let (offer, rest) = Offer::split(data).ok_or(ReplyError::Short { code, length: data.len() })?;
+                let (offer, rest) =
+                    Offer::split(data).ok_or(ReplyError::Short { code, length: data.len() })?;
                 fields.rest = &[];
                 Self::Negotiate { offer, macros: MacroLists::new(rest) }
             }
@@ -194,8 +195,12 @@ impl<'a> Reply<'a> {
             b'-' => Self::DeleteRecipient(fields.text()?),
             b'b' => Self::ReplaceBody(fields.all()),
             b'h' => Self::AddHeader { name: fields.text()?, value: fields.text()? },
-            b'i' => Self::InsertHeader { index: fields.number()?, name: fields.text()?, value: fields.text()? },
-            b'm' => Self::ChangeHeader { index: fields.number()?, name: fields.text()?, value: fields.text()? },
+            b'i' => {
+                Self::InsertHeader { index: fields.number()?, name: fields.text()?, value: fields.text()? }
+            }
+            b'm' => {
+                Self::ChangeHeader { index: fields.number()?, name: fields.text()?, value: fields.text()? }
+            }
             b'2' => Self::AddRecipientWithArgs { address: fields.text()?, args: fields.optional_text()? },
             b'e' => Self::ChangeSender { address: fields.text()?, args: fields.optional_text()? },
             _ => return Err(ReplyError::Unknown { code }),

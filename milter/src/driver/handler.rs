@@ -1,0 +1,77 @@
+//! The filter itself, written by the user of this crate.
+//!
+//! - Layer: word
+//! - Takes: messages.
+//! - Gives: answers, and what to do once an answer is out.
+//! - On failure: a panic or a late answer lets the message through unmodified.
+
+use std::boxed::Box;
+use std::fmt;
+use std::future::Future;
+
+use super::Happening;
+use crate::edits::{Answer, CannotEdit};
+use crate::session::{Interest, Message};
+
+/// A filter.
+pub trait Handler: Send + Sync + 'static {
+    /// Looks at envelope and headers. [`Interest::Accept`] ends the message at once: its body is never sent, which
+    /// makes messages out of scope nearly free. Runs within the connection's task: it should not block.
+    fn headers(&self, _message: &Message) -> Interest {
+        Interest::Body
+    }
+
+    /// Decides on a whole message. Runs in a task of its own; work of more than some milliseconds belongs into
+    /// `tokio::task::spawn_blocking`. An answer should not be larger than [`Message::answer_room_bytes`].
+    fn message(&self, message: Message) -> impl Future<Output = Response> + Send;
+
+    /// Hears of what happens, for logs and metrics. Runs within the connection's task.
+    fn observe(&self, _happening: &Happening<'_>) {}
+}
+
+/// The answer of a handler.
+pub struct Response {
+    /// What to do with the message.
+    pub answer: Answer,
+    pub(super) settled: Option<Box<dyn FnOnce(Settled) + Send>>,
+}
+
+/// What became of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It was handed to the system whole.
+    Sent {
+        /// Its size on the wire.
+        bytes: usize,
+    },
+    /// It could not be given; the message went through unmodified.
+    Unmodified(CannotEdit),
+    /// The MTA was gone, or the handler came too late.
+    Lost,
+}
+
+impl Response {
+    /// An answer with something to be done when its fate is known: the place to record what was done to a message.
+    #[must_use]
+    pub fn new(answer: Answer, settled: impl FnOnce(Settled) + Send + 'static) -> Self {
+        Self { answer, settled: Some(Box::new(settled)) }
+    }
+
+    pub(super) fn settle(settled: Option<Box<dyn FnOnce(Settled) + Send>>, fate: Settled) {
+        if let Some(settled) = settled {
+            settled(fate);
+        }
+    }
+}
+
+impl From<Answer> for Response {
+    fn from(answer: Answer) -> Self {
+        Self { answer, settled: None }
+    }
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response").field("answer", &self.answer).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,218 @@
+//! Where MTAs connect.
+//!
+//! - Layer: edge
+//! - Takes: an address, a path with mode and group, or a socket inherited from a supervisor.
+//! - Gives: connections.
+//! - On failure: [`BindError`] at the start. A socket file that nobody answers on is replaced; one that somebody
+//!   answers on, or a file of another kind, never is.
+//! - Limits: 1,024 connections wait in the system's queue.
+//! - See: Postfix needs write permission on the socket for its user `postfix`
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::Stream;
+
+const BACKLOG: i32 = 1_024;
+
+/// A Unix socket to listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnixSocket {
+    /// Where it lies. Its directory must exist.
+    pub path: PathBuf,
+    /// Its permissions, such as `0o660`.
+    pub mode: u32,
+    /// The number of its group; `None` to leave it.
+    pub group: Option<u32>,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Bound,
+    /// The socket file to remove at the end.
+    file: Option<SocketFile>,
+}
+
+#[derive(Debug)]
+enum Bound {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Why nothing can listen there.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another process answers on the socket.
+    #[error("{}: another process answers on it", path.display())]
+    InUse {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The path names something that is no socket.
+    #[error("{}: exists and is no socket", path.display())]
+    NoSocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system refused, for a path.
+    #[error("{}", path.display())]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The system refused, for an address.
+    #[error("{address}")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// An inherited socket can't be used.
+    #[error("inherited socket")]
+    Inherited(#[source] io::Error),
+}
+
+impl Listener {
+    /// Listens on TCP. Must be called within a tokio runtime, as all these.
+    ///
+    /// # Errors
+    /// The system refuses the address.
+    pub fn tcp(address: SocketAddr) -> Result<Self, BindError> {
+        let bind = || {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())?;
+            listen(&socket)?;
+            TcpListener::from_std(socket.into())
+        };
+        let listener = bind().map_err(|source| BindError::Address { address, source })?;
+        Ok(Self { socket: Bound::Tcp(listener), file: None })
+    }
+
+    /// Listens on a Unix socket; its file is removed at the end if it is still the same.
+    ///
+    /// # Errors
+    /// Somebody answers on the socket, the path is something else, or the system refuses.
+    pub fn unix(at: &UnixSocket) -> Result<Self, BindError> {
+        let failed = |source| BindError::Path { path: at.path.clone(), source };
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
+        let address = SockAddr::unix(&at.path).map_err(failed)?;
+        match socket.bind(&address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                remove_stale(&at.path)?;
+                socket.bind(&address).map_err(failed)?;
+            }
+            other => other.map_err(failed)?,
+        }
+        let file = SocketFile::new(&at.path).map_err(failed)?;
+        // Rights come before connections: nobody gets in with those of the umask.
+        if at.group.is_some() {
+            std::os::unix::fs::chown(&at.path, None, at.group).map_err(failed)?;
+        }
+        std::fs::set_permissions(&at.path, std::fs::Permissions::from_mode(at.mode)).map_err(failed)?;
+        listen(&socket).map_err(failed)?;
+        let listener = UnixListener::from_std(socket.into()).map_err(failed)?;
+        Ok(Self { socket: Bound::Unix(listener), file: Some(file) })
+    }
+
+    /// Takes over a TCP socket that a supervisor has bound.
+    ///
+    /// # Errors
+    /// The socket can't be used.
+    pub fn from_tcp(listener: std::net::TcpListener) -> Result<Self, BindError> {
+        listener.set_nonblocking(true).map_err(BindError::Inherited)?;
+        let listener = TcpListener::from_std(listener).map_err(BindError::Inherited)?;
+        Ok(Self { socket: Bound::Tcp(listener), file: None })
+    }
+
+    /// Takes over a Unix socket that a supervisor has bound; its file stays at the end.
+    ///
+    /// # Errors
+    /// The socket can't be used.
+    pub fn from_unix(listener: std::os::unix::net::UnixListener) -> Result<Self, BindError> {
+        listener.set_nonblocking(true).map_err(BindError::Inherited)?;
+        let listener = UnixListener::from_std(listener).map_err(BindError::Inherited)?;
+        Ok(Self { socket: Bound::Unix(listener), file: None })
+    }
+
+    /// The TCP address listened on.
+    #[must_use]
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Bound::Tcp(listener) => listener.local_addr().ok(),
+            Bound::Unix(_) => None,
+        }
+    }
+
+    /// The path of the Unix socket, if it was bound here.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.file.as_ref().map(|file| file.path.as_path())
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<Stream> {
+        match &self.socket {
+            Bound::Tcp(listener) => Ok(listener.accept().await?.0.into()),
+            Bound::Unix(listener) => Ok(listener.accept().await?.0.into()),
+        }
+    }
+}
+
+fn listen(socket: &Socket) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    socket.listen(BACKLOG)
+}
+
+/// Removes a socket file that nobody answers on.
+fn remove_stale(path: &Path) -> Result<(), BindError> {
+    let failed = |source| BindError::Path { path: path.to_path_buf(), source };
+    let found = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(failed)?,
+    };
+    if !found.file_type().is_socket() {
+        return Err(BindError::NoSocket { path: path.to_path_buf() });
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(failed)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(_) | Err(_) => Err(BindError::InUse { path: path.to_path_buf() }),
+    }
+}
+
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        let found = std::fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_path_buf(), device: found.dev(), inode: found.ino() })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| found.dev() == self.device && found.ino() == self.inode);
+        if ours {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
