@@ -11,6 +11,7 @@
 //! A file is known by its first bytes, then by its inode: a copy has another inode, and inodes are used again. A
 //! renamed file is read on until it was quiet for a minute, for daemons write to it until they are told.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -59,6 +60,8 @@ pub(super) struct Follower {
     path: PathBuf,
     /// Open files, the oldest first; the last one is what the path names.
     tails: Vec<Tail>,
+    /// The rotated files that were there when they were last looked at; none of them is news.
+    known: Option<HashSet<FileId>>,
     findings: Vec<Finding>,
     chunk: Vec<u8>,
 }
@@ -82,6 +85,7 @@ impl Follower {
         let mut follower = Self {
             path: path.to_owned(),
             tails: Vec::new(),
+            known: None,
             findings: Vec::new(),
             chunk: vec![0; CHUNK_BYTES],
         };
@@ -147,21 +151,31 @@ impl Follower {
             return Ok(());
         }
         let tail = Tail::open(&self.path, 0, 0)?;
-        if let Some(last) = self.tails.last() {
-            let modified_ns = modified_ns(&last.file.metadata()?);
-            self.findings.push(Finding::Rotated);
-            self.open_between(modified_ns, tail.id)?;
+        match self.tails.last() {
+            Some(last) => {
+                let modified_ns = modified_ns(&last.file.metadata()?);
+                self.findings.push(Finding::Rotated);
+                self.open_between(modified_ns, tail.id)?;
+            }
+            None => self.known = Some(siblings(&self.path)?.iter().map(|sibling| sibling.file).collect()),
         }
         self.tails.push(tail);
         Ok(())
     }
 
-    /// Opens the predecessors that were written to after a moment: rotation may happen more than once between two
-    /// polls, when events can't be published for a while.
+    /// Opens the predecessors that are new, or were written to after a moment: rotation may happen more than once
+    /// between two polls, when events can't be published for a while.
     fn open_between(&mut self, after_ns: i64, current: FileId) -> io::Result<()> {
-        for sibling in siblings(&self.path)? {
+        let siblings = siblings(&self.path)?;
+        let now_known = siblings.iter().map(|sibling| sibling.file).collect();
+        for sibling in siblings {
             let is_open = self.tails.iter().any(|tail| tail.id == sibling.file);
-            if sibling.modified_ns <= after_ns || sibling.file == current || is_open {
+            if sibling.file == current || is_open {
+                continue;
+            }
+            // A compressed file is always new; its time is that of the log that it was.
+            let is_new = self.known.as_ref().is_some_and(|known| !known.contains(&sibling.file));
+            if sibling.modified_ns <= after_ns && (sibling.is_compressed || !is_new) {
                 continue;
             }
             if sibling.is_compressed {
@@ -171,6 +185,7 @@ impl Follower {
             let tail = Tail::open(&sibling.path, 0, 0)?;
             self.tails.push(tail);
         }
+        self.known = Some(now_known);
         Ok(())
     }
 
@@ -274,6 +289,7 @@ impl Follower {
                 continue;
             }
             let Ok(tail) = Tail::open(&path, position.head_bytes, position.offset) else { continue };
+            let tail = Tail { modified_ns: position.modified_ns, ..tail };
             let is_taken = self.tails.iter().any(|known| known.id == tail.id);
             let is_it = tail.head.len() == position.head_bytes
                 && sha256(&tail.head) == position.head_sha256
