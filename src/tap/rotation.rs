@@ -93,7 +93,12 @@ pub(super) fn siblings(path: &Path) -> io::Result<Vec<Sibling>> {
     for directory in directories {
         let entries = match fs::read_dir(&directory) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            // A log may be readable in a directory that is not: then there are no predecessors for us.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
+            {
+                continue;
+            }
             Err(error) => return Err(error),
         };
         for entry in entries {
