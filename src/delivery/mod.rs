@@ -7,7 +7,7 @@
 //! - On failure: `BounceClass::Unknown`, no provider.
 //! - See: `class_rules.txt`, RFC 3463, RFC 5248.
 
-mod class;
+pub mod class;
 mod domain;
 mod provider;
 mod reply;
