@@ -9,6 +9,8 @@
 
 use alloc::vec::Vec;
 
+use crate::wire::MacroPairs;
+
 /// The stages in order. Macros before each header and each body chunk are left out: they repeat those of the end of
 /// headers and the end of message.
 const STAGES: [u8; 7] = *b"CHMRTNE";
@@ -25,7 +27,13 @@ impl StageMacros {
         let Some(index) = STAGES.iter().position(|known| *known == stage) else { return };
         self.clear_from(index);
         if let Some(kept) = self.stages.get_mut(index) {
-            kept.extend_from_slice(pairs);
+            // Whole pairs only: what follows must not be read as the value of a name that had none.
+            for (name, value) in MacroPairs::new(pairs).iter() {
+                kept.extend_from_slice(name);
+                kept.push(0);
+                kept.extend_from_slice(value);
+                kept.push(0);
+            }
         }
     }
 
@@ -43,5 +51,30 @@ impl StageMacros {
 
     fn clear_from(&mut self, index: usize) {
         self.stages.iter_mut().skip(index).for_each(Vec::clear);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value<'a>(raw: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+        MacroPairs::new(raw).value(name)
+    }
+
+    #[test]
+    fn a_stage_clears_itself_and_what_is_later() {
+        let mut macros = StageMacros::default();
+        macros.take(b'C', b"j\0mta\0");
+        macros.take(b'M', b"i\0Q1\0odd");
+        macros.take(b'E', b"i\0Q1\0");
+        macros.take(b'L', b"i\0other\0");
+        let all: Vec<u8> = macros.iter().flatten().copied().collect();
+        assert_eq!(all, b"j\0mta\0i\0Q1\0i\0Q1\0");
+        macros.take(b'M', b"x\0y\0");
+        let all: Vec<u8> = macros.iter().flatten().copied().collect();
+        assert_eq!((value(&all, b"i"), value(&all, b"x")), (None, Some(b"y".as_slice())));
+        macros.clear_message();
+        assert_eq!(macros.iter().flatten().count(), 6);
     }
 }

@@ -221,7 +221,7 @@ impl State {
             return Some(event);
         }
         match command {
-            Command::EndOfHeaders => self.ask(false),
+            Command::EndOfHeaders if !self.asked => self.ask(false),
             Command::EndOfMessage(_) => self.ask(true),
             _ => {
                 self.reply(command.code(), Reply::Continue, out);

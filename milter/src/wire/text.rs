@@ -29,10 +29,19 @@ pub(crate) fn put_text(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 /// Several NUL-terminated texts in a row, as they lie in the frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Texts<'a> {
     raw: &'a [u8],
 }
+
+impl PartialEq for Texts<'_> {
+    /// The same texts, whether or not the last has its NUL.
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Texts<'_> {}
 
 impl<'a> Texts<'a> {
     /// Takes texts in wire form: each followed by a NUL.
