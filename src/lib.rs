@@ -6,12 +6,24 @@
 pub mod event;
 pub mod identity;
 
-// Decisions and edges that several roles share, in the order of the flow.
+// Decisions that several roles share.
 pub mod consent;
+pub mod delivery;
 pub mod keys;
-pub mod queue;
+pub mod rewrite;
 
-// What every daemon needs.
+// The roles, in the order of the flow, and the queue at which they meet.
+pub mod bounce;
+pub mod collector;
+pub mod filter;
+pub mod forward;
+pub mod queue;
+pub mod relay;
+pub mod tap;
+pub mod tracker;
+
+// What every process needs.
+pub mod cli;
 pub mod config;
 pub mod service;
 pub mod telemetry;

@@ -1,2 +1,7 @@
-//! x
-fn main(){}
+//! The `mailtap` command: parse, run, exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mailtap::cli::main()
+}

@@ -219,20 +219,26 @@ impl Config {
     /// # Errors
     /// `ConfigError` with all problems.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let error = |problems| ConfigError { path: path.to_owned(), problems };
-        let bytes = files::read_limited(path, MAX_FILE_BYTES).map_err(|why| {
-            error(vec![Problem::new("", format!("{why}; `mailtap init --help` shows how to make one"))])
-        })?;
-        let text = String::from_utf8(bytes).map_err(|_| error(vec![Problem::new("", "not UTF-8 text")]))?;
-        let (raw, mut problems) = parse::parse(&text);
-        // Relative paths begin at the file's own directory, whatever the working directory of a service is.
-        let dir = std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_owned));
-        let (config, more) = check::check(raw, &dir.unwrap_or_default());
+        let (raw, mut problems) = parse::parse(&read(path)?);
+        let (config, more) = check::check(raw, &directory_of(path));
         let known: Vec<String> = problems.iter().map(|problem| problem.key.clone()).collect();
         problems.extend(
             more.into_iter().filter(|problem| problem.key.is_empty() || !known.contains(&problem.key)),
         );
-        if problems.is_empty() { Ok(config) } else { Err(error(problems)) }
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError { path: path.to_owned(), problems }) }
+    }
+
+    /// Where the keyring is, or would be: for the commands that make and mend it while other things are still wrong.
+    ///
+    /// # Errors
+    /// `ConfigError` when the file can't be read or is no TOML.
+    pub fn keyring_path(path: &Path) -> Result<PathBuf, ConfigError> {
+        let text = read(path)?;
+        let (raw, problems) = parse::parse(&text);
+        match problems.into_iter().find(|problem| problem.key.is_empty()) {
+            Some(problem) => Err(ConfigError { path: path.to_owned(), problems: vec![problem] }),
+            None => Ok(directory_of(path).join(raw.keys.keyring)),
+        }
     }
 
     /// The admin address of a role, or of `run`.
@@ -253,6 +259,19 @@ impl Config {
         }
         raw
     }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let error = |what| ConfigError { path: path.to_owned(), problems: vec![Problem::new("", what)] };
+    let bytes = files::read_limited(path, MAX_FILE_BYTES)
+        .map_err(|why| error(format!("{why}; `mailtap init --help` shows how to make one")))?;
+    String::from_utf8(bytes).map_err(|_| error("not UTF-8 text".into()))
+}
+
+/// Relative paths begin at the file's own directory, whatever the working directory of a service is.
+fn directory_of(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).ok();
+    path.and_then(|path| path.parent().map(Path::to_owned)).unwrap_or_default()
 }
 
 #[cfg(test)]

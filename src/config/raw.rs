@@ -236,6 +236,8 @@ table! {
         units: Vec<String> = texts(&["postfix@-.service", "postfix.service"]),
         /// Time zone of lines without one, like Europe/Warsaw; empty: the system's.
         time_zone: String = text(""),
+        /// Relays of the site itself: what they took is not delivered yet.
+        own_relays: Vec<String> = Vec::new(),
         /// Messages followed at once.
         max_tracked: u64 = 1_000_000,
     }

@@ -23,7 +23,6 @@ impl EventId {
     pub const BYTES: usize = 16;
 
     /// Begins an id; `what` keeps the ids of different kinds of happening apart.
-    #[must_use]
     pub fn of(what: &str) -> EventIdBuilder {
         EventIdBuilder(Sha256::new()).part("mailtap event v1").part(what)
     }

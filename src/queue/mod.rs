@@ -6,11 +6,14 @@
 //! - On failure: an event that was not taken is an error for the caller; one that was taken is durable.
 //! - See: `docs/architecture.md`, "The event path".
 
+pub mod amqp;
+pub mod backoff;
 pub mod dedupe;
 pub mod source;
 pub mod spool;
 
 mod group;
+mod happenings;
 mod seen;
 mod sqlite;
 
@@ -52,4 +55,4 @@ pub enum PublishError {
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

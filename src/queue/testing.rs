@@ -1,16 +1,26 @@
-//! Events for tests.
+//! What tests of the event path share: events, a broker, a proxy that cuts connections.
 //!
 //! - Layer: edge
-//! - Takes: a number.
-//! - Gives: always the same event for it.
+//! - Takes: `MAILTAP_TEST_AMQP`, the URL of a broker that tests may fill; without it, tests of the broker do nothing.
+//! - Gives: events by number; settings with names of the test's own.
 //! - On failure: a test fails.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::time::Duration;
+
+use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use super::amqp::topology::{Shape, Topology};
+use super::amqp::{Link, Settings};
 use crate::event::{Data, Event, EventId, Kind};
 use crate::identity::{MessageId, Timestamp};
+use crate::service::secret::Secret;
 
-/// The event of this number.
-pub(super) fn event(number: u64) -> Event {
+/// The event of this number: always the same.
+pub(crate) fn event(number: u64) -> Event {
     Event {
         id: EventId::of("queue test").part(number.to_be_bytes()).finish(),
         source: "mailtap/tap/mx1".into(),
@@ -18,5 +28,95 @@ pub(super) fn event(number: u64) -> Event {
         time: Timestamp::from_secs(1_795_453_000 + number),
         message: MessageId::new(Timestamp::from_secs(1_795_453_000), 7),
         data: Data { campaign: Some(format!("c{}", number % 3).parse().unwrap()), ..Data::default() },
+    }
+}
+
+/// The broker for tests, with names that only this test has and one retry tier of a second.
+pub(crate) fn broker(test: &str) -> Option<Settings> {
+    let Ok(uri) = std::env::var("MAILTAP_TEST_AMQP") else {
+        eprintln!("skipped: MAILTAP_TEST_AMQP names no broker");
+        return None;
+    };
+    let shape = Shape {
+        prefix: format!("test{}.{test}", std::process::id()),
+        retry_tiers: vec![Duration::from_secs(1)],
+        delivery_limit: 1_000,
+    };
+    Some(Settings { uris: vec![Secret::new(uri)], shape, ..Settings::default() })
+}
+
+/// How many messages are ready in a queue.
+pub(crate) async fn ready(link: &Link, queue: &str) -> u32 {
+    let channel = link.channel().await.unwrap();
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(queue.into(), passive, FieldTable::default()).await.unwrap().message_count()
+}
+
+/// Waits until a queue has this many messages ready.
+pub(crate) async fn wait_for(link: &Link, queue: &str, count: u32) {
+    for _ in 0..200 {
+        if ready(link, queue).await == count {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{queue} has {} messages, not {count}", ready(link, queue).await);
+}
+
+/// Removes what a test declared.
+pub(crate) async fn remove(settings: &Settings) {
+    let link = Link::open(settings, "test").await.unwrap();
+    let topology = Topology::new(settings.shape.clone());
+    let channel = link.channel().await.unwrap();
+    for queue in &topology.queues {
+        channel.queue_delete(queue.name.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    }
+    for exchange in &topology.exchanges {
+        channel.exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default()).await.unwrap();
+    }
+    link.close().await;
+}
+
+/// A way to the broker that can be cut.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    cut: std::sync::Arc<std::sync::Mutex<CancellationToken>>,
+    port: u16,
+}
+
+impl Proxy {
+    /// Listens on loopback and passes everything on to the broker of `settings`.
+    pub(crate) async fn start(settings: &Settings) -> Self {
+        let uri: url::Url = settings.uris[0].expose().parse().unwrap();
+        let target = format!("{}:{}", uri.host_str().unwrap(), uri.port().unwrap_or(5672));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let cut = std::sync::Arc::new(std::sync::Mutex::new(CancellationToken::new()));
+        let shared = cut.clone();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let (target, cut) = (target.clone(), shared.lock().unwrap().clone());
+                tokio::spawn(async move {
+                    let Ok(mut server) = TcpStream::connect(target).await else { return };
+                    tokio::select! {
+                        () = cut.cancelled() => {}
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                    }
+                });
+            }
+        });
+        Self { cut, port }
+    }
+
+    /// The same settings, through the proxy.
+    pub(crate) fn through(&self, settings: &Settings) -> Settings {
+        let mut uri: url::Url = settings.uris[0].expose().parse().unwrap();
+        uri.set_port(Some(self.port)).unwrap();
+        Settings { uris: vec![Secret::new(uri.to_string())], ..settings.clone() }
+    }
+
+    /// Cuts all connections; new ones pass.
+    pub(crate) fn cut(&self) {
+        std::mem::replace(&mut *self.cut.lock().unwrap(), CancellationToken::new()).cancel();
     }
 }

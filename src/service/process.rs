@@ -34,6 +34,8 @@ pub type RoleFuture = Pin<Box<dyn Future<Output = Result<(), RoleError>> + Send>
 pub struct Role {
     /// Its name in logs.
     pub name: &'static str,
+    /// Whether it may end by itself, when its work is done (a tap whose standard input ends).
+    pub finite: bool,
     /// Begins it.
     pub start: Box<dyn FnOnce(Lifecycle) -> RoleFuture + Send>,
 }
@@ -53,6 +55,7 @@ impl Role {
     {
         Self {
             name,
+            finite: false,
             start: Box::new(move |life| {
                 let role = start(life);
                 Box::pin(async move { role.await.map_err(Into::into) })
@@ -70,7 +73,7 @@ pub struct Plan {
     /// How long roles may take to end.
     pub drain: Duration,
     /// Called on SIGHUP before the roles are told, and every second, `true` for a SIGHUP: brings in changed files.
-    pub refresh: Box<dyn Fn(bool) + Send>,
+    pub refresh: Box<dyn FnMut(bool) + Send>,
 }
 
 impl std::fmt::Debug for Plan {
@@ -112,7 +115,7 @@ pub enum ProcessError {
 ///
 /// # Errors
 /// See [`ProcessError`].
-pub async fn run(roles: Vec<Role>, plan: Plan) -> Result<(), ProcessError> {
+pub async fn run(roles: Vec<Role>, mut plan: Plan) -> Result<(), ProcessError> {
     let mut hang_up = signal(SignalKind::hangup()).map_err(ProcessError::Signals)?;
     let mut stops = StopSignals::new().map_err(ProcessError::Signals)?;
     let (reload, reloads) = watch::channel(0);
@@ -122,11 +125,11 @@ pub async fn run(roles: Vec<Role>, plan: Plan) -> Result<(), ProcessError> {
     if let Some(address) = plan.admin {
         admin::listen(address, health.clone(), plan.metrics.clone(), admin_stop.clone()).await?;
     }
-    let mut running: JoinSet<(&'static str, Result<(), RoleError>)> = JoinSet::new();
+    let mut running: JoinSet<Ended> = JoinSet::new();
     for role in roles {
         tracing::info!(role = role.name, "starting");
-        let (name, future) = (role.name, (role.start)(life.clone()));
-        running.spawn(async move { (name, future.await) });
+        let (name, finite, future) = (role.name, role.finite, (role.start)(life.clone()));
+        running.spawn(async move { Ended { role: name, finite, result: future.await } });
     }
     let watchdog = sd_notify::watchdog_enabled();
     let mut beat = tokio::time::interval(Duration::from_secs(1));
@@ -166,12 +169,17 @@ pub async fn run(roles: Vec<Role>, plan: Plan) -> Result<(), ProcessError> {
     }
 }
 
-type Joined = Result<(&'static str, Result<(), RoleError>), tokio::task::JoinError>;
+/// How a role ended.
+struct Ended {
+    role: &'static str,
+    finite: bool,
+    result: Result<(), RoleError>,
+}
 
-fn failure_of(ended: Joined, unplanned: bool) -> Option<ProcessError> {
+fn failure_of(ended: Result<Ended, tokio::task::JoinError>, unplanned: bool) -> Option<ProcessError> {
     let failure = match ended {
-        Ok((role, Err(error))) => ProcessError::Role { role, error },
-        Ok((role, Ok(()))) if unplanned => ProcessError::Ended(role),
+        Ok(Ended { role, result: Err(error), .. }) => ProcessError::Role { role, error },
+        Ok(Ended { role, finite, .. }) if unplanned && !finite => ProcessError::Ended(role),
         Ok(_) => return None,
         Err(error) => ProcessError::Panic(error.to_string()),
     };
@@ -180,7 +188,7 @@ fn failure_of(ended: Joined, unplanned: bool) -> Option<ProcessError> {
 }
 
 async fn drain(
-    running: &mut JoinSet<(&'static str, Result<(), RoleError>)>,
+    running: &mut JoinSet<Ended>,
     stops: &mut StopSignals,
     limit: Duration,
 ) -> Result<(), ProcessError> {

@@ -6,8 +6,10 @@
 //! - On failure: a delivery that nobody settles comes again, to this relay or another one.
 //! - Limits: a source holds no more deliveries than it was told to; `next` waits when there are as many.
 
+mod amqp;
 mod spool;
 
+pub use amqp::AmqpSource;
 pub use spool::SpoolSource;
 
 use std::future::Future;

@@ -1,0 +1,268 @@
+//! From the configuration to the settings of each role: the only place that knows both.
+//!
+//! - Layer: cli
+//! - Takes: a checked configuration.
+//! - Gives: each role's `Settings` and what it works with.
+//! - On failure: one message that names the key.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+use super::events::spool_directory;
+use super::exit::{Exit, Failure, OrExit, Result};
+use crate::config::units::Listen;
+use crate::config::{AmqpConfig, Config, PropertyConfig, TapSource};
+use crate::delivery::class::Classifier;
+use crate::filter::campaign::CampaignRule;
+use crate::filter::decide::Policy;
+use crate::identity::{MessageId, PseudonymKey};
+use crate::keys::token::{self, Standing, Token};
+use crate::keys::{self, Keys};
+use crate::queue::amqp;
+use crate::queue::dedupe::Dedupe;
+use crate::queue::source::{AmqpSource, Source, SpoolSource};
+use crate::queue::spool::{self, Spool};
+use crate::rewrite::{HostRule, PatternError, Plan};
+use crate::service::Lifecycle;
+use crate::{bounce, filter, forward, relay, tap, tracker};
+
+/// What the milter and `mailtap rewrite` do by.
+pub(super) fn policy(config: &Config) -> std::result::Result<Policy, PatternError> {
+    let raw = &config.raw.policy;
+    let mut plan = Plan {
+        clicks: raw.clicks,
+        opens: raw.opens,
+        text: raw.text_links,
+        own_prefixes: vec![config.tracking_url.clone()],
+        pixel_template: raw.pixel.clone(),
+        conditional_comments: raw.outlook_comments,
+        skip_visible_url: raw.skip_visible_urls,
+        rewrite_dkim_signed: raw.rewrite_dkim_signed,
+        max_links: u16::try_from(raw.max_links).unwrap_or(u16::MAX),
+        max_url_bytes: usize::try_from(config.raw.tracking.max_url_bytes).unwrap_or(usize::MAX),
+        max_message_bytes: config.max_message_bytes,
+        host_rules: config
+            .skip_link_hosts
+            .iter()
+            .map(|host| HostRule::deny(host))
+            .collect::<std::result::Result<_, _>>()?,
+        ..Plan::default()
+    };
+    if !raw.skip_login_links {
+        plan.login_patterns.clear();
+    }
+    let rule = |rule: &crate::config::CampaignSource| CampaignRule {
+        sender: rule.sender.clone(),
+        campaign: rule.campaign.clone(),
+    };
+    Ok(Policy {
+        sender_domains: config.sender_domains.clone(),
+        share: config.share,
+        campaign_headers: raw.campaign_headers.clone(),
+        campaign_rules: config.campaigns.iter().map(rule).collect(),
+        tracking_url: config.tracking_url.clone(),
+        max_url_bytes: plan.max_url_bytes,
+        plan,
+    })
+}
+
+/// Opens this host's spool.
+pub(super) fn spool(config: &Config) -> Result<Spool> {
+    let settings = spool::Settings {
+        directory: spool_directory(config),
+        max_bytes: config.spool_max_bytes,
+        sync: if config.spool_full_sync { spool::Sync::Full } else { spool::Sync::Normal },
+        dedupe: config.dedupe,
+        ..spool::Settings::default()
+    };
+    Spool::open(settings).or_exit(Exit::Unavailable)
+}
+
+/// Opens the keyring.
+pub(super) fn keyring(config: &Config) -> Result<Keys> {
+    Keys::open(&config.keyring).or_exit(Exit::Config)
+}
+
+/// Reads the pseudonym key.
+pub(super) fn pseudonyms(config: &Config) -> Result<PseudonymKey> {
+    keys::load_pseudonym_key(&config.pseudonym_key).or_exit(Exit::Config)
+}
+
+/// Gives the message that a reference names, if a key that is still trusted signed it.
+pub(super) fn verify_ref(keys: Keys) -> Arc<dyn Fn(&str) -> Option<MessageId> + Send + Sync> {
+    Arc::new(move |text| match token::verify(text, &keys.current()) {
+        Ok(verified) if verified.standing == Standing::Good => match verified.token {
+            Token::Ref(reference) => Some(reference.message),
+            Token::Click(_) | Token::Open(_) => None,
+        },
+        _ => None,
+    })
+}
+
+/// The tracker's settings.
+pub(super) fn tracker(config: &Config) -> tracker::Settings {
+    let raw = &config.raw.tracker;
+    let url = Url::parse(&config.tracking_url).ok();
+    let host = url.as_ref().and_then(Url::host_str).unwrap_or_default().to_owned();
+    // With one domain of senders there is no doubt whose mail a click came from.
+    let sender_domains = match &config.sender_domains[..] {
+        [one] if !one.starts_with("*.") => BTreeMap::from([(host, one.clone())]),
+        _ => BTreeMap::new(),
+    };
+    let mut utm = Vec::new();
+    for (name, value) in [("utm_source", &raw.utm_source), ("utm_medium", &raw.utm_medium)] {
+        if !value.is_empty() {
+            utm.push((name.to_owned(), value.clone()));
+        }
+    }
+    if raw.utm_campaign {
+        utm.push(("utm_campaign".to_owned(), "{campaign}".to_owned()));
+    }
+    let stream = |property: &PropertyConfig| property.measurement_id.trim_start_matches("G-").to_owned();
+    let site = tracker::Site {
+        base_path: url.map(|url| url.path().trim_end_matches('/').to_owned()).unwrap_or_default(),
+        sender_domains,
+        late_after: config.tracker.late_after,
+        utm,
+        ga_streams: config.properties.iter().map(stream).collect(),
+        privacy_url: (!raw.privacy_url.is_empty()).then(|| raw.privacy_url.clone()),
+        ..tracker::Site::default()
+    };
+    tracker::Settings {
+        listen: config.tracker.listen,
+        trusted_proxies: config.tracker.trusted_proxies.clone(),
+        site,
+        rules_file: config.tracker.rules_file.clone(),
+        answer_wait: config.tracker.answer_wait,
+        limits: tracker::Limits { connections: config.tracker.max_connections, ..tracker::Limits::default() },
+        ..tracker::Settings::default()
+    }
+}
+
+/// What turns log lines into events.
+pub(super) fn tap_parts(config: &Config) -> Result<tap::correlate::Parts> {
+    Ok(tap::correlate::Parts {
+        host: config.host.clone(),
+        pseudonyms: pseudonyms(config)?,
+        verify_ref: verify_ref(keyring(config)?),
+        classifier: Classifier::default(),
+        zone: config.time_zone.clone(),
+        max_tracked: usize::try_from(config.raw.tap.max_tracked).unwrap_or(usize::MAX),
+        own_relays: config.raw.tap.own_relays.clone(),
+    })
+}
+
+/// The tap's settings.
+pub(super) fn tap(config: &Config) -> tap::Settings {
+    let source = match &config.tap_source {
+        TapSource::Files(files) => tap::Source::Files(files.clone()),
+        TapSource::Journal(units) => {
+            tap::Source::Journal(tap::JournalFilter { units: units.clone(), identifiers: Vec::new() })
+        }
+        TapSource::Stdin => tap::Source::Stdin,
+    };
+    tap::Settings {
+        source,
+        state_dir: config.state_dir.clone(),
+        zone: config.time_zone.clone(),
+        max_tracked: usize::try_from(config.raw.tap.max_tracked).unwrap_or(usize::MAX),
+        own_relays: config.raw.tap.own_relays.clone(),
+        ..tap::Settings::default()
+    }
+}
+
+/// How to reach the broker.
+fn broker(amqp: &AmqpConfig) -> amqp::Settings {
+    amqp::Settings {
+        uris: vec![amqp.url.clone()],
+        shape: amqp::topology::Shape { prefix: amqp.prefix.clone(), ..amqp::topology::Shape::default() },
+        topology: if amqp.declare { amqp::Mode::Declare } else { amqp::Mode::Check },
+        ..amqp::Settings::default()
+    }
+}
+
+/// The forwarder's settings.
+pub(super) fn forward(config: &Config) -> Result<forward::Settings> {
+    let Some(amqp) = &config.amqp else {
+        return Err(Failure::new(Exit::Config, "amqp.url is missing: there is no RabbitMQ to forward to"));
+    };
+    Ok(forward::Settings {
+        broker: broker(amqp),
+        window: usize::from(amqp.prefetch),
+        ..forward::Settings::default()
+    })
+}
+
+/// What remembers which events were sent.
+pub(super) fn dedupe(config: &Config) -> Result<Dedupe> {
+    Dedupe::open(&config.state_dir.join("relay")).or_exit(Exit::Unavailable)
+}
+
+/// Where the relay takes events from; a spool that is open in this process is shared, so that it tells its news.
+pub(super) fn source(config: &Config, spool: Option<Spool>) -> Result<OpenSource> {
+    if let Some(amqp) = &config.amqp {
+        let (settings, prefetch) = (broker(amqp), amqp.prefetch);
+        return Ok(Box::new(move |life| Box::new(AmqpSource::new(settings, prefetch, life))));
+    }
+    let held = usize::try_from(config.raw.amqp.prefetch).unwrap_or(usize::MAX);
+    let spool = spool.map_or_else(|| self::spool(config), Ok)?;
+    Ok(Box::new(move |life| Box::new(SpoolSource::new(spool, held, life.stop.clone()))))
+}
+
+/// Opens a source within the runtime.
+pub(super) type OpenSource = Box<dyn FnOnce(&Lifecycle) -> Box<dyn Source> + Send>;
+
+/// The milter's settings.
+pub(super) fn milter(config: &Config) -> Result<filter::Settings> {
+    let milter = &config.milter;
+    let address = match &milter.listen {
+        Listen::Tcp(address) => filter::Address::Tcp(*address),
+        Listen::Unix(path) => filter::Address::Unix {
+            path: path.clone(),
+            mode: milter.socket_mode,
+            group: milter.socket_group.clone(),
+        },
+    };
+    Ok(filter::Settings {
+        address,
+        policy: policy(config).or_exit(Exit::Config)?,
+        tempfail: milter.tempfail,
+        connections: milter.max_connections,
+        memory_bytes: milter.max_memory_bytes,
+        message_timeout: milter.message_timeout,
+        idle_timeout: milter.idle_timeout,
+        drain: milter.drain,
+        publish_wait: Duration::from_secs(5),
+    })
+}
+
+/// The relay's settings.
+pub(super) fn relay(config: &Config) -> relay::Settings {
+    let property = |property: &PropertyConfig| relay::send::Property {
+        domains: property.sender_domains.clone(),
+        measurement_id: property.measurement_id.clone(),
+        api_secret: property.api_secret.clone(),
+        base_url: property.url.clone(),
+    };
+    relay::Settings {
+        properties: config.properties.iter().map(property).collect(),
+        max_in_flight: config.relay.max_in_flight,
+        batch_window: config.relay.batch_window,
+        timeout: config.relay.timeout,
+        retry_uncertain: config.relay.retry_uncertain,
+    }
+}
+
+/// What returned mail is read with.
+pub(super) fn reader(config: &Config) -> Result<bounce::Reader> {
+    Ok(bounce::Reader {
+        host: config.host.clone(),
+        pseudonyms: pseudonyms(config)?,
+        verify_ref: verify_ref(keyring(config)?),
+        classifier: Classifier::default(),
+        own_hosts: config.raw.bounce.own_hosts.clone(),
+    })
+}

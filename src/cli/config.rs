@@ -1,0 +1,54 @@
+//! `mailtap config check|show`.
+//!
+//! - Layer: cli
+//! - Takes: the configuration file.
+//! - Gives: `ok`, or every problem; the effective values as TOML or JSON, secrets redacted.
+//! - On failure: exit code 78 with the report.
+
+use std::path::Path;
+
+use clap::Subcommand;
+
+use super::exit::{Exit, OrExit, Result};
+use super::print;
+use super::terminal::{GOOD, paint};
+use crate::config::Config;
+
+/// Check or show the configuration.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Report everything that is wrong, or `ok`
+    Check,
+    /// Show the effective values, secrets redacted
+    Show {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Args {
+    pub(super) fn run(self, path: &Path) -> Result {
+        let config = Config::load(path).or_exit(Exit::Config)?;
+        match self.command {
+            Command::Check => {
+                crate::keys::Keys::open(&config.keyring).or_exit(Exit::Config)?;
+                crate::keys::load_pseudonym_key(&config.pseudonym_key).or_exit(Exit::Config)?;
+                print(format!("{}: {}\n", path.display(), paint(GOOD, "ok")))
+            }
+            Command::Show { json: true } => {
+                let text = serde_json::to_string_pretty(&config.effective()).or_exit(Exit::Software)?;
+                print(text + "\n")
+            }
+            Command::Show { json: false } => {
+                print(toml::to_string(&config.effective()).or_exit(Exit::Software)?)
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! `mailtap events list` and `mailtap spool status|peek|export`.
+//!
+//! - Layer: cli
+//! - Takes: the spool of this host.
+//! - Gives: counts, stored events for people or as JSON lines.
+//! - On failure: exit code 69 where there is no spool yet.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::exit::{Exit, OrExit, Result};
+use super::print;
+use super::terminal::{CARE, GOOD, paint, table};
+use crate::config::{Config, units};
+use crate::event::{Event, Kind};
+use crate::identity::CampaignId;
+use crate::queue::spool::{Admin, Filter, State, Stored};
+use crate::service::clock;
+
+/// The directory of the spool.
+pub(super) fn spool_directory(config: &Config) -> PathBuf {
+    config.state_dir.join("spool")
+}
+
+/// Opens the spool that is there.
+pub(super) fn open(config: &Config) -> Result<Admin> {
+    Admin::open(&spool_directory(config)).or_exit(Exit::Unavailable)
+}
+
+/// Which events: the options that several commands share.
+#[derive(Debug, clap::Args)]
+pub(super) struct Which {
+    /// Only of this type: accepted, delivered, deferred, bounced, expired, complained, opened, clicked.
+    #[arg(long = "type", value_name = "TYPE", value_parser = kind)]
+    kind: Option<Kind>,
+    /// Only of this campaign.
+    #[arg(long, value_name = "ID")]
+    campaign: Option<CampaignId>,
+    /// Only of the last while: 30m, 2h, 7d.
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    since: Option<std::time::Duration>,
+    /// Only those whose reason holds this text.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Only the event with this id.
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+}
+
+impl Which {
+    pub(super) fn filter(&self, states: Vec<State>) -> Result<Filter> {
+        let id = self.id.as_deref().map(str::parse).transpose().or_exit(Exit::Usage)?;
+        Ok(Filter {
+            states,
+            id,
+            kind: self.kind,
+            campaign: self.campaign.clone(),
+            reason: self.reason.clone(),
+            since: self.since.map(|while_| clock::now().minus(while_)),
+            until: None,
+        })
+    }
+
+    /// Whether nothing narrows the choice.
+    pub(super) const fn is_all(&self) -> bool {
+        self.kind.is_none()
+            && self.campaign.is_none()
+            && self.since.is_none()
+            && self.reason.is_none()
+            && self.id.is_none()
+    }
+}
+
+fn kind(text: &str) -> std::result::Result<Kind, String> {
+    let short = |kind: &Kind| kind.as_str().rsplit('.').next() == Some(text);
+    Kind::from_type(text).or_else(|| Kind::ALL.into_iter().find(short)).ok_or_else(|| {
+        "expected accepted, delivered, deferred, bounced, expired, complained, opened or clicked".to_owned()
+    })
+}
+
+/// Rows for people.
+pub(super) fn show(stored: &[Stored]) -> String {
+    let rows: Vec<Vec<String>> = stored
+        .iter()
+        .map(|stored| {
+            let state = stored.state.as_str().to_owned();
+            let reason = stored.reason.clone().unwrap_or_default();
+            match Event::from_json(stored.body.as_bytes()) {
+                Ok(event) => {
+                    let campaign =
+                        event.data.campaign.map(|campaign| campaign.to_string()).unwrap_or_default();
+                    let (message, id) = (event.message.to_string(), event.id.to_string());
+                    vec![event.time.to_string(), event.kind.to_string(), campaign, message, id, state, reason]
+                }
+                Err(error) => {
+                    let blank = String::new;
+                    vec![
+                        stored.added.to_string(),
+                        format!("({error})"),
+                        blank(),
+                        blank(),
+                        blank(),
+                        state,
+                        reason,
+                    ]
+                }
+            }
+        })
+        .collect();
+    table(&["time", "type", "campaign", "message", "event id", "state", "reason"], &rows)
+}
+
+/// One JSON object a line: the event, and how it stands.
+pub(super) fn as_json(stored: &[Stored]) -> String {
+    let lines = stored.iter().map(|stored| {
+        let event: serde_json::Value = serde_json::from_str(&stored.body).unwrap_or(json!(null));
+        let line = json!({ "state": stored.state.as_str(), "since": stored.at, "published": stored.added,
+                           "attempts": stored.attempts, "reason": stored.reason, "event": event });
+        line.to_string() + "\n"
+    });
+    lines.collect()
+}
+
+/// Look at events in the spool.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mailtap events list --type bounced --since 1h
+  mailtap events list --json | jq .event.data")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the events that the spool holds; sent ones are gone from it
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// At most so many.
+        #[arg(long, default_value_t = 100)]
+        max: usize,
+        /// As JSON lines.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Args {
+    pub(super) fn run(self, config: &Config) -> Result {
+        let Command::List { which, max, json } = self.command;
+        let found = open(config)?.list(&which.filter(Vec::new())?, None, max).or_exit(Exit::Io)?;
+        print(if json { as_json(&found) } else { show(&found) })
+    }
+}
+
+/// Look at the spool.
+#[derive(Debug, clap::Args)]
+pub(super) struct SpoolArgs {
+    #[command(subcommand)]
+    command: SpoolCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum SpoolCommand {
+    /// How full it is, and how old the oldest event that waits
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The next events that wait
+    Peek {
+        /// At most so many.
+        #[arg(long, default_value_t = 10)]
+        max: usize,
+        /// As JSON lines.
+        #[arg(long)]
+        json: bool,
+    },
+    /// All events that it holds, as CloudEvents in JSON lines
+    Export,
+}
+
+impl SpoolArgs {
+    pub(super) fn run(self, config: &Config) -> Result {
+        let spool = open(config)?;
+        match self.command {
+            SpoolCommand::Status { json } => {
+                let status = spool.status().or_exit(Exit::Io)?;
+                let age = status.oldest.map(|oldest| clock::now().since(oldest).as_secs());
+                if json {
+                    let object = json!({ "pending": status.pending, "claimed": status.claimed, "dead": status.dead,
+                        "uncertain": status.uncertain, "bytes": status.bytes, "file_bytes": status.file_bytes,
+                        "oldest_age_s": age, "known_ids": status.seen, "max_bytes": config.spool_max_bytes });
+                    return print(object.to_string() + "\n");
+                }
+                let dead = status.dead + status.uncertain;
+                let style = if dead == 0 { GOOD } else { CARE };
+                let age =
+                    age.map_or_else(|| "nothing waits".to_owned(), |age| format!("the oldest for {age} s"));
+                print(format!(
+                    "waiting    {} ({age})\nunder way  {}\ndead       {}, {} of them uncertain\nsize       {} KiB of {} KiB, \
+                     file {} KiB\nknown ids  {}\n",
+                    status.pending,
+                    status.claimed,
+                    paint(style, &dead.to_string()),
+                    status.uncertain,
+                    status.bytes / 1024,
+                    config.spool_max_bytes / 1024,
+                    status.file_bytes / 1024,
+                    status.seen
+                ))
+            }
+            SpoolCommand::Peek { max, json } => {
+                let filter = Filter { states: vec![State::Pending], ..Filter::default() };
+                let found = spool.list(&filter, None, max).or_exit(Exit::Io)?;
+                print(if json { as_json(&found) } else { show(&found) })
+            }
+            SpoolCommand::Export => {
+                let mut after = None;
+                loop {
+                    let page = spool.list(&Filter::default(), after, 1_000).or_exit(Exit::Io)?;
+                    let Some(last) = page.last() else { return Ok(()) };
+                    after = Some(last.seq);
+                    print(page.iter().map(|stored| stored.body.clone() + "\n").collect::<String>())?;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! `mailtap keys init|list|rotate|retire|revoke|remove`.
+//!
+//! - Layer: cli
+//! - Takes: the keyring that the configuration names.
+//! - Gives: the changed keyring file, and one line of audit for each change on standard error and in the audit file.
+//! - On failure: the keyring stays as it was.
+//! - See: `docs/keys.md`.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::exit::{Exit, Failure, OrExit, Result};
+use super::print;
+use super::terminal::{BAD, CARE, DIM, GOOD, paint, table};
+use crate::config::{Config, units};
+use crate::identity::Timestamp;
+use crate::keys::ring::{Key, KeyId, Keyring, RingError, State};
+use crate::keys::{self, KeyFileError, Keys};
+use crate::service::clock;
+
+/// Make, list and change keys.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mailtap keys list
+  mailtap keys rotate --activate-in 1h     copy keyring.json to the other hosts within the hour
+  mailtap keys retire 1                    links signed by key 1 go on working
+  mailtap keys revoke 1                    key 1 leaked: its links ask before they redirect
+  mailtap keys remove 1                    links signed by key 1 stop working")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+    /// The keyring file, instead of the one that the configuration names.
+    #[arg(long, global = true, value_name = "FILE")]
+    keyring: Option<PathBuf>,
+    /// As JSON, for scripts.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Command {
+    /// Make a keyring with one active key; overwrites nothing
+    Init,
+    /// List the keys and where they stand
+    List,
+    /// Add a key that signs from now on, or later
+    Rotate {
+        /// Wait before the new key signs, so that all hosts can receive it: 30m, 1h, 2d.
+        #[arg(long, value_name = "TIME", default_value = "0s", value_parser = units::duration)]
+        activate_in: Duration,
+    },
+    /// Let a key verify only
+    Retire {
+        /// Its id, from `keys list`.
+        id: KeyId,
+    },
+    /// Declare a key leaked
+    Revoke {
+        /// Its id, from `keys list`.
+        id: KeyId,
+    },
+    /// Forget a retired or revoked key
+    Remove {
+        /// Its id, from `keys list`.
+        id: KeyId,
+    },
+}
+
+impl Args {
+    pub(super) fn run(self, config: &Path) -> Result {
+        let path = match &self.keyring {
+            Some(path) => path.clone(),
+            None => Config::keyring_path(config).or_exit(Exit::Config)?,
+        };
+        let now = clock::now();
+        let (action, id) = match self.command {
+            Command::Init => {
+                keys::create_ring(&path).map_err(failure)?;
+                ("init", 1)
+            }
+            Command::List => return self.list(&path, now),
+            Command::Rotate { activate_in } => {
+                let change = |ring: &mut Keyring, secret| ring.rotate(secret, now, now.plus(activate_in));
+                ("rotate", keys::update_ring(&path, change).map_err(failure)?)
+            }
+            Command::Retire { id } => ("retire", change(&path, id, |ring| ring.retire(id, now))?),
+            Command::Revoke { id } => ("revoke", change(&path, id, |ring| ring.revoke(id, now))?),
+            Command::Remove { id } => ("remove", change(&path, id, |ring| ring.remove(id, now))?),
+        };
+        audit(&path, action, id, now);
+        let ring = Keys::open(&path).map_err(failure)?.current();
+        let key = ring.by_id(id);
+        if self.json {
+            let key = key.map(|key| entry(&ring, key, now));
+            return print(
+                json!({ "action": action, "id": id, "keyring": path, "key": key }).to_string() + "\n",
+            );
+        }
+        let state = key.map(|key| format!(", now {}", ring.state(key, now).as_str())).unwrap_or_default();
+        let later = key.filter(|key| key.activates > now).map(|key| format!(" until {}", key.activates));
+        print(format!("{action}: key {id}{state}{}\n", later.unwrap_or_default()))
+    }
+
+    fn list(&self, path: &Path, now: Timestamp) -> Result {
+        let ring = Keys::open(path).map_err(failure)?.current();
+        if self.json {
+            let keys: Vec<_> = ring.keys().iter().map(|key| entry(&ring, key, now)).collect();
+            return print(json!({ "keyring": path, "keys": keys }).to_string() + "\n");
+        }
+        let rows = ring.keys().iter().map(|key| {
+            let ended = key.revoked.or(key.retired).map(|time| time.to_string());
+            vec![
+                key.id.to_string(),
+                ring.state(key, now).as_str().to_owned(),
+                key.activates.to_string(),
+                ended.unwrap_or_default(),
+            ]
+        });
+        let text = table(&["key", "state", "signs from", "ended"], &rows.collect::<Vec<_>>());
+        let text = text.replace("  active", &format!("  {}", paint(GOOD, "active")));
+        let text = text.replace("  revoked", &format!("  {}", paint(BAD, "revoked")));
+        let text = text.replace("  pending", &format!("  {}", paint(CARE, "pending")));
+        print(text)?;
+        print(paint(DIM, &format!("{}\n", path.display())))
+    }
+}
+
+fn change(
+    path: &Path,
+    id: KeyId,
+    change: impl FnOnce(&mut Keyring) -> std::result::Result<(), RingError>,
+) -> Result<KeyId> {
+    keys::update_ring(path, |ring, _| change(ring)).map_err(failure)?;
+    Ok(id)
+}
+
+fn failure(error: KeyFileError) -> Failure {
+    let exit = match &error {
+        KeyFileError::Io { .. } => Exit::NoInput,
+        KeyFileError::Exists { .. } => Exit::CantCreate,
+        KeyFileError::Ring {
+            error: RingError::NoSuchKey(_) | RingError::LastActive(_) | RingError::NotRetired { .. },
+            ..
+        } => Exit::Usage,
+        _ => Exit::Config,
+    };
+    Failure::new(exit, error)
+}
+
+fn entry(ring: &Keyring, key: &Key, now: Timestamp) -> serde_json::Value {
+    let state: State = ring.state(key, now);
+    json!({
+        "id": key.id,
+        "state": state,
+        "created": key.created,
+        "activates": key.activates,
+        "retired": key.retired,
+        "revoked": key.revoked,
+    })
+}
+
+/// One line for every change: who, what, when; beside the keyring, and on standard error.
+fn audit(path: &Path, action: &str, id: KeyId, now: Timestamp) {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+    let user = user.map_or_else(|| nix::unistd::getuid().to_string(), |user| user.name);
+    let line =
+        json!({ "time": now, "action": format!("keys.{action}"), "key_id": id, "user": user }).to_string();
+    let log = path.with_extension("audit.jsonl");
+    let written = std::fs::OpenOptions::new().append(true).create(true).open(&log);
+    if let Err(error) = written.and_then(|mut file| writeln!(file, "{line}")) {
+        let _ = writeln!(anstream::stderr(), "mailtap: {}: {error}", log.display());
+    }
+    let _ = writeln!(anstream::stderr(), "audit: {line}");
+}

@@ -1,0 +1,173 @@
+//! The command line: one binary, a subcommand for each role and each task.
+//!
+//! - Layer: cli
+//! - Takes: arguments, the environment variable `MAILTAP_CONFIG`.
+//! - Gives: what the subcommand gives, on standard output; logs and errors on standard error.
+//! - On failure: one message, and an exit code of `exit::Exit`.
+
+mod assemble;
+mod bounce;
+mod collector;
+mod config;
+mod dead;
+mod events;
+pub mod exit;
+mod init;
+mod keys;
+mod postfix;
+mod rewrite;
+mod roles;
+mod tap;
+mod terminal;
+mod token;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::Config;
+use exit::{Exit, Failure, OrExit, Result};
+
+/// Turns the mail flow of your own Postfix relays into Google Analytics 4 events.
+#[derive(Debug, Parser)]
+#[command(name = "mailtap", version, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    /// The configuration file.
+    #[arg(
+        long,
+        short,
+        global = true,
+        env = "MAILTAP_CONFIG",
+        default_value = "/etc/mailtap/mailtap.toml",
+        value_name = "FILE"
+    )]
+    config: PathBuf,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mailtap init --dir /etc/mailtap --tracking-url https://t.example.org --domain example.org
+  mailtap config check
+  mailtap postfix                                   the settings for main.cf
+  mailtap run                                       every role in one process
+  mailtap rewrite --sender news@example.org --recipient ann@example.net --explain < in.eml > out.eml
+  mailtap keys rotate --activate-in 1h
+  mailtap token inspect https://t.example.org/c/EQ…
+
+Exit codes are those of sysexits(3): 0 well, 1 a check said no, 64 usage, 65 data, 66 input, 69 unavailable,
+70 a defect, 73 can't create, 74 input/output, 75 try again, 78 configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a complete configuration with fresh keys, and print the Postfix settings
+    Init(init::Args),
+    /// Check or show the configuration
+    Config(config::Args),
+    /// Print the settings for Postfix
+    Postfix(postfix::Args),
+    /// Run every enabled role in one process
+    Run(roles::Args),
+    /// Run the milter: rewrites links, adds the pixel
+    Milter(roles::Args),
+    /// Run the tap: turns Postfix's log into events
+    Tap(tap::Args),
+    /// Read one returned message from standard input, as a pipe(8) transport
+    Bounce(bounce::Args),
+    /// Run the tracker: answers clicks and opens
+    Tracker(roles::Args),
+    /// Run the relay: sends events to GA4
+    Relay(roles::Args),
+    /// Run the forwarder: takes events from this host's spool to RabbitMQ
+    Forward(roles::Args),
+    /// Rewrite one message from standard input, just as the milter does
+    Rewrite(rewrite::Args),
+    /// Make, list and change keys
+    Keys(keys::Args),
+    /// Look into tokens
+    Token(token::Args),
+    /// Print the pseudonym of an address
+    Pseudonym(token::PseudonymArgs),
+    /// Look at events in the spool
+    Events(events::Args),
+    /// Look at the spool
+    Spool(events::SpoolArgs),
+    /// List, show, replay or drop dead letters
+    Dead(dead::Args),
+    /// Stand in for GA4: a strict collector for tests and staging
+    Collector(collector::Args),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// Parses, runs, and gives the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(Exit::Usage as u8) } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                let _ = writeln!(anstream::stderr(), "mailtap: {}", failure.message);
+            }
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+impl Cli {
+    fn run(self) -> Result {
+        let load = || Config::load(&self.config).or_exit(Exit::Config);
+        match self.command {
+            Command::Init(args) => args.run(),
+            Command::Config(args) => args.run(&self.config),
+            Command::Postfix(args) => args.run(&load()?),
+            Command::Run(_) => roles::run(&load()?, roles::Which::All),
+            Command::Milter(_) => roles::run(&load()?, roles::Which::Milter),
+            Command::Tap(args) => args.run(&load()?),
+            // A report must not go back to its sender because of our own trouble.
+            Command::Bounce(args) => args.run(&Config::load(&self.config).or_exit(Exit::TempFail)?),
+            Command::Tracker(_) => roles::run(&load()?, roles::Which::Tracker),
+            Command::Relay(_) => roles::run(&load()?, roles::Which::Relay),
+            Command::Forward(_) => roles::run(&load()?, roles::Which::Forward),
+            Command::Rewrite(args) => args.run(&load()?),
+            Command::Keys(args) => args.run(&self.config),
+            Command::Token(args) => args.run(&load()?),
+            Command::Pseudonym(args) => args.run(&load()?),
+            Command::Events(args) => args.run(&load()?),
+            Command::Spool(args) => args.run(&load()?),
+            Command::Dead(args) => args.run(&load()?),
+            Command::Collector(args) => args.run(),
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Cli::command(), "mailtap", &mut std::io::stdout());
+                Ok(())
+            }
+            Command::Man => clap_mangen::Man::new(Cli::command())
+                .render(&mut std::io::stdout())
+                .map_err(|error| Failure::new(Exit::Io, error)),
+        }
+    }
+}
+
+/// Prints to standard output; a reader that has gone (`| head`) is not an error.
+fn print(text: impl AsRef<str>) -> Result {
+    match anstream::stdout().write_all(text.as_ref().as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(Exit::Io, error)),
+        _ => Ok(()),
+    }
+}

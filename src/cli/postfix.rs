@@ -1,0 +1,93 @@
+//! `mailtap postfix`: the settings that belong into main.cf and master.cf.
+//!
+//! - Layer: cli
+//! - Takes: the configuration, and where Postfix's queue directory is.
+//! - Gives: text to copy; a warning where a setting is unsafe.
+//! - On failure: without `postconf` Debian's usual directory is taken.
+//! - See: `docs/postfix.md`; postconf(5) smtpd_milters, milter_default_action, milter_header_checks.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::exit::Result;
+use super::print;
+use crate::config::Config;
+use crate::config::units::Listen;
+
+/// Print the settings for Postfix.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Postfix's queue directory. Default: what `postconf` says, else /var/spool/postfix.
+    #[arg(long, value_name = "DIR")]
+    queue_dir: Option<PathBuf>,
+}
+
+impl Args {
+    pub(super) fn run(self, config: &Config) -> Result {
+        print(settings(config, &self.queue_dir.unwrap_or_else(queue_directory)))
+    }
+}
+
+/// What `postconf` says, else Debian's.
+pub(super) fn queue_directory() -> PathBuf {
+    let said = std::process::Command::new("postconf").args(["-h", "queue_directory"]).output().ok();
+    let said = said.filter(|output| output.status.success());
+    let path =
+        said.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    if path.starts_with('/') { path.into() } else { "/var/spool/postfix".into() }
+}
+
+/// The settings, with why.
+pub(super) fn settings(config: &Config, queue_dir: &Path) -> String {
+    let action = if config.milter.tempfail { "tempfail" } else { "accept" };
+    let address = match &config.milter.listen {
+        Listen::Tcp(address) => format!("inet:{}:{}", address.ip(), address.port()),
+        Listen::Unix(path) => match path.strip_prefix(queue_dir) {
+            Ok(relative) => format!("unix:{}", relative.display()),
+            Err(_) => format!("unix:{}", path.display()),
+        },
+    };
+    let mut text = String::new();
+    let _ = write!(
+        text,
+        "\
+# main.cf: mail goes through mailtap. Put mailtap before the milter that signs with DKIM.
+smtpd_milters = {{ {address}, connect_timeout=5s, command_timeout=30s, content_timeout=120s, default_action={action} }}
+non_smtpd_milters = $smtpd_milters
+
+# main.cf: Postfix logs mailtap's two headers, from which `mailtap tap` knows each message.
+milter_header_checks = regexp:{{{{/^X-Mailtap-(Ref|Campaign):/ INFO}}}}
+# main.cf: queue ids that are never used twice.
+enable_long_queue_ids = yes
+"
+    );
+    match &config.milter.listen {
+        Listen::Unix(path) if path.strip_prefix(queue_dir).is_err() => {
+            let _ = writeln!(
+                text,
+                "\n# Note: {} is not below {}: a Postfix that runs in a chroot can't reach it.",
+                path.display(),
+                queue_dir.display()
+            );
+        }
+        _ => {}
+    }
+    if !config.milter.tempfail {
+        let _ = writeln!(
+            text,
+            "\n# Note: with default_action=accept Postfix up to 3.11 can lose a message whose milter dies while it sends a new\n\
+             # body. mailtap therefore sends only answers that fit the socket's buffer at once and lets larger messages pass\n\
+             # unmodified. With milter.default_action = \"tempfail\" (and the same above) nothing passes unmodified for its size."
+        );
+    }
+    text.push_str(
+        "
+# A gateway further down the road that only relays logs the same headers with
+#   header_checks = regexp:{{/^X-Mailtap-(Ref|Campaign):/ INFO}}
+
+# master.cf, on the host that receives returned mail (a transport for the bounce addresses):
+#   mailtap-bounce unix - n n - 4 pipe flags=Rq user=mailtap argv=/usr/bin/mailtap bounce
+",
+    );
+    text
+}

@@ -1,0 +1,194 @@
+//! `mailtap rewrite`: the very function that the milter applies, on one message.
+//!
+//! - Layer: cli
+//! - Takes: a message on standard input, its envelope as options.
+//! - Gives: the message as it would go out on standard output; with `--explain` the reasons on standard error.
+//! - On failure: nothing is printed on standard output unless it is the whole message.
+//! - Limits: `policy.max_message`, beyond which the message passes as it came.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+
+use serde_json::{Value, json};
+
+use super::assemble;
+use super::exit::{Exit, OrExit, Result};
+use super::terminal::{CARE, DIM, GOOD, paint};
+use crate::config::Config;
+use crate::filter::decide::{self, Decision, Envelope, Means};
+use crate::keys::{self, Keys};
+use crate::rewrite::{LinkWhat, PartWhat, Report, line_of};
+use crate::service::clock;
+
+/// Rewrite one message from standard input, just as the milter does.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mailtap rewrite --sender news@example.org --recipient ann@example.net < in.eml > out.eml
+  mailtap rewrite --sender news@example.org --recipient ann@example.net --explain < in.eml > /dev/null")]
+pub(super) struct Args {
+    /// The envelope sender; empty for the null sender.
+    #[arg(long, value_name = "ADDRESS")]
+    sender: String,
+    /// An envelope recipient; may be repeated.
+    #[arg(long = "recipient", value_name = "ADDRESS", required = true, num_args = 1..)]
+    recipients: Vec<String>,
+    /// Say on standard error what was done with the message, each part and each link, and why.
+    #[arg(long)]
+    explain: bool,
+    /// With --explain: as JSON.
+    #[arg(long, requires = "explain")]
+    json: bool,
+}
+
+impl Args {
+    pub(super) fn run(self, config: &Config) -> Result {
+        let policy = assemble::policy(config).or_exit(Exit::Config)?;
+        let ring = Keys::open(&config.keyring).or_exit(Exit::Config)?.current();
+        let pseudonyms = keys::load_pseudonym_key(&config.pseudonym_key).or_exit(Exit::Config)?;
+        let mut input = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut input).or_exit(Exit::NoInput)?;
+        let means = Means {
+            policy: &policy,
+            ring: &ring,
+            pseudonyms: &pseudonyms,
+            consents: &config.consent,
+            now: clock::now(),
+            random: rand::random(),
+        };
+        let envelope = Envelope { sender: &self.sender, recipients: &self.recipients };
+        let decision = decide::decide(&input, envelope, &means);
+        let output = match &decision {
+            Decision::Pass(..) => Cow::Borrowed(&input),
+            Decision::Track(tracked) => Cow::Owned(tracked.apply(&input)),
+        };
+        std::io::stdout().lock().write_all(&output).or_exit(Exit::Io)?;
+        if self.explain {
+            let text = if self.json {
+                as_json(&decision, &input).to_string() + "\n"
+            } else {
+                as_text(&decision, &input)
+            };
+            anstream::stderr().write_all(text.as_bytes()).or_exit(Exit::Io)?;
+        }
+        Ok(())
+    }
+}
+
+/// What became of the message: the word, the reason's label, the reason's sentence.
+fn verdict(decision: &Decision) -> (&'static str, Option<(&'static str, &'static str)>) {
+    use crate::rewrite::Outcome::{LeftAlone, Rewritten, Unchanged};
+    match decision {
+        Decision::Pass(pass, _) => ("passed", Some((pass.as_str(), pass.explain()))),
+        Decision::Track(tracked) => match tracked.report.outcome {
+            Rewritten => ("rewritten", None),
+            Unchanged(reason) | LeftAlone(reason) => {
+                ("headers only", Some((reason.as_str(), reason.explain())))
+            }
+        },
+    }
+}
+
+fn report(decision: &Decision) -> Option<&Report> {
+    match decision {
+        Decision::Pass(_, report) => report.as_ref(),
+        Decision::Track(tracked) => Some(&tracked.report),
+    }
+}
+
+fn as_text(decision: &Decision, message: &[u8]) -> String {
+    let (word, reason) = verdict(decision);
+    let style = if word == "rewritten" { GOOD } else { CARE };
+    let mut text = format!("message    {}", paint(style, word));
+    if let Some((label, sentence)) = reason {
+        let _ = write!(text, ": {sentence} {}", paint(DIM, &format!("({label})")));
+    }
+    text.push('\n');
+    if let Decision::Track(tracked) = decision {
+        let campaign = tracked.data.campaign.as_ref().map_or("none", |campaign| campaign.as_str());
+        let _ = writeln!(text, "campaign   {campaign}\nmessage id {}", tracked.id);
+    }
+    let Some(report) = report(decision) else { return text };
+    for part in &report.parts {
+        let charset = part.charset.as_deref().unwrap_or("no charset");
+        let what = match &part.what {
+            PartWhat::Rewritten => paint(GOOD, "rewritten"),
+            PartWhat::Left(reason) => {
+                format!(
+                    "{}: {} {}",
+                    paint(CARE, "left"),
+                    reason.explain(),
+                    paint(DIM, &format!("({})", reason.as_str()))
+                )
+            }
+        };
+        let _ = writeln!(
+            text,
+            "part {:<5} {}, {}, {charset}: {what}",
+            part.path, part.content_type, part.encoding
+        );
+    }
+    for link in &report.links {
+        let what = match &link.what {
+            LinkWhat::Tracked => paint(GOOD, &format!("link {}", link.number.unwrap_or_default())),
+            LinkWhat::Left(reason) => {
+                format!(
+                    "{}: {} {}",
+                    paint(CARE, "left"),
+                    reason.explain(),
+                    paint(DIM, &format!("({})", reason.as_str()))
+                )
+            }
+        };
+        let _ =
+            writeln!(text, "line {:<5} {}\n           {what}", line_of(message, link.offset), link.target);
+    }
+    let _ = match &report.pixel {
+        Ok(part) => {
+            writeln!(text, "pixel      in part {}", report.parts.get(*part).map_or("", |part| &part.path))
+        }
+        Err(reason) => writeln!(text, "pixel      {}: {}", paint(CARE, "none"), reason.explain()),
+    };
+    text
+}
+
+fn as_json(decision: &Decision, message: &[u8]) -> Value {
+    let (word, reason) = verdict(decision);
+    let mut object = json!({ "outcome": word, "reason": reason.map(|(label, _)| label) });
+    if let Decision::Track(tracked) = decision {
+        object["message_id"] = json!(tracked.id);
+        object["campaign"] = json!(tracked.data.campaign);
+    }
+    let Some(report) = report(decision) else { return object };
+    let part_of = |index: usize| report.parts.get(index).map(|part| part.path.clone());
+    object["parts"] = report
+        .parts
+        .iter()
+        .map(|part| {
+            let (what, reason) = match &part.what {
+                PartWhat::Rewritten => ("rewritten", None),
+                PartWhat::Left(reason) => ("left", Some(reason.as_str())),
+            };
+            json!({ "part": part.path, "type": part.content_type, "encoding": part.encoding, "charset": part.charset,
+                    "what": what, "reason": reason })
+        })
+        .collect();
+    object["links"] = report
+        .links
+        .iter()
+        .map(|link| {
+            let reason = match &link.what {
+                LinkWhat::Tracked => None,
+                LinkWhat::Left(reason) => Some(reason.as_str()),
+            };
+            json!({ "part": part_of(link.part), "line": line_of(message, link.offset), "target": link.target,
+                    "number": link.number, "reason": reason })
+        })
+        .collect();
+    object["pixel"] = match &report.pixel {
+        Ok(part) => json!({ "part": part_of(*part) }),
+        Err(reason) => json!({ "part": null, "reason": reason.as_str() }),
+    };
+    object
+}

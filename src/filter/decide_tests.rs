@@ -1,0 +1,175 @@
+//! Tests of the decision on one message.
+//!
+//! - Layer: decision
+//! - Takes: small messages.
+//! - Gives: proof of scope, consent, sharing, headers and tokens.
+//! - On failure: the test fails.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::consent::Fixed;
+
+const HTML: &str = "From: News <news@example.org>\r\nX-Mailtap-Campaign: spring\r\nMIME-Version: 1.0\r\n\
+                    Content-Type: text/html; charset=utf-8\r\n\r\n\
+                    <html><body><a href=\"https://www.example.org/?a=1&amp;b=2\">x</a></body></html>\r\n";
+
+fn policy() -> Policy {
+    Policy {
+        sender_domains: vec!["example.org".into(), "*.lists.example.org".into()],
+        share: true,
+        campaign_headers: vec!["List-Id".into()],
+        campaign_rules: Vec::new(),
+        tracking_url: "https://t.example.org/".into(),
+        max_url_bytes: 2_000,
+        plan: Plan { own_prefixes: vec!["https://t.example.org/".into()], ..Plan::default() },
+    }
+}
+
+fn ring() -> Keyring {
+    Keyring::new([7; 32], Timestamp::from_secs(1))
+}
+
+fn decide_with(
+    message: &str,
+    sender: &str,
+    recipients: &[&str],
+    policy: &Policy,
+    consents: Fixed,
+) -> Decision {
+    let recipients: Vec<String> = recipients.iter().map(ToString::to_string).collect();
+    let means = Means {
+        policy,
+        ring: &ring(),
+        pseudonyms: &PseudonymKey::new(&[9; 32]),
+        consents: &consents,
+        now: Timestamp::from_secs(1_795_000_000),
+        random: 5,
+    };
+    decide(message.as_bytes(), Envelope { sender, recipients: &recipients }, &means)
+}
+
+const GRANTED: Fixed = Fixed { opens: Consent::Granted, clicks: Consent::Granted };
+
+fn one(message: &str) -> Decision {
+    decide_with(message, "<news@example.org>", &["<ann@example.net>"], &policy(), GRANTED)
+}
+
+fn tracked(decision: Decision) -> Tracked {
+    match decision {
+        Decision::Track(tracked) => *tracked,
+        Decision::Pass(pass, _) => panic!("passed: {}", pass.as_str()),
+    }
+}
+
+fn passed(decision: Decision) -> &'static str {
+    match decision {
+        Decision::Track(_) => panic!("tracked"),
+        Decision::Pass(pass, _) => pass.as_str(),
+    }
+}
+
+fn output(tracked: &Tracked, message: &str) -> String {
+    String::from_utf8(tracked.apply(message.as_bytes())).unwrap()
+}
+
+fn tokens(output: &str, path: &str) -> Vec<Token> {
+    let start = format!("https://t.example.org/{path}/");
+    let rest = output.split(&start).skip(1);
+    rest.map(|rest| token::verify(&rest[..rest.find('"').unwrap()], &ring()).unwrap().token).collect()
+}
+
+#[test]
+fn links_pixel_and_headers_carry_what_they_should() {
+    let tracked = tracked(one(HTML));
+    let output = output(&tracked, HTML);
+    let pseudonym = PseudonymKey::new(&[9; 32]).pseudonym("ann@example.net");
+    let [Token::Click(click)] = &tokens(&output, "c")[..] else { panic!("{output}") };
+    assert_eq!(click.target, "https://www.example.org/?a=1&b=2");
+    assert_eq!((click.message, click.recipient, click.link), (tracked.id, Some(pseudonym), 1));
+    assert_eq!(click.campaign.as_ref().unwrap().as_str(), "spring");
+    let [Token::Open(open)] = &tokens(&output, "o")[..] else { panic!("{output}") };
+    assert_eq!((open.message, open.recipient), (tracked.id, Some(pseudonym)));
+    assert!(output.contains(&format!(
+        "\r\nX-Mailtap-Ref: {}\r\nX-Mailtap-Campaign: spring\r\n\r\n",
+        tracked.reference
+    )));
+    assert_eq!(output.matches("X-Mailtap-Campaign").count(), 1);
+    assert_eq!(
+        (tracked.data.links, tracked.data.pixel, tracked.data.recipients),
+        (Some(1), Some(true), Some(1))
+    );
+    assert_eq!(tracked.data.sender_domain.as_deref(), Some("example.org"));
+    assert!(!format!("{:?}", tracked.data).contains('@'));
+}
+
+#[test]
+fn mail_of_others_passes_as_it_came() {
+    let of = |sender| passed(decide_with(HTML, sender, &["a@example.net"], &policy(), GRANTED));
+    assert_eq!(of("<>"), "null_sender");
+    assert_eq!(of(""), "null_sender");
+    assert_eq!(of("news@other.example"), "out_of_scope");
+    assert_eq!(of("news@badexample.org"), "out_of_scope");
+    assert_eq!(of("news@sub.example.org"), "out_of_scope");
+    assert_eq!(passed(decide_with(HTML, "a@example.org", &[], &policy(), GRANTED)), "no_recipient");
+    tracked(decide_with(HTML, "bounce+1=2@x.lists.example.org", &["a@example.net"], &policy(), GRANTED));
+    tracked(decide_with(HTML, "news@EXAMPLE.ORG.", &["a@example.net"], &policy(), GRANTED));
+}
+
+#[test]
+fn a_message_is_tracked_once() {
+    let first = output(&tracked(one(HTML)), HTML);
+    assert_eq!(passed(one(&first)), "already_tracked");
+    let forged = HTML.replace("From:", "X-Mailtap-Ref: EwABforged\r\nFrom:");
+    let output = output(&tracked(one(&forged)), &forged);
+    assert!(!output.contains("forged") && output.matches("X-Mailtap-Ref").count() == 1, "{output}");
+}
+
+#[test]
+fn nothing_to_rewrite_still_gets_headers() {
+    let plain = "From: a@example.org\r\nSubject: s\r\n\r\nhello\r\n";
+    let tracked = tracked(one(plain));
+    assert!(!tracked.rewrites());
+    assert_eq!(
+        output(&tracked, plain),
+        format!("From: a@example.org\r\nSubject: s\r\nX-Mailtap-Ref: {}\r\n\r\nhello\r\n", tracked.reference)
+    );
+}
+
+#[test]
+fn several_recipients_share_tokens_without_recipient_or_get_none() {
+    let two = ["a@example.net", "b@example.net"];
+    let shared = tracked(decide_with(HTML, "n@example.org", &two, &policy(), GRANTED));
+    let output_shared = output(&shared, HTML);
+    let [Token::Click(click)] = &tokens(&output_shared, "c")[..] else { panic!() };
+    assert_eq!((click.recipient, shared.data.recipient, shared.data.recipients), (None, None, Some(2)));
+    let skip = Policy { share: false, ..policy() };
+    let skipped = tracked(decide_with(HTML, "n@example.org", &two, &skip, GRANTED));
+    assert!(!skipped.rewrites());
+}
+
+#[test]
+fn consent_decides() {
+    let with = |opens, clicks| {
+        decide_with(HTML, "n@example.org", &["a@example.net"], &policy(), Fixed { opens, clicks })
+    };
+    assert_eq!(passed(with(Consent::Denied, Consent::Denied)), "no_consent");
+    let clicks = output(&tracked(with(Consent::Denied, Consent::Granted)), HTML);
+    assert_eq!((tokens(&clicks, "c").len(), tokens(&clicks, "o").len()), (1, 0));
+    let opens = output(&tracked(with(Consent::Granted, Consent::Denied)), HTML);
+    assert_eq!((tokens(&opens, "c").len(), tokens(&opens, "o").len()), (0, 1));
+}
+
+#[test]
+fn an_application_can_ask_for_less_and_its_header_goes() {
+    let message = HTML.replace("From:", "X-Mailtap-Track: no\r\nFrom:");
+    let tracked = tracked(one(&message));
+    assert!(!tracked.rewrites());
+    assert!(!output(&tracked, &message).contains("X-Mailtap-Track"));
+}
+
+#[test]
+fn a_url_that_would_be_too_long_stays() {
+    let short = Policy { max_url_bytes: 100, ..policy() };
+    let tracked = tracked(decide_with(HTML, "n@example.org", &["a@example.net"], &short, GRANTED));
+    assert!(!tracked.rewrites());
+}

@@ -1,0 +1,159 @@
+//! What the milter role tells its administrators: log line and counter together.
+//!
+//! - Layer: edge
+//! - Takes: facts of the role.
+//! - Gives: `tracing` events and metrics.
+//! - On failure: nothing can fail.
+//! - See: `docs/operations.md`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use mailtap_milter::driver::{BindError, End, Happening};
+
+use super::listen::Address;
+use crate::identity::MessageId;
+use crate::queue::PublishError;
+
+/// A message went through: the one line that each message gets.
+#[derive(Debug)]
+pub(super) struct MessageDone<'a> {
+    pub(super) queue_id: &'a str,
+    /// `rewritten`, `headers_only`, `passed` or `failed`.
+    pub(super) outcome: &'static str,
+    /// Why not rewritten; empty when it was.
+    pub(super) reason: &'static str,
+    pub(super) id: Option<MessageId>,
+    pub(super) links: u32,
+    pub(super) pixel: bool,
+    pub(super) recipients: usize,
+    pub(super) took: Duration,
+}
+
+impl MessageDone<'_> {
+    pub(super) fn emit(&self) {
+        let micros = u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX);
+        let message_id = self.id.map(|id| id.to_string()).unwrap_or_default();
+        let Self { queue_id, outcome, reason, links, pixel, recipients, .. } = self;
+        if *outcome == "failed" {
+            tracing::warn!(queue_id, outcome, reason, recipients, micros, "message passes as it came");
+        } else {
+            tracing::info!(
+                queue_id, outcome, reason, message_id, links, pixel, recipients, micros, "message"
+            );
+        }
+        metrics::counter!("mailtap_milter_messages_total", "outcome" => *outcome, "reason" => *reason)
+            .increment(1);
+        metrics::histogram!("mailtap_milter_message_seconds").record(self.took.as_secs_f64());
+        metrics::counter!("mailtap_milter_links_total").increment(u64::from(*links));
+    }
+}
+
+/// The event of a message could not be stored, so the message passes as it came.
+#[derive(Debug)]
+pub(super) struct EventRefused<'a> {
+    pub(super) queue_id: &'a str,
+    pub(super) error: &'a PublishError,
+}
+
+impl EventRefused<'_> {
+    pub(super) fn emit(&self) {
+        tracing::error!(queue_id = self.queue_id, error = %self.error, "no event stored: the message goes untracked");
+        metrics::counter!("mailtap_milter_events_refused_total").increment(1);
+    }
+}
+
+/// The milter listens.
+#[derive(Debug)]
+pub(super) struct Listening<'a> {
+    pub(super) address: &'a Address,
+    pub(super) send_buffer_bytes: usize,
+    pub(super) default_action: &'static str,
+}
+
+impl Listening<'_> {
+    pub(super) fn emit(&self) {
+        let Self { address, send_buffer_bytes, default_action } = self;
+        tracing::info!(%address, wanted_send_buffer_bytes = send_buffer_bytes, default_action, "milter listens");
+    }
+}
+
+/// The socket keeps the group of its directory, since it can't be given to another one.
+#[derive(Debug)]
+pub(super) struct GroupKept<'a> {
+    pub(super) path: &'a Path,
+    pub(super) group: &'a str,
+    pub(super) error: &'a BindError,
+}
+
+impl GroupKept<'_> {
+    pub(super) fn emit(&self) {
+        let why = std::error::Error::source(self.error).map(ToString::to_string);
+        tracing::warn!(
+            path = %self.path.display(),
+            group = self.group,
+            why,
+            "the socket can't be given to this group; it keeps that of its directory"
+        );
+    }
+}
+
+/// What happened on the wire.
+pub(super) struct Protocol<'a>(pub(super) &'a Happening<'a>);
+
+impl Protocol<'_> {
+    pub(super) fn emit(&self) {
+        let queue = |queue_id: &[u8]| String::from_utf8_lossy(queue_id).into_owned();
+        let unmodified = |queue_id: &[u8], reason: &'static str| {
+            tracing::warn!(
+                queue_id = queue(queue_id),
+                outcome = "failed",
+                reason,
+                "message passes as it came"
+            );
+            metrics::counter!("mailtap_milter_messages_total", "outcome" => "failed", "reason" => reason)
+                .increment(1);
+        };
+        match self.0 {
+            Happening::Opened => metrics::gauge!("mailtap_milter_connections").increment(1.0),
+            Happening::Closed { end, .. } => {
+                metrics::gauge!("mailtap_milter_connections").decrement(1.0);
+                metrics::counter!("mailtap_milter_connections_total", "end" => end.as_str()).increment(1);
+                if matches!(end, End::Protocol(_) | End::Io(_) | End::WriteTimedOut) {
+                    tracing::warn!(?end, "milter connection broke");
+                }
+            }
+            Happening::AcceptFailed(error) => {
+                tracing::warn!(%error, "can't accept a connection; going on");
+                metrics::counter!("mailtap_milter_accept_failures_total").increment(1);
+            }
+            Happening::TooManyConnections => unmodified(&[], "too_many_connections"),
+            Happening::CannotNegotiate(error) => {
+                tracing::error!(%error, "Postfix does not offer what rewriting needs: its mail passes as it came");
+                metrics::counter!("mailtap_milter_negotiation_failures_total").increment(1);
+            }
+            Happening::OverLimit { queue_id, excess } => unmodified(queue_id, excess.as_str()),
+            Happening::CannotEdit { queue_id, why } => {
+                tracing::warn!(queue_id = queue(queue_id), %why, "the answer can't be given");
+                unmodified(queue_id, "cannot_edit");
+            }
+            Happening::Panicked { queue_id } => {
+                tracing::error!(
+                    queue_id = queue(queue_id),
+                    "a defect of mailtap: please report the panic above"
+                );
+                unmodified(queue_id, "panic");
+            }
+            Happening::TimedOut { queue_id } => unmodified(queue_id, "timeout"),
+            Happening::DrainedUnanswered { queue_id } => unmodified(queue_id, "stopping"),
+            Happening::AnswerLost { queue_id } => {
+                tracing::warn!(queue_id = queue(queue_id), "Postfix was gone before the answer");
+                metrics::counter!("mailtap_milter_answers_lost_total").increment(1);
+            }
+            Happening::AnswerInPieces { .. } => {
+                metrics::counter!("mailtap_milter_answers_in_pieces_total").increment(1);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The milter's socket.
+//!
+//! - Layer: edge
+//! - Takes: an address of the configuration, or a socket that systemd hands over.
+//! - Gives: a listener.
+//! - On failure: `ListenError` with the path and the remedy.
+//! - See: systemd.socket(5), `docs/postfix.md`.
+
+use std::error::Error;
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use mailtap_milter::driver::{BindError, Listener, UnixSocket};
+
+use super::happenings::GroupKept;
+
+/// Where the milter listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix {
+        /// Where it lies.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+        /// The group that may connect; a setgid directory gives its own.
+        group: Option<String>,
+    },
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "inet:{address}"),
+            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Why the milter can't listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The system or another process is in the way.
+    #[error("milter.listen: {error}{}", .error.source().map(|why| format!(": {why}")).unwrap_or_default())]
+    Bind {
+        /// What the system said.
+        error: BindError,
+    },
+    /// The directory of the socket can't be made.
+    #[error(
+        "milter.listen: {directory}: {error}; as root: install -d -o mailtap -g postfix -m 2750 {directory}",
+        directory = .directory.display()
+    )]
+    Directory {
+        /// The directory.
+        directory: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The group does not exist.
+    #[error("milter.socket_group: there is no group {0:?} on this system; empty leaves the group unchanged")]
+    Group(String),
+}
+
+impl From<BindError> for ListenError {
+    fn from(error: BindError) -> Self {
+        Self::Bind { error }
+    }
+}
+
+/// Listens; a socket that systemd hands over comes before the configured one.
+pub(super) fn bind(address: &Address) -> Result<Listener, ListenError> {
+    let mut inherited = listenfd::ListenFd::from_env();
+    if let Ok(Some(listener)) = inherited.take_unix_listener(0) {
+        return Ok(Listener::from_unix(listener)?);
+    }
+    if let Ok(Some(listener)) = inherited.take_tcp_listener(0) {
+        return Ok(Listener::from_tcp(listener)?);
+    }
+    match address {
+        Address::Tcp(address) => Ok(Listener::tcp(*address)?),
+        Address::Unix { path, mode, group } => bind_unix(path, *mode, group.as_deref()),
+    }
+}
+
+fn bind_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<Listener, ListenError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(directory)
+        .map_err(|error| ListenError::Directory { directory: directory.to_owned(), error })?;
+    let unix = |group| UnixSocket { path: path.to_owned(), mode, group };
+    let Some(name) = group.filter(|_| !is_setgid(directory)) else {
+        return Ok(Listener::unix(&unix(None))?);
+    };
+    let found = nix::unistd::Group::from_name(name).ok().flatten();
+    let gid = found.ok_or_else(|| ListenError::Group(name.to_owned()))?.gid.as_raw();
+    match Listener::unix(&unix(Some(gid))) {
+        Ok(listener) => Ok(listener),
+        Err(error) => {
+            let listener = Listener::unix(&unix(None))?;
+            GroupKept { path, group: name, error: &error }.emit();
+            Ok(listener)
+        }
+    }
+}
+
+/// Whether new files get the directory's group.
+fn is_setgid(directory: &Path) -> bool {
+    std::fs::metadata(directory).is_ok_and(|meta| meta.permissions().mode() & 0o2000 != 0)
+}

@@ -1,0 +1,103 @@
+//! What happens to the forwarder, as log lines and metrics.
+//!
+//! - Layer: edge
+//! - Takes: facts.
+//! - Gives: one log line and one metric each.
+//! - On failure: nothing can fail.
+
+use crate::queue::StoreError;
+use crate::queue::amqp::Refused;
+
+/// The broker is there.
+#[derive(Debug)]
+pub(super) struct Connected;
+
+impl Connected {
+    pub(super) fn emit(&self) {
+        tracing::info!("connected to RabbitMQ");
+        metrics::counter!("mailtap_forward_connections_total").increment(1);
+    }
+}
+
+/// The broker is away; events wait in the spool.
+#[derive(Debug)]
+pub(super) struct Lost<'a> {
+    pub(super) why: &'a str,
+}
+
+impl Lost<'_> {
+    pub(super) fn emit(&self) {
+        tracing::warn!(why = self.why, "no connection to RabbitMQ: events wait in the spool");
+        metrics::counter!("mailtap_forward_failures_total", "what" => "broker").increment(1);
+    }
+}
+
+/// The spool can't be read or written.
+#[derive(Debug)]
+pub(super) struct SpoolTrouble<'a> {
+    pub(super) error: &'a StoreError,
+}
+
+impl SpoolTrouble<'_> {
+    pub(super) fn emit(&self) {
+        tracing::error!(error = %self.error, "the spool can't be used");
+        metrics::counter!("mailtap_forward_failures_total", "what" => "spool").increment(1);
+    }
+}
+
+/// The broker confirmed events, and they left the spool.
+#[derive(Debug)]
+pub(super) struct Forwarded {
+    pub(super) count: usize,
+}
+
+impl Forwarded {
+    pub(super) fn emit(&self) {
+        tracing::trace!(count = self.count, "forwarded");
+        metrics::counter!("mailtap_forward_events_total").increment(self.count as u64);
+    }
+}
+
+/// The broker did not take an event, which stays in the spool. Without a queue for it, somebody is needed.
+#[derive(Debug)]
+pub(super) struct NotTaken<'a> {
+    pub(super) refused: &'a Refused,
+}
+
+impl NotTaken<'_> {
+    pub(super) fn emit(&self) {
+        let why = match self.refused {
+            Refused::Unroutable(_) => "unroutable",
+            Refused::Nack => "nack",
+            Refused::Lost(_) => "lost",
+        };
+        if why == "unroutable" {
+            tracing::error!(error = %self.refused, "RabbitMQ has no queue for an event: is it bound?");
+        } else {
+            tracing::warn!(error = %self.refused, "RabbitMQ did not take an event");
+        }
+        metrics::counter!("mailtap_forward_refused_total", "why" => why).increment(1);
+    }
+}
+
+/// The broker takes no messages for now.
+#[derive(Debug)]
+pub(super) struct Blocked;
+
+impl Blocked {
+    pub(super) fn emit(&self) {
+        tracing::warn!("RabbitMQ takes no messages: it is short of memory or disk");
+        metrics::counter!("mailtap_forward_blocked_total").increment(1);
+    }
+}
+
+/// The broker takes messages again.
+#[derive(Debug)]
+pub(super) struct Unblocked;
+
+impl Unblocked {
+    pub(super) fn emit(&self) {
+        tracing::info!("RabbitMQ takes messages again");
+        metrics::counter!("mailtap_forward_unblocked_total").increment(1);
+    }
+}

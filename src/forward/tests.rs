@@ -1,0 +1,92 @@
+//! Tests with a real broker, named by `MAILTAP_TEST_AMQP`, and a proxy that cuts connections.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::*;
+use crate::queue::Publish;
+use crate::queue::source::AmqpSource;
+use crate::queue::spool::{self, Admin};
+use crate::queue::testing::{Proxy, broker, event, remove};
+
+const EVENTS: u64 = 3_000;
+
+fn open(directory: &Path) -> Spool {
+    Spool::open(spool::Settings { directory: directory.to_owned(), ..spool::Settings::default() }).unwrap()
+}
+
+async fn collect(source: &mut AmqpSource, count: usize) -> BTreeSet<crate::event::EventId> {
+    let mut ids = BTreeSet::new();
+    while ids.len() < count {
+        let deliveries =
+            tokio::time::timeout(Duration::from_secs(60), source.next(500)).await.expect("in time").unwrap();
+        ids.extend(deliveries.iter().map(|delivery| delivery.event.id));
+        source
+            .settle(deliveries.iter().map(|delivery| (delivery.tag, Settlement::Done)).collect())
+            .await
+            .unwrap();
+    }
+    ids
+}
+
+#[tokio::test]
+async fn everything_arrives_over_a_connection_that_is_cut_again_and_again() {
+    let Some(broker) = broker("forward") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let spool = open(directory.path());
+    let proxy = Proxy::start(&broker).await;
+    let life = Lifecycle::detached();
+    let settings = Settings { broker: proxy.through(&broker), window: 100, ..Settings::default() };
+    let forwarder = tokio::spawn(run(settings, spool.clone(), life.clone()));
+    let publishing = tokio::spawn(async move {
+        for number in 0..EVENTS / 100 {
+            spool.publish((number * 100..(number + 1) * 100).map(event).collect()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if number % 7 == 3 {
+                proxy.cut();
+            }
+        }
+        proxy
+    });
+    let other = Lifecycle::detached();
+    let mut source = AmqpSource::new(broker.clone(), 1_000, &other);
+    let ids = collect(&mut source, usize::try_from(EVENTS).unwrap()).await;
+    assert_eq!(ids, (0..EVENTS).map(|number| event(number).id).collect());
+    publishing.await.unwrap();
+    let admin = Admin::open(directory.path()).unwrap();
+    for _ in 0..100 {
+        if admin.status().unwrap().bytes == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    life.stop.cancel();
+    forwarder.await.unwrap().unwrap();
+    let status = admin.status().unwrap();
+    assert_eq!((status.bytes, status.seen), (0, EVENTS), "all left the spool, and are remembered");
+    drop(source);
+    remove(&broker).await;
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_ends_it_and_a_missing_broker_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let spool = open(directory.path());
+    let life = Lifecycle::detached();
+    let none = amqp::Settings { uris: Vec::new(), ..amqp::Settings::default() };
+    let ended = run(Settings { broker: none, ..Settings::default() }, spool.clone(), life.clone()).await;
+    assert_eq!(ended, Err(ForwardError::Broker(AmqpError::NoUri)));
+
+    let away = amqp::Settings {
+        uris: vec![crate::service::secret::Secret::new("amqp://127.0.0.1:1/%2f".into())],
+        ..amqp::Settings::default()
+    };
+    spool.publish(vec![event(1)]).await.unwrap();
+    let forwarder = tokio::spawn(run(Settings { broker: away, ..Settings::default() }, spool, life.clone()));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(life.health.troubles().len(), 1);
+    life.stop.cancel();
+    forwarder.await.unwrap().unwrap();
+    assert_eq!(Admin::open(directory.path()).unwrap().status().unwrap().pending, 1);
+}

@@ -1,0 +1,210 @@
+//! One connection to the broker, with the topology in place.
+//!
+//! - Layer: edge
+//! - Takes: settings.
+//! - Gives: channels, with confirms or with a prefetch.
+//! - On failure: `AmqpError`; whoever uses the link drops it and makes another, after a while.
+//! - Limits: `connect_timeout` for each question.
+
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use lapin::options::{
+    BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
+    QueueDeclareOptions,
+};
+use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connect, Connection, ConnectionProperties, Consumer, ExchangeKind};
+
+use super::topology::{Argument, Queue, Topology};
+use super::{AmqpError, Mode, Settings};
+
+/// A connection.
+#[derive(Debug)]
+pub struct Link {
+    connection: Connection,
+    topology: Topology,
+    timeout: Duration,
+}
+
+impl Link {
+    /// Connects to the first broker that answers, and declares or checks the topology there.
+    ///
+    /// # Errors
+    /// `AmqpError`: the one of the last broker.
+    pub async fn open(settings: &Settings, name: &str) -> Result<Self, AmqpError> {
+        let tls = tls(settings).await?;
+        let mut result = Err(AmqpError::NoUri);
+        for (index, uri) in settings.uris.iter().enumerate() {
+            let uri = parse(uri.expose(), settings.heartbeat).ok_or(AmqpError::Uri { number: index + 1 })?;
+            let properties = ConnectionProperties::default().with_connection_name(name.into());
+            let connecting = within(settings.connect_timeout, connect(uri, properties, tls.clone())).await;
+            match connecting {
+                Ok(connection) => {
+                    let topology = Topology::new(settings.shape.clone());
+                    let link = Self { connection, topology, timeout: settings.connect_timeout };
+                    link.prepare(settings.topology).await?;
+                    return Ok(link);
+                }
+                Err(error) => result = Err(error),
+            }
+        }
+        result
+    }
+
+    /// What is there.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// Whether the broker takes no messages for now: it is short of memory or disk.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.connection.status().blocked()
+    }
+
+    /// Whether the connection still stands.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.connection.status().connected()
+    }
+
+    /// Closes in order; a broker that doesn't answer is left.
+    pub async fn close(&self) {
+        let _ = within(self.timeout, self.connection.close(200, "bye".into())).await;
+    }
+
+    pub(in crate::queue) async fn confirming(&self) -> Result<Channel, AmqpError> {
+        within(self.timeout, async {
+            let channel = self.connection.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            Ok(channel)
+        })
+        .await
+    }
+
+    pub(in crate::queue) async fn channel(&self) -> Result<Channel, AmqpError> {
+        within(self.timeout, self.connection.create_channel()).await
+    }
+
+    pub(in crate::queue) async fn consume(&self, prefetch: u16) -> Result<Consumer, AmqpError> {
+        within(self.timeout, async {
+            let channel = self.connection.create_channel().await?;
+            channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+            let queue = ShortString::from(self.topology.work_queue());
+            channel
+                .basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default())
+                .await
+        })
+        .await
+    }
+
+    async fn prepare(&self, mode: Mode) -> Result<(), AmqpError> {
+        let passive = mode == Mode::Check;
+        for name in &self.topology.exchanges {
+            self.exchange(name, passive).await.map_err(|error| wrong(name, &error))?;
+        }
+        for queue in &self.topology.queues {
+            self.queue(queue, passive).await.map_err(|error| wrong(&queue.name, &error))?;
+        }
+        if passive {
+            // A binding can't be looked at over AMQP: the mandatory flag of each message finds a missing one.
+            return Ok(());
+        }
+        let channel = self.channel().await?;
+        for binding in &self.topology.bindings {
+            let (queue, exchange) = (binding.queue.as_str().into(), binding.exchange.as_str().into());
+            let options = QueueBindOptions::default();
+            within(
+                self.timeout,
+                channel.queue_bind(queue, exchange, binding.key.into(), options, FieldTable::default()),
+            )
+            .await
+            .map_err(|error| wrong(&binding.queue, &error))?;
+        }
+        Ok(())
+    }
+
+    /// On a channel of its own: the broker closes the channel when it refuses.
+    async fn exchange(&self, name: &str, passive: bool) -> Result<(), AmqpError> {
+        let channel = self.channel().await?;
+        let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
+        let declared =
+            channel.exchange_declare(name.into(), ExchangeKind::Topic, options, FieldTable::default());
+        within(self.timeout, declared).await
+    }
+
+    async fn queue(&self, queue: &Queue, passive: bool) -> Result<(), AmqpError> {
+        let channel = self.channel().await?;
+        let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(queue.name.as_str().into(), options, arguments(queue));
+        within(self.timeout, declared).await.map(drop)
+    }
+}
+
+/// Bounds a question to the broker.
+pub(in crate::queue) async fn within<T>(
+    limit: Duration,
+    question: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, AmqpError> {
+    match tokio::time::timeout(limit, question).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(AmqpError::Timeout { after: limit }),
+    }
+}
+
+fn wrong(what: &str, error: &AmqpError) -> AmqpError {
+    AmqpError::Topology { what: what.into(), why: error.to_string() }
+}
+
+fn parse(uri: &str, heartbeat: Duration) -> Option<AMQPUri> {
+    let mut uri: AMQPUri = uri.parse().ok()?;
+    if uri.query.heartbeat.is_none() && !heartbeat.is_zero() {
+        uri.query.heartbeat = Some(u16::try_from(heartbeat.as_secs()).unwrap_or(u16::MAX).max(1));
+    }
+    Some(uri)
+}
+
+async fn connect(
+    uri: AMQPUri,
+    properties: ConnectionProperties,
+    tls: OwnedTLSConfig,
+) -> lapin::Result<Connection> {
+    uri.connect_with_config(properties, tls, lapin::runtime::default_runtime()?).await
+}
+
+async fn tls(settings: &Settings) -> Result<OwnedTLSConfig, AmqpError> {
+    // Somebody else in the process may have chosen the same already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cert_chain = match &settings.ca_file {
+        Some(path) => Some(String::from_utf8_lossy(&read(path).await?).into_owned()),
+        None => None,
+    };
+    let identity = match &settings.client_certificate {
+        Some((pem, key)) => Some(OwnedIdentity::PKCS8 { pem: read(pem).await?, key: read(key).await? }),
+        None => None,
+    };
+    Ok(OwnedTLSConfig { identity, cert_chain })
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, AmqpError> {
+    tokio::fs::read(path)
+        .await
+        .map_err(|error| AmqpError::File { path: path.to_owned(), why: error.to_string() })
+}
+
+fn arguments(queue: &Queue) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, argument) in &queue.arguments {
+        let value = match argument {
+            Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
+            Argument::Number(number) => AMQPValue::LongLongInt(*number),
+        };
+        table.insert((*name).into(), value);
+    }
+    table
+}

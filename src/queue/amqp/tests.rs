@@ -1,0 +1,181 @@
+//! Tests with a real broker, named by `MAILTAP_TEST_AMQP`.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+
+use lapin::options::BasicGetOptions;
+use lapin::types::FieldTable;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::event::EventId;
+use crate::queue::source::{AmqpSource, Delivery, Settlement, Source};
+use crate::queue::testing::{Proxy, broker, event, remove, wait_for};
+use crate::service::Lifecycle;
+
+async fn publish(settings: &Settings, numbers: std::ops::Range<u64>) {
+    let link = Link::open(settings, "test").await.unwrap();
+    let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
+    for number in numbers {
+        let message = Message::of(&event(number), link.topology().events_exchange());
+        publisher.publish(&link, &message).await.unwrap();
+    }
+    link.close().await;
+}
+
+async fn receive(source: &mut AmqpSource, count: usize) -> Vec<Delivery> {
+    let mut deliveries = Vec::new();
+    while deliveries.len() < count {
+        let wait = Duration::from_secs(20);
+        deliveries.extend(tokio::time::timeout(wait, source.next(count)).await.expect("in time").unwrap());
+    }
+    deliveries
+}
+
+#[tokio::test]
+async fn the_topology_is_declared_once_and_found_by_a_check() {
+    let Some(settings) = broker("topology") else { return };
+    let check = Settings { topology: Mode::Check, ..settings.clone() };
+    let missing = Link::open(&check, "test").await.unwrap_err();
+    assert!(matches!(missing, AmqpError::Topology { .. }), "{missing}");
+    for settings in [&settings, &settings, &check] {
+        Link::open(settings, "test").await.unwrap().close().await;
+    }
+    let mut other = settings.clone();
+    other.shape.delivery_limit += 1;
+    let error = Link::open(&other, "test").await.unwrap_err().to_string();
+    assert!(error.contains(&format!("{}.ga4", settings.shape.prefix)), "{error}");
+    remove(&settings).await;
+}
+
+#[tokio::test]
+async fn a_message_without_a_queue_is_not_taken() {
+    let Some(settings) = broker("unroutable") else { return };
+    let link = Link::open(&settings, "test").await.unwrap();
+    let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
+    let message = Message::of(&event(1), link.topology().events_exchange());
+    publisher.publish(&link, &message).await.unwrap();
+    let (queue, exchange) = (link.topology().work_queue(), link.topology().events_exchange());
+    let unbound = link.channel().await.unwrap();
+    unbound
+        .queue_unbind(
+            queue.as_str().into(),
+            exchange.as_str().into(),
+            "mailtap.#".into(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+    let refused = publisher.publish(&link, &message).await.unwrap_err();
+    assert!(matches!(refused, Refused::Unroutable(_)), "{refused}");
+    let got = unbound.basic_get(queue.as_str().into(), BasicGetOptions::default()).await.unwrap().unwrap();
+    let properties = &got.delivery.properties;
+    assert_eq!(*properties.delivery_mode(), Some(2));
+    assert_eq!(properties.message_id().as_ref().unwrap().to_string(), event(1).id.to_string());
+    assert_eq!(properties.content_type().as_ref().unwrap().to_string(), "application/cloudevents+json");
+    assert_eq!(properties.kind().as_ref().unwrap().to_string(), event(1).kind.as_str());
+    remove(&settings).await;
+}
+
+#[tokio::test]
+async fn every_settlement_brings_the_message_where_it_belongs() {
+    let Some(settings) = broker("settle") else { return };
+    publish(&settings, 0..4).await;
+    let link = Link::open(&settings, "test").await.unwrap();
+    let (work, dead) = (link.topology().work_queue(), link.topology().dead_queue());
+    let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
+    let nonsense = Message {
+        body: b"ann@example.org".to_vec(),
+        ..Message::of(&event(9), link.topology().events_exchange())
+    };
+    publisher.publish(&link, &nonsense).await.unwrap();
+
+    let life = Lifecycle::detached();
+    let mut source = AmqpSource::new(settings.clone(), 100, &life);
+    let deliveries = receive(&mut source, 4).await;
+    assert!(deliveries.iter().all(|delivery| delivery.attempts == 1));
+    assert_eq!(life.health.troubles(), []);
+    let settlements = BTreeMap::from([
+        (event(0).id, Settlement::Done),
+        (event(1).id, Settlement::Retry { after: Duration::ZERO, reason: "busy".into() }),
+        (event(2).id, Settlement::Dead { reason: "refused".into() }),
+        (event(3).id, Settlement::Uncertain),
+    ]);
+    let outcomes: Vec<_> =
+        deliveries.iter().map(|delivery| (delivery.tag, settlements[&delivery.event.id].clone())).collect();
+    source.settle(outcomes.clone()).await.unwrap();
+    source.settle(outcomes).await.expect("settling twice is safe");
+
+    let again = receive(&mut source, 1).await;
+    assert_eq!((again[0].event.id, again[0].attempts), (event(1).id, 2));
+    source.settle(vec![(again[0].tag, Settlement::Done)]).await.unwrap();
+    wait_for(&link, &dead, 3).await;
+    drop(source);
+    wait_for(&link, &work, 0).await;
+
+    let channel = link.channel().await.unwrap();
+    let mut states = BTreeMap::new();
+    while let Some(got) = channel.basic_get(dead.as_str().into(), BasicGetOptions::default()).await.unwrap() {
+        let headers = got.delivery.properties.headers().clone().unwrap();
+        let text = |name: &str| headers.inner().get(name).unwrap().as_long_string().unwrap().to_string();
+        states.insert(text("x-mailtap-state"), text("x-mailtap-reason"));
+    }
+    assert_eq!(states["dead"], "refused");
+    assert!(states.contains_key("uncertain"));
+    assert!(states["malformed"].starts_with("not an event"), "{states:?}");
+    link.close().await;
+    remove(&settings).await;
+}
+
+#[tokio::test]
+async fn a_cut_connection_loses_nothing_and_stale_settlements_are_harmless() {
+    let Some(settings) = broker("cut") else { return };
+    publish(&settings, 0..300).await;
+    let proxy = Proxy::start(&settings).await;
+    let mut source = AmqpSource::new(proxy.through(&settings), 50, &Lifecycle::detached());
+    let mut seen: BTreeMap<EventId, u32> = BTreeMap::new();
+    let mut rounds = 0;
+    while seen.len() < 300 {
+        let deliveries = receive(&mut source, 1).await;
+        rounds += 1;
+        if rounds % 5 == 0 {
+            proxy.cut();
+        }
+        for delivery in &deliveries {
+            *seen.entry(delivery.event.id).or_default() += 1;
+        }
+        let done = deliveries.iter().map(|delivery| (delivery.tag, Settlement::Done)).collect();
+        source.settle(done).await.unwrap();
+    }
+    // What was acked over a connection that was cut comes once more.
+    let link = Link::open(&settings, "test").await.unwrap();
+    while let Ok(deliveries) = tokio::time::timeout(Duration::from_secs(2), source.next(50)).await {
+        let deliveries = deliveries.unwrap();
+        assert!(deliveries.iter().all(|delivery| seen.contains_key(&delivery.event.id)));
+        source
+            .settle(deliveries.iter().map(|delivery| (delivery.tag, Settlement::Done)).collect())
+            .await
+            .unwrap();
+    }
+    drop(source);
+    wait_for(&link, &link.topology().work_queue(), 0).await;
+    assert_eq!(seen.len(), 300);
+    remove(&settings).await;
+}
+
+#[tokio::test]
+async fn a_broker_that_is_not_there_is_said_so_and_stop_ends_the_wait() {
+    let settings = Settings {
+        uris: vec![Secret::new("amqp://secret-user:secret-word@127.0.0.1:1/%2f".into())],
+        ..Settings::default()
+    };
+    let life = Lifecycle { stop: CancellationToken::new(), ..Lifecycle::detached() };
+    let mut source = AmqpSource::new(settings.clone(), 10, &life);
+    let waiting = tokio::spawn(async move { source.next(1).await.unwrap().len() });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let troubles = life.health.troubles();
+    assert_eq!(troubles.len(), 1);
+    assert!(!format!("{troubles:?} {settings:?}").contains("secret-"), "{troubles:?}");
+    life.stop.cancel();
+    assert_eq!(waiting.await.unwrap(), 0);
+}

@@ -1,0 +1,43 @@
+//! What happens on the way through the broker, as log lines and metrics.
+//!
+//! - Layer: edge
+//! - Takes: facts.
+//! - Gives: one log line and one metric each.
+//! - On failure: nothing can fail.
+
+/// The connection to the broker is there.
+#[derive(Debug)]
+pub(super) struct BrokerReached;
+
+impl BrokerReached {
+    pub(super) fn emit(&self) {
+        tracing::info!("connected to RabbitMQ");
+        metrics::counter!("mailtap_queue_broker_connections_total").increment(1);
+    }
+}
+
+/// The connection to the broker could not be made, or broke. Unsettled deliveries come again.
+#[derive(Debug)]
+pub(super) struct BrokerLost<'a> {
+    pub(super) why: &'a str,
+}
+
+impl BrokerLost<'_> {
+    pub(super) fn emit(&self) {
+        tracing::warn!(why = self.why, "no connection to RabbitMQ, trying again");
+        metrics::counter!("mailtap_queue_broker_failures_total").increment(1);
+    }
+}
+
+/// A message in the work queue is no event of ours; it goes to the dead letters.
+#[derive(Debug)]
+pub(super) struct Malformed<'a> {
+    pub(super) why: &'a str,
+}
+
+impl Malformed<'_> {
+    pub(super) fn emit(&self) {
+        tracing::error!(why = self.why, "a message is no event: it goes to the dead letters");
+        metrics::counter!("mailtap_queue_malformed_total").increment(1);
+    }
+}

@@ -1,0 +1,138 @@
+//! What the relay tells its administrators: log line and counter together.
+//!
+//! - Layer: edge
+//! - Takes: facts of the role.
+//! - Gives: `tracing` events and metrics.
+//! - On failure: nothing can fail.
+//! - See: `docs/operations.md`.
+
+use std::time::Duration;
+
+use super::send::Outcome;
+use super::validate::Repair;
+
+/// Events were taken by GA4.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) events: usize,
+    pub(super) took: Duration,
+}
+
+impl Sent {
+    pub(super) fn emit(&self) {
+        tracing::debug!(events = self.events, "sent");
+        metrics::counter!("mailtap_relay_sent_total").increment(self.events as u64);
+        metrics::counter!("mailtap_relay_requests_total", "outcome" => "sent").increment(1);
+        metrics::histogram!("mailtap_relay_request_seconds").record(self.took.as_secs_f64());
+    }
+}
+
+/// A request was not taken.
+#[derive(Debug)]
+pub(super) struct Failed<'a> {
+    pub(super) events: usize,
+    pub(super) outcome: &'a Outcome,
+}
+
+impl Failed<'_> {
+    pub(super) fn emit(&self) {
+        let events = self.events;
+        let word = match self.outcome {
+            Outcome::Sent => "sent",
+            Outcome::NotSent(why) => {
+                tracing::warn!(events, why, "no connection; trying again");
+                "not_sent"
+            }
+            Outcome::Trouble(status) => {
+                tracing::warn!(events, status, "the receiver is in trouble; trying again");
+                "trouble"
+            }
+            Outcome::Refused(status) => {
+                tracing::error!(events, status, "refused: to the dead letters");
+                "refused"
+            }
+            Outcome::Uncertain(why) => {
+                tracing::error!(events, why, "nobody knows if these events arrived");
+                metrics::counter!("mailtap_relay_uncertain_total").increment(events as u64);
+                "uncertain"
+            }
+        };
+        metrics::counter!("mailtap_relay_requests_total", "outcome" => word).increment(1);
+    }
+}
+
+/// An event can't be sent.
+#[derive(Debug)]
+pub(super) struct Dead {
+    pub(super) reason: &'static str,
+}
+
+impl Dead {
+    pub(super) fn emit(&self) {
+        tracing::error!(reason = self.reason, "an event can't be sent: to the dead letters");
+        metrics::counter!("mailtap_relay_dead_total", "reason" => self.reason).increment(1);
+    }
+}
+
+/// An event was mended before it was sent.
+#[derive(Debug)]
+pub(super) struct Repaired {
+    pub(super) repair: Repair,
+}
+
+impl Repaired {
+    pub(super) fn emit(&self) {
+        tracing::debug!(repair = self.repair.as_str(), "an event was mended");
+        metrics::counter!("mailtap_relay_repaired_total", "rule" => self.repair.as_str()).increment(1);
+    }
+}
+
+/// Events were sent before.
+#[derive(Debug)]
+pub(super) struct Duplicates {
+    pub(super) events: usize,
+}
+
+impl Duplicates {
+    pub(super) fn emit(&self) {
+        tracing::debug!(events = self.events, "sent before");
+        metrics::counter!("mailtap_relay_duplicates_total").increment(self.events as u64);
+    }
+}
+
+/// Nothing gets through; the relay pauses.
+#[derive(Debug)]
+pub(super) struct Paused {
+    pub(super) pause: Duration,
+}
+
+impl Paused {
+    pub(super) fn emit(&self) {
+        tracing::warn!(pause_s = self.pause.as_secs(), "nothing gets through; events wait");
+        metrics::gauge!("mailtap_relay_paused").set(1.0);
+    }
+}
+
+/// It gets through again.
+#[derive(Debug)]
+pub(super) struct Resumed;
+
+impl Resumed {
+    pub(super) fn emit(&self) {
+        tracing::info!("requests get through again");
+        metrics::gauge!("mailtap_relay_paused").set(0.0);
+    }
+}
+
+/// Spool, broker or dedupe store is in trouble.
+#[derive(Debug)]
+pub(super) struct QueueTrouble {
+    pub(super) why: String,
+}
+
+impl QueueTrouble {
+    pub(super) fn emit(&self) {
+        tracing::warn!(why = self.why, "the queue is in trouble; trying again");
+        metrics::counter!("mailtap_relay_queue_troubles_total").increment(1);
+    }
+}

@@ -1,0 +1,99 @@
+//! Looks once at every line of a message: line endings, length, bytes that may not be, possible MIME delimiters.
+//!
+//! - Layer: decision
+//! - Takes: the whole message.
+//! - Gives: the line ending in use, and the lines that begin with `--`.
+//! - On failure: a `Reason` for the whole message: NUL, bare CR, mixed endings, a line over 998 octets.
+//! - Limits: one pass.
+//! - See: RFC 5322 section 2.1.1
+
+#![warn(clippy::indexing_slicing)]
+
+use std::ops::Range;
+
+use memchr::memchr3_iter;
+
+use super::reason::Reason;
+
+/// Longest line of a message, without its ending, in octets.
+pub(super) const MAX_LINE_BYTES: usize = 998;
+
+/// What was seen of the lines.
+#[derive(Debug)]
+pub(super) struct Lines {
+    /// How lines end.
+    pub(super) ending: &'static [u8],
+    dashed: Vec<Range<usize>>,
+}
+
+impl Lines {
+    /// Looks at every line.
+    pub(super) fn read(message: &[u8]) -> Result<Self, Reason> {
+        let mut ending: Option<&'static [u8]> = None;
+        let mut dashed = Vec::new();
+        let mut start = 0;
+        let mut cr = usize::MAX;
+        for at in memchr3_iter(b'\n', b'\r', 0, message) {
+            match message.get(at) {
+                Some(b'\n') => {
+                    let (own, end): (&'static [u8], usize) =
+                        if cr.wrapping_add(1) == at { (b"\r\n", cr) } else { (b"\n", at) };
+                    if *ending.get_or_insert(own) != own {
+                        return Err(Reason::MixedLineEndings);
+                    }
+                    if end - start > MAX_LINE_BYTES {
+                        return Err(Reason::LongLine);
+                    }
+                    if message.get(start..start + 2) == Some(b"--") {
+                        dashed.push(start..at + 1);
+                    }
+                    start = at + 1;
+                    cr = usize::MAX;
+                }
+                Some(b'\r') if cr == usize::MAX && message.get(at + 1) == Some(&b'\n') => cr = at,
+                Some(b'\r') => return Err(Reason::BareCr),
+                _ => return Err(Reason::Nul),
+            }
+        }
+        if message.len() - start > MAX_LINE_BYTES {
+            return Err(Reason::LongLine);
+        }
+        if message.get(start..start + 2) == Some(b"--") {
+            dashed.push(start..message.len());
+        }
+        Ok(Self { ending: ending.unwrap_or(b"\r\n"), dashed })
+    }
+
+    /// The lines within a range that begin with two hyphens.
+    pub(super) fn dashed(&self, within: &Range<usize>) -> impl Iterator<Item = &Range<usize>> {
+        let from = self.dashed.partition_point(|line| line.start < within.start);
+        let end = within.end;
+        self.dashed.get(from..).unwrap_or_default().iter().take_while(move |line| line.start < end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endings_and_forbidden_bytes() {
+        assert_eq!(Lines::read(b"a\r\nb\r\n").map(|l| l.ending), Ok(&b"\r\n"[..]));
+        assert_eq!(Lines::read(b"a\nb").map(|l| l.ending), Ok(&b"\n"[..]));
+        assert_eq!(Lines::read(b"a\r\nb\n").err(), Some(Reason::MixedLineEndings));
+        assert_eq!(Lines::read(b"a\rb\r\n").err(), Some(Reason::BareCr));
+        assert_eq!(Lines::read(b"a\r\r\n").err(), Some(Reason::BareCr));
+        assert_eq!(Lines::read(b"a\r").err(), Some(Reason::BareCr));
+        assert_eq!(Lines::read(b"a\0b").err(), Some(Reason::Nul));
+        assert_eq!(Lines::read(&[b'a'; 998]).err(), None);
+        assert_eq!(Lines::read(&[b'a'; 999]).err(), Some(Reason::LongLine));
+    }
+
+    #[test]
+    fn dashed_lines_within_a_range() {
+        let lines = Lines::read(b"--a\nb--\n--c").ok();
+        let found = |range| lines.as_ref().map(|l| l.dashed(&range).cloned().collect::<Vec<_>>());
+        assert_eq!(found(0..11), Some(vec![0..4, 8..11]));
+        assert_eq!(found(1..11), Some(vec![8..11]));
+    }
+}

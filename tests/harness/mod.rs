@@ -1,0 +1,449 @@
+//! A whole site on loopback, for the tests: private Postfix instances, RabbitMQ, mailtap and its collector.
+//!
+//! Everything lives below one temporary directory and ends with it.
+#![allow(clippy::unwrap_used, clippy::expect_used, dead_code)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub const DOMAIN: &str = "shop.example";
+pub const SENDER: &str = "news@shop.example";
+
+/// A newsletter with two links, in quoted-printable.
+pub const NEWSLETTER: &str = "From: News <news@shop.example>\r\nTo: you\r\nSubject: =?utf-8?Q?Z=C3=A9ro?=\r\n\
+    X-Mailtap-Campaign: spring\r\nMIME-Version: 1.0\r\nContent-Type: text/html; charset=utf-8\r\n\
+    Content-Transfer-Encoding: quoted-printable\r\n\r\n\
+    <html><body><p><a href=3D\"https://www.example.org/shop?a=3D1&amp;b=3D2\">sho=\r\np</a></p>\r\n\
+    <p><a href=3D'https://www.example.org/two#part'>two</a></p></body></html>\r\n";
+
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+pub fn mailtap() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mailtap"));
+    for name in
+        ["MAILTAP_CONFIG", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"]
+    {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs a command and gives its output; panics with all that it said when it fails.
+pub fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, said(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+pub fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Runs with this on standard input.
+pub fn run_with_input(command: &mut Command, input: &[u8]) -> Output {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_owned();
+    let writer = std::thread::spawn(move || {
+        let _ = stdin.write_all(&input);
+    });
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    output
+}
+
+/// Waits for something to become true; panics with `what` when it does not.
+pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + limit;
+    while !condition() {
+        assert!(Instant::now() < end, "waited {limit:?} for: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let text = run(Command::new(repository().join("tests/lib/free-port")).arg(N.to_string()));
+    let ports: Vec<u16> = text.split_whitespace().map(|port| port.parse().unwrap()).collect();
+    ports.try_into().unwrap()
+}
+
+/// A child process that is killed when the test ends.
+pub struct Daemon(Child);
+
+impl Daemon {
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        run(Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()));
+    }
+
+    /// Kills it as a power cut would.
+    pub fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+
+    /// Ends it politely; gives its exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        self.signal("TERM");
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < end, "it does not stop");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What a site is made of.
+pub struct Options {
+    pub default_action: &'static str,
+    pub rabbitmq: bool,
+    /// Changes to mailtap.toml: text to replace, and by what.
+    pub changes: Vec<(&'static str, String)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { default_action: "tempfail", rabbitmq: false, changes: Vec::new() }
+    }
+}
+
+/// Postfix as the relay, another as the recipients' server (mailbox `anna`, and nobody else), mailtap, collector.
+pub struct Site {
+    pub dir: PathBuf,
+    pub smtp: u16,
+    pub tracker: u16,
+    pub admin: u16,
+    pub collector_port: u16,
+    pub rabbitmq_port: u16,
+    pub mailtap: Option<Daemon>,
+    pub collector: Option<Daemon>,
+    rabbitmq: bool,
+    _temporary: tempfile::TempDir,
+}
+
+impl Site {
+    pub fn start(options: &Options) -> Self {
+        let temporary = tempfile::Builder::new().prefix("mailtap-test-").tempdir().unwrap();
+        let dir = temporary.path().to_owned();
+        let [mx, smtp, tracker, admin, collector_port, rabbitmq_port] = free_ports::<6>();
+        let site = Self {
+            dir: dir.clone(),
+            smtp,
+            tracker,
+            admin,
+            collector_port,
+            rabbitmq_port,
+            mailtap: None,
+            collector: None,
+            rabbitmq: options.rabbitmq,
+            _temporary: temporary,
+        };
+        let mx_options = [
+            "--mailboxes",
+            "example.net:anna",
+            "--mailboxes",
+            "shop.example:news",
+            "--name",
+            "mx.example.net",
+        ];
+        site.postfix("start", "mx", &[&["--port", &mx.to_string()], &mx_options[..]].concat());
+        let relay = [
+            "--port",
+            &smtp.to_string(),
+            "--relayhost",
+            &format!("127.0.0.1:{mx}"),
+            "--milter",
+            "unix:mailtap/milter.sock",
+            "--milter-default-action",
+            options.default_action,
+        ];
+        site.postfix("start", "relay", &relay);
+        site.init(options);
+        let mut site = site;
+        site.start_collector(&[]);
+        site.start_mailtap();
+        site
+    }
+
+    fn postfix(&self, action: &str, name: &str, more: &[&str]) {
+        let mut command = Command::new(repository().join("tests/lib/postfix"));
+        command.arg(action).arg("--dir").arg(self.dir.join(name)).args(more);
+        if action == "start" {
+            command.arg("--owner").arg(std::process::id().to_string());
+        }
+        run(&mut command);
+    }
+
+    pub fn rabbitmq(&self, action: &str) -> String {
+        let mut command = Command::new(repository().join("tests/lib/rabbitmq"));
+        command.arg(action).arg("--dir").arg(self.dir.join("rabbitmq"));
+        if action == "start" {
+            command.arg("--port").arg(self.rabbitmq_port.to_string());
+            command.arg("--owner").arg(std::process::id().to_string());
+        }
+        run(&mut command).trim().to_owned()
+    }
+
+    fn init(&self, options: &Options) {
+        let secret = self.dir.join("ga4-secret");
+        fs::write(&secret, "test-secret\n").unwrap();
+        let mut command = mailtap();
+        command
+            .args(["init", "--domain", DOMAIN, "--ga4", "G-TEST123", "--tracking-url", &self.tracking_url()])
+            .arg("--dir")
+            .arg(self.dir.join("mailtap"))
+            .arg("--ga4-secret-file")
+            .arg(&secret)
+            .arg("--log-file")
+            .arg(self.dir.join("relay/log/maillog"))
+            .arg("--postfix-queue-dir")
+            .arg(self.dir.join("relay/queue"))
+            .args(["--ga4-url", &format!("http://127.0.0.1:{}", self.collector_port)])
+            .args(["--tracker-listen", &format!("127.0.0.1:{}", self.tracker)])
+            .args(["--admin-listen", &format!("127.0.0.1:{}", self.admin)]);
+        if options.rabbitmq {
+            command.args(["--amqp", &self.rabbitmq("start")]);
+        }
+        run(&mut command);
+        let mut text = fs::read_to_string(self.config()).unwrap();
+        let action = format!("default_action = \"{}\"", options.default_action);
+        let mut changes = vec![("#default_action = \"tempfail\"", action)];
+        changes.extend(options.changes.iter().cloned());
+        for (from, to) in changes {
+            assert!(text.contains(from), "{from} is not in mailtap.toml");
+            text = text.replace(from, &to);
+        }
+        fs::write(self.config(), text).unwrap();
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("mailtap/mailtap.toml")
+    }
+
+    pub fn command(&self) -> Command {
+        let mut command = mailtap();
+        command.arg("--config").arg(self.config());
+        command
+    }
+
+    pub fn tracking_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.tracker)
+    }
+
+    fn daemon(&self, name: &str, command: &mut Command) -> Daemon {
+        let path = self.dir.join(format!("{name}.log"));
+        let log = fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+        Daemon(command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
+    }
+
+    pub fn start_mailtap(&mut self) {
+        self.mailtap = Some(self.daemon("mailtap", self.command().arg("run")));
+        wait_for("mailtap to be ready", Duration::from_secs(30), || self.is_ready());
+    }
+
+    pub fn start_collector(&mut self, more: &[&str]) {
+        let listen = format!("127.0.0.1:{}", self.collector_port);
+        let mut command = mailtap();
+        command
+            .args(["collector", "--listen", &listen, "--record"])
+            .arg(self.dir.join("collected.jsonl"))
+            .args(more);
+        self.collector = Some(self.daemon("collector", &mut command));
+        let port = self.collector_port;
+        wait_for("the collector", Duration::from_secs(10), || {
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+    }
+
+    pub fn is_ready(&self) -> bool {
+        http(self.admin, "GET", "/readyz", &[]).is_some_and(|answer| answer.status == 200)
+    }
+
+    pub fn log(&self, name: &str) -> String {
+        fs::read_to_string(self.dir.join(format!("{name}.log"))).unwrap_or_default()
+    }
+
+    pub fn maillog(&self) -> String {
+        fs::read_to_string(self.dir.join("relay/log/maillog")).unwrap_or_default()
+    }
+
+    /// Messages delivered to anna, oldest first.
+    pub fn mailbox(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.dir.join("mx/mail/anna/new")) else { return Vec::new() };
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        files.sort_by_key(|path| fs::metadata(path).unwrap().modified().unwrap());
+        files.iter().map(|path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned()).collect()
+    }
+
+    /// Sends one message; gives the server's answer to the end of data.
+    pub fn send(&self, recipient: &str, message: &str) -> String {
+        smtp(self.smtp, SENDER, &[recipient], message)
+    }
+
+    /// Events that the collector accepted: GA4 name and event id, each as often as it came.
+    pub fn collected(&self) -> Vec<(String, Value)> {
+        let text = fs::read_to_string(self.dir.join("collected.jsonl")).unwrap_or_default();
+        let mut events = Vec::new();
+        for line in text.lines() {
+            let Ok(record) = serde_json::from_str::<Value>(line) else { continue };
+            for event in record["body"]["events"].as_array().into_iter().flatten() {
+                events.push((event["name"].as_str().unwrap_or_default().to_owned(), event.clone()));
+            }
+        }
+        events
+    }
+
+    pub fn counts(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for (name, _) in self.collected() {
+            *counts.entry(name).or_default() += 1;
+        }
+        counts
+    }
+
+    pub fn wait_for_events(&self, expected: &[(&str, usize)]) {
+        let expected: BTreeMap<String, usize> =
+            expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        let end = Instant::now() + Duration::from_secs(60);
+        while self.counts() != expected {
+            assert!(
+                Instant::now() < end,
+                "events: {:?}, expected {expected:?}\nmailtap:\n{}\nmaillog:\n{}",
+                self.counts(),
+                self.log("mailtap"),
+                self.maillog()
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.mailtap = None;
+        self.collector = None;
+        if std::thread::panicking() {
+            eprintln!("---- mailtap ----\n{}", tail(&self.log("mailtap")));
+            eprintln!("---- maillog ----\n{}", tail(&self.maillog()));
+        }
+        let lib = repository().join("tests/lib");
+        for (tool, name) in [("postfix", "relay"), ("postfix", "mx"), ("rabbitmq", "rabbitmq")] {
+            if tool == "postfix" || self.rabbitmq {
+                let _ = Command::new(lib.join(tool))
+                    .arg("stop")
+                    .arg("--remove")
+                    .arg("--dir")
+                    .arg(self.dir.join(name))
+                    .output();
+            }
+        }
+    }
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
+/// An HTTP answer.
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(header, _)| header.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// One request on a connection of its own; `None` when nobody answers.
+pub fn http(port: u16, method: &str, path: &str, headers: &[(&str, &str)]) -> Option<Answer> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let status = line.split(' ').nth(1)?.parse().ok()?;
+    let mut found = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        found.push((name.to_owned(), value.trim().to_owned()));
+    }
+    let mut body = Vec::new();
+    let _ = std::io::Read::read_to_end(&mut reader, &mut body);
+    Some(Answer { status, headers: found, body })
+}
+
+/// One SMTP transaction; gives the answer to the end of data, or the first refusal.
+pub fn smtp(port: u16, sender: &str, recipients: &[&str], message: &str) -> String {
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut talk = |line: &str| {
+        writer.write_all(line.as_bytes()).unwrap();
+        loop {
+            let mut answer = String::new();
+            reader.read_line(&mut answer).unwrap();
+            if answer.as_bytes().get(3) != Some(&b'-') {
+                return answer.trim_end().to_owned();
+            }
+        }
+    };
+    talk("");
+    talk("EHLO test.example\r\n");
+    let mut commands = vec![format!("MAIL FROM:<{sender}>\r\n")];
+    commands.extend(recipients.iter().map(|recipient| format!("RCPT TO:<{recipient}>\r\n")));
+    commands.push("DATA\r\n".to_owned());
+    for command in &commands {
+        let answer = talk(command);
+        if !answer.starts_with(['2', '3']) {
+            return answer;
+        }
+    }
+    let mut data: String = message
+        .split("\r\n")
+        .map(|line| if line.starts_with('.') { format!(".{line}\r\n") } else { format!("{line}\r\n") })
+        .collect();
+    data.truncate(data.len() - 2);
+    let answer = talk(&format!("{data}.\r\n"));
+    talk("QUIT\r\n");
+    answer
+}
