@@ -1,1 +1,368 @@
+//! The daemon on real sockets, with a client that behaves like Postfix.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "common/server.rs"]
+mod server;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mailtap_milter::client::Mail;
+use mailtap_milter::driver::{
+    BindError, Client, Listener, Outcome, Oversize, Peer, Settings, Settled, Timeouts, UnixSocket, serve,
+};
+use mailtap_milter::session::{SessionLimits, Wanted};
+use mailtap_milter::wire::{Actions, Offer, Protocol};
+use server::{At, Filter, Server, Socket, edited, mail, on_both};
+
+async fn send(client: &mut Client<Socket>, mail: &Mail, queue_id: &str) -> Vec<u8> {
+    let delivery = client.send(mail, queue_id).await.unwrap();
+    assert_eq!(delivery.outcome, Outcome::Accepted);
+    delivery.mail.to_bytes()
+}
+
+#[test]
+fn messages_are_edited_one_after_the_other() {
+    on_both(|tcp| async move {
+        let server = Server::start(tcp, Settings::default());
+        let mut client = server.client().await;
+        client.open(&Peer::default()).await.unwrap();
+        for number in 0..5 {
+            let mail = mail("hello", &vec![b'a' + number; 1_000 * usize::from(number)]);
+            let queue_id = format!("Q{number}");
+            assert!(send(&mut client, &mail, &queue_id).await == edited(&mail, &queue_id));
+        }
+        client.quit_new_connection().await.unwrap();
+        let last = mail("hello", b"again\r\n");
+        assert!(send(&mut client, &last, "Q").await == edited(&last, "Q"));
+        client.quit().await.unwrap();
+        server.sees("Closed { end: Quit, messages: 6 }").await;
+        assert!(server.filter.settled().iter().all(|fate| matches!(fate, Settled::Sent { .. })));
+        assert_eq!(server.filter.saw("AnswerInPieces"), 0);
+    });
+}
+
+#[test]
+fn every_term_of_the_protocol_gives_the_same_mail() {
+    on_both(|tcp| async move {
+        for protocol in [
+            Protocol::NONE,
+            Protocol::POSTFIX
+                - Protocol::NO_MAIL
+                - Protocol::NO_RCPT
+                - Protocol::NO_BODY
+                - Protocol::NO_HEADERS
+                - Protocol::NO_END_OF_HEADERS,
+        ] {
+            let wanted = Wanted { protocol, ..Wanted::default() };
+            let server = Server::start(tcp, Settings { wanted, ..Settings::default() });
+            let mut client = server.client().await;
+            client.open(&Peer::default()).await.unwrap();
+            let mail = mail("hello", &vec![b'x'; 200_000]);
+            assert!(send(&mut client, &mail, "Q").await == edited(&mail, "Q"), "{protocol}");
+        }
+    });
+}
+
+#[test]
+fn a_message_accepted_at_its_headers_sends_no_body() {
+    on_both(|tcp| async move {
+        let server = Server::start(tcp, Settings::default());
+        let mut client = server.client().await;
+        let mail = mail("accept", b"body");
+        assert!(send(&mut client, &mail, "Q1").await == mail.to_bytes());
+        assert_eq!(server.filter.bodies.load(std::sync::atomic::Ordering::Relaxed), 0);
+        assert_eq!(server.filter.saw("AcceptedAtHeaders"), 1);
+    });
+}
+
+#[test]
+fn a_panic_lets_the_message_through() {
+    on_both(|tcp| async move {
+        let server = Server::start(tcp, Settings::default());
+        let mut client = server.client().await;
+        for subject in ["panic", "panic at headers"] {
+            let mail = mail(subject, b"body\r\n");
+            assert!(send(&mut client, &mail, "Q1").await == mail.to_bytes());
+        }
+        let fine = mail("fine", b"body\r\n");
+        assert!(send(&mut client, &fine, "Q2").await == edited(&fine, "Q2"));
+        assert_eq!(server.filter.saw("Panicked"), 2);
+    });
+}
+
+#[test]
+fn a_late_handler_lets_the_message_through() {
+    on_both(|tcp| async move {
+        let timeouts = Timeouts { handler: Duration::from_millis(200), ..Timeouts::default() };
+        let server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let mut client = server.client().await;
+        for subject in ["slow", "stuck"] {
+            let mail = mail(subject, b"body\r\n");
+            let start = Instant::now();
+            assert!(send(&mut client, &mail, "Q1").await == mail.to_bytes());
+            assert!(start.elapsed() < Duration::from_millis(600), "{subject}");
+        }
+        assert_eq!(server.filter.saw("TimedOut"), 2);
+    });
+}
+
+#[test]
+fn a_slow_handler_gives_signs_of_life() {
+    on_both(|tcp| async move {
+        let timeouts = Timeouts { progress: Duration::from_millis(50), ..Timeouts::default() };
+        let server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let mut client = server.client().await;
+        let mail = mail("slow", b"body\r\n");
+        assert!(send(&mut client, &mail, "Q1").await == edited(&mail, "Q1"));
+    });
+}
+
+#[test]
+fn what_does_not_fit_one_write_passes_or_streams() {
+    on_both(|tcp| async move {
+        for oversize in [Oversize::PassUnmodified, Oversize::Stream] {
+            let settings = Settings { oversize, send_buffer_bytes: 64 << 10, ..Settings::default() };
+            let server = Server::start(tcp, settings);
+            let mut client = server.client().await;
+            let mail = mail("large", b"body\r\n");
+            let delivery = client.send(&mail, "Q1").await.unwrap();
+            if oversize == Oversize::Stream {
+                assert!(delivery.mail.body.len() > 9_000_000);
+                assert_eq!(server.filter.saw("AnswerInPieces"), 1);
+            } else {
+                assert_eq!(delivery.mail, mail);
+                assert_eq!(delivery.edits, 0);
+                assert!(matches!(server.filter.settled()[..], [Settled::Unmodified(_)]));
+                assert_eq!(server.filter.saw("TooLarge"), 1);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_message_of_30_mb() {
+    on_both(|tcp| async move {
+        let server = Server::start(tcp, Settings { oversize: Oversize::Stream, ..Settings::default() });
+        let mut client = server.client().await;
+        let body = b"0123456789012345678901234567890123456789\r\n".repeat(750_000);
+        let mail = mail("hello", &body);
+        assert!(send(&mut client, &mail, "Q1").await == edited(&mail, "Q1"));
+        // The memory is back.
+        let small = mail_again();
+        assert!(send(&mut client, &small, "Q2").await == edited(&small, "Q2"));
+    });
+}
+
+fn mail_again() -> Mail {
+    mail("hello", b"again\r\n")
+}
+
+#[test]
+fn five_hundred_connections_at_once() {
+    on_both(|tcp| async move {
+        let server = Server::start(tcp, Settings::default());
+        let mut clients = Vec::new();
+        for _ in 0..500 {
+            clients.push(server.client().await);
+        }
+        let mut tasks = Vec::new();
+        for (number, mut client) in clients.into_iter().enumerate() {
+            tasks.push(tokio::spawn(async move {
+                let mail = mail(&format!("number {number}"), &vec![b'x'; number * 100]);
+                for round in 0..3 {
+                    let queue_id = format!("Q{number}-{round}");
+                    assert!(send(&mut client, &mail, &queue_id).await == edited(&mail, &queue_id));
+                }
+                client.quit().await.unwrap();
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(server.filter.saw("Answered"), 1_500);
+    });
+}
+
+#[test]
+fn one_connection_too_many_has_its_mail_passed_at_once() {
+    on_both(|tcp| async move {
+        let server = Server::start(tcp, Settings { connections: 1, ..Settings::default() });
+        let mut first = server.client().await;
+        let mut second = server.client().await;
+        second.open(&Peer::default()).await.unwrap();
+        let mail = mail("hello", b"body\r\n");
+        assert!(send(&mut second, &mail, "Q2").await == mail.to_bytes());
+        assert!(send(&mut first, &mail, "Q1").await == edited(&mail, "Q1"));
+        assert_eq!(server.filter.saw("TooManyConnections"), 1);
+        first.quit().await.unwrap();
+        server.sees("Closed { end: Quit, messages: 1 }").await;
+        second.quit().await.unwrap();
+        server.sees("Closed { end: Quit, messages: 0 }").await;
+        let mut third = server.client().await;
+        assert!(send(&mut third, &mail, "Q3").await == edited(&mail, "Q3"));
+    });
+}
+
+#[test]
+fn beyond_the_memory_a_message_passes() {
+    on_both(|tcp| async move {
+        let server = Server::start(tcp, Settings { memory_bytes: 1 << 20, ..Settings::default() });
+        let mut client = server.client().await;
+        let large = mail("hello", &vec![b'x'; 3 << 20]);
+        assert!(send(&mut client, &large, "Q1").await == large.to_bytes());
+        assert_eq!(server.filter.saw("excess: Memory"), 1);
+        let small = mail("hello", &vec![b'x'; 100 << 10]);
+        assert!(send(&mut client, &small, "Q2").await == edited(&small, "Q2"));
+    });
+}
+
+#[test]
+fn beyond_the_size_limit_a_message_passes() {
+    on_both(|tcp| async move {
+        let mut session = SessionLimits::default();
+        session.message.message_bytes = 100_000;
+        let server = Server::start(tcp, Settings { session, ..Settings::default() });
+        let mut client = server.client().await;
+        let large = mail("hello", &vec![b'x'; 300_000]);
+        assert!(send(&mut client, &large, "Q1").await == large.to_bytes());
+        assert_eq!(server.filter.saw("excess: MessageBytes"), 1);
+        let small = mail("hello", &vec![b'x'; 90_000]);
+        assert!(send(&mut client, &small, "Q2").await == edited(&small, "Q2"));
+    });
+}
+
+#[test]
+fn an_mta_that_lacks_an_action_has_its_mail_passed() {
+    on_both(|tcp| async move {
+        let server = Server::start(tcp, Settings::default());
+        let offer = Offer { actions: Actions::ADD_HEADERS, ..Offer::POSTFIX };
+        let mut client = Client::negotiate(server.connect().await, &offer).await.unwrap();
+        client.open(&Peer::default()).await.unwrap();
+        let mail = mail("hello", b"body\r\n");
+        assert!(send(&mut client, &mail, "Q1").await == mail.to_bytes());
+        assert_eq!(server.filter.saw("CannotNegotiate(Actions"), 1);
+    });
+}
+
+#[test]
+fn draining_lets_busy_connections_finish_and_closes_idle_ones() {
+    on_both(|tcp| async move {
+        let timeouts = Timeouts { drain_idle: Duration::from_millis(100), ..Timeouts::default() };
+        let mut server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let mut idle = server.client().await;
+        let mut busy = server.client().await;
+        let mut begun = server.client().await;
+        let slow = mail("slow", b"body\r\n");
+        let quick = mail("quick", b"body\r\n");
+        begun.envelope(&quick).await.unwrap();
+        begun.flush().await.unwrap();
+        let task = tokio::spawn(async move {
+            let delivery = busy.send(&slow, "Q1").await.unwrap();
+            assert_eq!(delivery.mail.to_bytes(), edited(&slow, "Q1"));
+        });
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        server.stop();
+        server.sees("Closed { end: Drained(Idle)").await;
+        assert!(idle.send(&quick, "Q2").await.is_err(), "an idle connection is closed");
+        task.await.unwrap();
+        begun.content(&quick).await.unwrap();
+        assert_eq!(begun.end(&quick).await.unwrap().mail.to_bytes(), edited(&quick, "none"));
+        server.ended().await;
+        if let At::Unix(path) = &server.at {
+            assert!(!path.exists(), "the socket file is removed");
+        }
+    });
+}
+
+#[test]
+fn draining_ends_at_its_deadline_with_the_message_unmodified() {
+    on_both(|tcp| async move {
+        let timeouts = Timeouts { drain: Duration::from_millis(100), ..Timeouts::default() };
+        let mut server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let mut busy = server.client().await;
+        let mut begun = server.client().await;
+        let slow = mail("slow", b"body\r\n");
+        begun.envelope(&slow).await.unwrap();
+        begun.flush().await.unwrap();
+        let task = tokio::spawn(async move {
+            let delivery = busy.send(&slow, "Q1").await;
+            assert_eq!(delivery.unwrap().mail, slow);
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        server.stop();
+        server.ended().await;
+        task.await.unwrap();
+        assert_eq!(server.filter.saw("DrainedUnanswered"), 1);
+        drop(begun);
+    });
+}
+
+#[test]
+fn an_idle_connection_ends_after_its_time() {
+    on_both(|tcp| async move {
+        let timeouts = Timeouts {
+            negotiation: Duration::from_millis(50),
+            idle: Duration::from_millis(200),
+            ..Timeouts::default()
+        };
+        let server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let silent = server.connect().await;
+        server.sees("TimedOut(Negotiation)").await;
+        drop(silent);
+        let _client = server.client().await;
+        server.sees("TimedOut(Idle)").await;
+    });
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("milter.sock");
+    let at = UnixSocket { path: path.clone(), mode: 0o660, group: None };
+    // Dropped without removal: what a killed daemon leaves.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let listener = Listener::unix(&at).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    assert!(matches!(Listener::unix(&at), Err(BindError::InUse { .. })));
+    // A second instance took the path over: it is not ours to remove.
+    fs::remove_file(&path).unwrap();
+    let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    drop(listener);
+    assert!(path.exists());
+    drop(other);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "precious").unwrap();
+    assert!(matches!(Listener::unix(&at), Err(BindError::NoSocket { .. })));
+    assert_eq!(fs::read(&path).unwrap(), b"precious");
+    let nowhere = UnixSocket { path: folder.path().join("no/such/folder"), ..at };
+    assert!(matches!(Listener::unix(&nowhere), Err(BindError::Path { .. })));
+}
+
+/// A socket that a supervisor holds: two daemons in turn, and a connection in between is served by the second.
+#[tokio::test]
+async fn a_second_daemon_takes_the_socket_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("milter.sock");
+    let held = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mail = mail("hello", b"body\r\n");
+    for _ in 0..2 {
+        let waiting = tokio::net::UnixStream::connect(&path).await.unwrap();
+        let listener = Listener::from_unix(held.try_clone().unwrap()).unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let shutdown = async {
+            let _ = stopped.await;
+        };
+        let daemon =
+            tokio::spawn(serve(listener, Arc::new(Filter::default()), Settings::default(), shutdown));
+        let mut client = Client::negotiate(Socket::Unix(waiting), &Offer::POSTFIX).await.unwrap();
+        assert!(send(&mut client, &mail, "Q1").await == edited(&mail, "Q1"));
+        client.quit().await.unwrap();
+        let _ = stop.send(());
+        daemon.await.unwrap();
+        assert!(path.exists(), "an inherited socket stays");
+    }
+}

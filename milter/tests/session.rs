@@ -137,7 +137,8 @@ fn a_lacking_mta_gets_its_mail_unmodified() {
     let offer = Offer { actions: Actions::ADD_HEADERS, ..Offer::POSTFIX };
     let log = run(
         session(),
-        [encode(&[Command::Negotiate(offer), Command::Mail(path(b"a")), Command::EndOfMessage(b"x")]).as_slice()],
+        [encode(&[Command::Negotiate(offer), Command::Mail(path(b"a")), Command::EndOfMessage(b"x")])
+            .as_slice()],
     );
     assert_eq!(log.lines, ["passing: the MTA does not offer CHANGE_BODY|CHANGE_HEADERS"]);
     assert_eq!(log.replies(), ["NEGOTIATE 6 0x0 0x0", "ACCEPT", "ACCEPT"]);
@@ -170,8 +171,11 @@ fn what_passes_a_limit_passes_unmodified_and_the_next_message_is_whole() {
 #[test]
 fn an_answer_that_does_not_fit_is_not_begun() {
     let limits = SessionLimits { answer_room_bytes: Some(60), ..SessionLimits::default() };
-    let bytes =
-        encode(&[Command::Negotiate(Offer::POSTFIX), Command::Mail(path(b"a")), Command::EndOfMessage(&[b'x'; 30])]);
+    let bytes = encode(&[
+        Command::Negotiate(Offer::POSTFIX),
+        Command::Mail(path(b"a")),
+        Command::EndOfMessage(&[b'x'; 30]),
+    ]);
     let log = run(Session::new(Wanted::default(), limits), [bytes.as_slice()]);
     assert_eq!(log.replies()[1..], ["ACCEPT"]);
     assert!(log.lines.last().unwrap().starts_with("cannot: an answer of"), "{:?}", log.lines);

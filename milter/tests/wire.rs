@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use mailtap_milter::wire::{
-    Actions, Command, Connect, EnvelopePath, Family, Frame, MacroLists, MacroPairs, MacroStage, Offer, Protocol,
-    Reply, ReplyError, Texts,
+    Actions, Command, Connect, EnvelopePath, Family, Frame, MacroLists, MacroPairs, MacroStage, Offer,
+    Protocol, Reply, ReplyError, Texts,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -172,7 +172,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.flush().await?;
         self.content(mail).await?;
         let delivery = self.end(mail).await?;
-        self.abort().await?;
+        // The verdict stands, even if the filter has gone since.
+        let _ = self.abort().await;
         Ok(delivery)
     }
 
@@ -365,7 +366,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         MacroPairs::join(&sent)
     }
 
-    async fn flush(&mut self) -> Result<(), ClientError> {
+    /// Writes what waits. Commands without a reply wait until one with a reply, or the end of the envelope.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn flush(&mut self) -> Result<(), ClientError> {
         self.stream.write_all(&self.out).await?;
         self.out.clear();
         Ok(())

@@ -133,6 +133,11 @@ impl<H: Handler> Connection<H> {
         let mut task = tokio::spawn(async move { handler.message(*message).await });
         let response = self.response(&mut task, &queue_id).await.inspect_err(|_| task.abort())?;
         let Response { answer, settled } = response;
+        if let Err(end) = self.still_there() {
+            Response::settle(settled, Settled::Lost);
+            self.shared.observe(&Happening::AnswerLost { queue_id: &queue_id });
+            return Err(end);
+        }
         // The message is gone: its share counts for the answer. There is no going back from here.
         self.share.set(held.max(2 * answer.body_bytes()));
         let composed = self.session.answer(&answer);
@@ -146,9 +151,7 @@ impl<H: Handler> Connection<H> {
             (Ok(()), Err(why)) => Settled::Unmodified(why),
             (Ok(()), Ok(bytes)) => Settled::Sent { bytes },
         };
-        if catch_unwind(AssertUnwindSafe(|| Response::settle(settled, fate))).is_err() {
-            self.shared.observe(&Happening::Panicked { queue_id: &queue_id });
-        }
+        Response::settle(settled, fate);
         match written {
             Ok(()) => {
                 let bytes = composed.unwrap_or(5);
@@ -225,6 +228,21 @@ impl<H: Handler> Connection<H> {
             }
             let limit = self.shared.settings.timeouts.write;
             timeout(limit, self.stream.writable()).await.map_err(|_| End::WriteTimedOut)?.map_err(End::Io)?;
+        }
+    }
+
+    /// Looks whether the MTA has gone while the handler worked: TCP takes an answer even then.
+    fn still_there(&mut self) -> Result<(), End> {
+        match self.stream.try_read(self.session.room()) {
+            Ok(0) => Err(End::PeerClosed(self.session.stage())),
+            Ok(count) => {
+                self.session.filled(count);
+                Ok(())
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Ok(())
+            }
+            Err(error) => Err(self.broken(error)),
         }
     }
 

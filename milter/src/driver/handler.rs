@@ -8,6 +8,7 @@
 use std::boxed::Box;
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Happening;
 use crate::edits::{Answer, CannotEdit};
@@ -21,8 +22,9 @@ pub trait Handler: Send + Sync + 'static {
         Interest::Body
     }
 
-    /// Decides on a whole message. Runs in a task of its own; work of more than some milliseconds belongs into
-    /// `tokio::task::spawn_blocking`. An answer should not be larger than [`Message::answer_room_bytes`].
+    /// Decides on a whole message. Runs in a task of its own. Work of more than some milliseconds belongs into
+    /// `tokio::task::spawn_blocking`: a handler that blocks its thread can't be timed out reliably, and delays others.
+    /// An answer should not be larger than [`Message::answer_room_bytes`].
     fn message(&self, message: Message) -> impl Future<Output = Response> + Send;
 
     /// Hears of what happens, for logs and metrics. Runs within the connection's task.
@@ -46,12 +48,13 @@ pub enum Settled {
     },
     /// It could not be given; the message went through unmodified.
     Unmodified(CannotEdit),
-    /// The MTA was gone, or the handler came too late.
+    /// The MTA was gone, and deals with the message by its default action.
     Lost,
 }
 
 impl Response {
-    /// An answer with something to be done when its fate is known: the place to record what was done to a message.
+    /// An answer with something to be done when its fate is known: the place to record what was done to a message. It
+    /// is dropped undone if the handler was given up.
     #[must_use]
     pub fn new(answer: Answer, settled: impl FnOnce(Settled) + Send + 'static) -> Self {
         Self { answer, settled: Some(Box::new(settled)) }
@@ -59,7 +62,8 @@ impl Response {
 
     pub(super) fn settle(settled: Option<Box<dyn FnOnce(Settled) + Send>>, fate: Settled) {
         if let Some(settled) = settled {
-            settled(fate);
+            // A panic there must not cost a connection.
+            let _ = catch_unwind(AssertUnwindSafe(|| settled(fate)));
         }
     }
 }

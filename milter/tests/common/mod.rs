@@ -71,7 +71,9 @@ pub fn show(reply: &Reply<'_>) -> String {
             format!("ADD-RECIPIENT {} {}", quoted(address), quoted(args))
         }
         Reply::DeleteRecipient(address) => format!("DELETE-RECIPIENT {}", quoted(address)),
-        Reply::ChangeSender { address, args } => format!("CHANGE-SENDER {} {}", quoted(address), quoted(args)),
+        Reply::ChangeSender { address, args } => {
+            format!("CHANGE-SENDER {} {}", quoted(address), quoted(args))
+        }
         Reply::Quarantine(reason) => format!("QUARANTINE {}", quoted(reason)),
         Reply::ReplyCode(text) => format!("REPLY {}", quoted(text)),
         other => format!("{other:?}").to_uppercase(),
