@@ -66,9 +66,11 @@ fn modules(src: &Path) -> Vec<Module> {
         .filter(|file| !file.to_str().unwrap().ends_with("tests.rs"))
         .map(|file| {
             let text = fs::read_to_string(&file).unwrap();
-            let layer = layer(&text).unwrap_or_else(|| panic!("{}: no `- Layer:` in its contract", file.display()));
+            let layer =
+                layer(&text).unwrap_or_else(|| panic!("{}: no `- Layer:` in its contract", file.display()));
             let relative = file.strip_prefix(src).unwrap().with_extension("");
-            let mut path: Vec<String> = relative.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+            let mut path: Vec<String> =
+                relative.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
             if path.last().is_some_and(|last| last == "mod") {
                 path.pop();
             }
@@ -85,7 +87,8 @@ fn layer(text: &str) -> Option<usize> {
 
 /// The file up to its tests, without comments.
 fn code(text: &str) -> String {
-    let end = text.find("#[cfg(test)]\n#[allow").or_else(|| text.find("#[cfg(test)]\nmod ")).unwrap_or(text.len());
+    let end =
+        text.find("#[cfg(test)]\n#[allow").or_else(|| text.find("#[cfg(test)]\nmod ")).unwrap_or(text.len());
     let lines = text[..end].lines().filter(|line| !line.trim_start().starts_with("//"));
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -94,7 +97,8 @@ fn code(text: &str) -> String {
 fn imports(module: &Module, known: &BTreeMap<Vec<String>, usize>) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for part in module.code.split("crate::").skip(1) {
-        let end = part.find(|c: char| !(c.is_alphanumeric() || "_:{}, \n*".contains(c))).unwrap_or(part.len());
+        let end =
+            part.find(|c: char| !(c.is_alphanumeric() || "_:{}, \n*".contains(c))).unwrap_or(part.len());
         collect(&part[..end], Vec::new(), &mut found);
     }
     found.into_iter().filter_map(|path| resolve(path, known)).collect()
@@ -109,12 +113,19 @@ fn collect(text: &str, prefix: Vec<String>, found: &mut Vec<Vec<String>>) {
         }
         return;
     };
-    let head: Vec<String> =
-        text[..brace].split("::").map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
+    let head: Vec<String> = text[..brace]
+        .split("::")
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .collect();
     let inner = text[brace + 1..].split('}').next().unwrap_or_default();
     for item in inner.split(',') {
         let names = item.split("::").map(|name| name.split_whitespace().next().unwrap_or("").to_owned());
-        let path = prefix.iter().chain(&head).cloned().chain(names.filter(|name| !name.is_empty() && name != "self"));
+        let path = prefix
+            .iter()
+            .chain(&head)
+            .cloned()
+            .chain(names.filter(|name| !name.is_empty() && name != "self"));
         found.push(path.collect());
     }
 }

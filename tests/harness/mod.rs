@@ -1,7 +1,14 @@
 //! A whole site on loopback, for the tests: private Postfix instances, RabbitMQ, mailtap and its collector.
 //!
 //! Everything lives below one temporary directory and ends with it.
-#![allow(clippy::unwrap_used, clippy::expect_used, dead_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    missing_debug_implementations
+)]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,0 +1,257 @@
+//! The command line as administrators and scripts meet it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod harness;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use harness::{mailtap, run, run_with_input, said};
+use serde_json::Value;
+
+struct Installed {
+    dir: tempfile::TempDir,
+    printed: String,
+}
+
+fn installed(more: &[&str]) -> Installed {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = mailtap();
+    command.args(["init", "--tracking-url", "https://t.example.org", "--domain", "example.org", "--dir"]);
+    let printed = run(command.arg(dir.path()).args(more));
+    Installed { dir, printed }
+}
+
+impl Installed {
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("mailtap.toml")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = mailtap();
+        command.arg("--config").arg(self.config()).args(arguments);
+        command
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&run(&mut self.command(arguments))).unwrap()
+    }
+
+    fn rewrite(&self, sender: &str, message: &[u8]) -> Output {
+        run_with_input(
+            &mut self.command(&["rewrite", "--sender", sender, "--recipient", "ann@example.net"]),
+            message,
+        )
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn init_makes_a_configuration_that_works_and_overwrites_nothing() {
+    let site = installed(&[]);
+    assert_eq!(mode(&site.dir.path().join("keyring.json")), 0o600);
+    assert_eq!(mode(&site.dir.path().join("pseudonym.key")), 0o600);
+    assert!(site.printed.contains("smtpd_milters = {"), "{}", site.printed);
+    let checked = run(&mut site.command(&["config", "check"]));
+    assert!(checked.contains("ok"), "{checked}");
+    let postfix = run(&mut site.command(&["postfix"]));
+    assert!(
+        postfix.contains("milter_header_checks = regexp:{{/^X-Mailtap-(Ref|Campaign):/ INFO}}"),
+        "{postfix}"
+    );
+    let before = fs::read(site.dir.path().join("keyring.json")).unwrap();
+    let mut again = mailtap();
+    again.args(["init", "--tracking-url", "https://t.example.org", "--domain", "example.org", "--dir"]);
+    let again = again.arg(site.dir.path()).output().unwrap();
+    assert_eq!(again.status.code(), Some(73), "{}", said(&again));
+    assert_eq!(fs::read(site.dir.path().join("keyring.json")).unwrap(), before);
+}
+
+#[test]
+fn init_with_everything_keeps_secrets_in_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("secret");
+    fs::write(&secret, "MARKER-GA4\n").unwrap();
+    let secret = secret.to_str().unwrap();
+    let amqp = "amqps://user:MARKER-AMQP@broker.example.org:5671/mail";
+    let site = installed(&["--ga4", "G-ABC123", "--ga4-secret-file", secret, "--amqp", amqp]);
+    run(&mut site.command(&["config", "check"]));
+    for shown in [
+        run(&mut site.command(&["config", "show"])),
+        run(&mut site.command(&["config", "show", "--json"])),
+        fs::read_to_string(site.config()).unwrap(),
+        site.printed.clone(),
+    ] {
+        assert!(!shown.contains("MARKER"), "{shown}");
+    }
+    assert_eq!(mode(&site.dir.path().join("ga4.secret")), 0o600);
+    assert_eq!(mode(&site.dir.path().join("amqp.password")), 0o600);
+    assert_eq!(site.json(&["config", "show", "--json"])["ga4"]["measurement_id"], "G-ABC123");
+}
+
+#[test]
+fn init_that_can_not_work_writes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("new");
+    let mut command = mailtap();
+    command.args(["init", "--tracking-url", "not a url", "--domain", "exa mple", "--dir"]).arg(&target);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let said = said(&output);
+    assert!(said.contains("tracking.url") && said.contains("policy.sender_domains"), "{said}");
+    assert!(!target.exists());
+}
+
+#[test]
+fn a_wrong_configuration_is_one_report_and_78() {
+    let site = installed(&[]);
+    let text = fs::read_to_string(site.config()).unwrap();
+    let text = text.replace("#answer_wait = \"250ms\"", "answer_wait = \"250\"\nlisten_on = 1");
+    fs::write(site.config(), text.replace("#keyring = \"keyring.json\"", "keyring = \"nowhere\"")).unwrap();
+    for arguments in
+        [&["config", "check"][..], &["run"], &["milter"], &["rewrite", "--sender", "a", "--recipient", "b"]]
+    {
+        let output = site.command(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(78), "{arguments:?}");
+        let said = said(&output);
+        for part in ["3 problems", "tracker.answer_wait", "tracker.listen_on", "keys.keyring"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+    }
+}
+
+#[test]
+fn usage_errors_are_64_and_help_is_not_an_error() {
+    assert_eq!(mailtap().arg("--nonsense").output().unwrap().status.code(), Some(64));
+    assert_eq!(mailtap().args(["collector", "--fail", "boom"]).output().unwrap().status.code(), Some(64));
+    for arguments in [&["--help"][..], &["run", "--help"], &["keys", "--help"], &["--version"]] {
+        assert_eq!(mailtap().args(arguments).output().unwrap().status.code(), Some(0), "{arguments:?}");
+    }
+    assert!(run(mailtap().arg("man")).contains(".TH mailtap"));
+    assert!(run(mailtap().args(["completions", "bash"])).contains("mailtap"));
+}
+
+#[test]
+fn keys_live_as_documented() {
+    let site = installed(&[]);
+    let rotated = site.json(&["keys", "rotate", "--activate-in", "1h", "--json"]);
+    assert_eq!((&rotated["id"], &rotated["key"]["state"]), (&2.into(), &"pending".into()));
+    let states = |site: &Installed| -> Vec<String> {
+        let list = site.json(&["keys", "list", "--json"]);
+        list["keys"].as_array().unwrap().iter().map(|key| key["state"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(states(&site), ["active", "pending"]);
+    let refused = site.command(&["keys", "revoke", "1"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(64), "{}", said(&refused));
+    run(&mut site.command(&["keys", "rotate"]));
+    assert_eq!(states(&site), ["retired", "pending", "active"]);
+    run(&mut site.command(&["keys", "revoke", "1"]));
+    run(&mut site.command(&["keys", "remove", "1"]));
+    assert_eq!(states(&site), ["pending", "active"]);
+    let audit = fs::read_to_string(site.dir.path().join("keyring.audit.jsonl")).unwrap();
+    let actions: Vec<Value> = audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let actions: Vec<&str> = actions.iter().map(|entry| entry["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["keys.rotate", "keys.rotate", "keys.revoke", "keys.remove"]);
+    let secrets = fs::read_to_string(site.dir.path().join("keyring.json")).unwrap();
+    assert!(secrets.contains("secret") && !audit.contains("secret"));
+}
+
+#[test]
+fn tokens_and_pseudonyms_can_be_looked_into() {
+    let site = installed(&[]);
+    let message = b"From: a@example.org\r\nX-Mailtap-Campaign: spring\r\n\r\nhello\r\n";
+    let output = site.rewrite("a@example.org", message);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let reference = text.lines().find_map(|line| line.strip_prefix("X-Mailtap-Ref: ")).unwrap();
+    let shown = site.json(&["token", "inspect", "--json", reference]);
+    assert_eq!((&shown["valid"], &shown["kind"], &shown["key_id"]), (&true.into(), &"ref".into(), &1.into()));
+    assert!(run(&mut site.command(&["token", "inspect", reference])).contains("valid"));
+    let mut altered = reference.to_owned();
+    altered.replace_range(20..21, if &altered[20..21] == "A" { "B" } else { "A" });
+    let refused = site.command(&["token", "inspect", "--json", &altered]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let refused: Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!((&refused["valid"], &refused["error"]), (&false.into(), &"mac".into()));
+    let one = run(&mut site.command(&["pseudonym", "Ann@Example.NET"]));
+    assert_eq!(one, run(&mut site.command(&["pseudonym", "<ann@example.net>"])));
+    assert_eq!(one.trim().len(), 16);
+}
+
+#[test]
+fn rewrite_leaves_what_is_out_of_scope_byte_for_byte() {
+    let site = installed(&[]);
+    let html = "<a href=\"https://www.example.org/\">x</a>";
+    let odd = format!("From: a@other.example\nX-Odd :  v\nContent-Type: text/html\n\n{html}\r\nmixed\n\0");
+    let output = site.rewrite("a@other.example", odd.as_bytes());
+    assert!(output.status.success());
+    assert_eq!(output.stdout, odd.as_bytes());
+    let plain = "From: a@example.org\nSubject:  two   spaces\n\nno link here\n";
+    let output = String::from_utf8(site.rewrite("a@example.org", plain.as_bytes()).stdout).unwrap();
+    let (head, tail) = output.split_once("X-Mailtap-Ref: ").unwrap();
+    assert_eq!(head, "From: a@example.org\nSubject:  two   spaces\n");
+    assert_eq!(tail.split_once('\n').unwrap().1, "\nno link here\n");
+}
+
+#[test]
+fn rewrite_tracks_links_and_says_why_not() {
+    let site = installed(&[]);
+    let message = "From: a@example.org\nMIME-Version: 1.0\nContent-Type: text/html; charset=utf-8\n\n\
+                   <html><body><a href=\"https://www.example.org/?a=1&amp;b=2\">x</a>\n\
+                   <a href=\"mailto:a@example.org\">y</a>\n\
+                   <a clicktracking=off href=\"https://www.example.org/no\">z</a></body></html>\n";
+    let mut command = site.command(&[
+        "rewrite",
+        "--sender",
+        "a@example.org",
+        "--recipient",
+        "ann@example.net",
+        "--explain",
+    ]);
+    let output = run_with_input(command.arg("--json"), message.as_bytes());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("https://t.example.org/c/") && text.contains("https://t.example.org/o/"), "{text}");
+    assert!(!text.contains("\r\n"), "line endings of the input are kept");
+    let why: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(why["outcome"], "rewritten");
+    let links = why["links"].as_array().unwrap();
+    assert_eq!(
+        (links[0]["number"].as_u64(), links[0]["target"].as_str()),
+        (Some(1), Some("https://www.example.org/?a=1&b=2"))
+    );
+    assert!(links.iter().any(|link| link["number"].is_null() && link["reason"].is_string()), "{why}");
+    let token = text.split("https://t.example.org/c/").nth(1).unwrap().split('"').next().unwrap();
+    let shown = site.json(&["token", "inspect", "--json", token]);
+    assert_eq!(shown["target"], "https://www.example.org/?a=1&b=2");
+}
+
+#[test]
+fn tap_reads_a_log_once_and_touches_nothing() {
+    let site = installed(&[]);
+    let output = site.rewrite("a@example.org", b"From: a@example.org\r\n\r\nhello\r\n");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let reference = text.lines().find_map(|line| line.strip_prefix("X-Mailtap-Ref: ")).unwrap();
+    let log = site.dir.path().join("mail.log");
+    let lines = format!(
+        "Nov 23 16:25:11 mx postfix/cleanup[1]: 4jYB9z5F1Wz1TRLv: milter-header-info: header X-Mailtap-Ref: {reference} from \
+         unknown[127.0.0.1]; from=<a@example.org> to=<ann@example.net> proto=ESMTP helo=<x>:\n\
+         Nov 23 16:25:12 mx postfix/smtp[2]: 4jYB9z5F1Wz1TRLv: to=<ann@example.net>, relay=mx.example.net[192.0.2.1]:25, \
+         delay=0.5, delays=0.1/0/0.2/0.2, dsn=2.0.0, status=sent (250 2.0.0 Ok: queued as X)\n"
+    );
+    fs::write(&log, lines).unwrap();
+    let before: Vec<_> = fs::read_dir(site.dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let once = || run(site.command(&["tap", "--once", "--stdout"]).arg(&log));
+    let events = once();
+    let event: Value = serde_json::from_str(events.trim()).unwrap();
+    assert_eq!(
+        (&event["type"], &event["data"]["dsn"]),
+        (&"mailtap.message.delivered".into(), &"2.0.0".into())
+    );
+    assert_eq!(events, once(), "the same log gives the same ids");
+    let after: Vec<_> = fs::read_dir(site.dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(before.len(), after.len());
+}

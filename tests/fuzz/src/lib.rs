@@ -1,0 +1,213 @@
+//! What each fuzz target does with its bytes. A finding goes into `corpus/<target>/` and stays there.
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+use std::sync::Arc;
+
+use mailtap::bounce;
+use mailtap::collector::judge::{Behaviour, judge};
+use mailtap::consent::{Consent, Fixed};
+use mailtap::delivery::Classifier;
+use mailtap::event::Event;
+use mailtap::filter::campaign::campaign;
+use mailtap::filter::decide::{Decision, Envelope, Means, Policy, decide};
+use mailtap::filter::header::{HeaderEdits, fields};
+use mailtap::identity::{PseudonymKey, Timestamp};
+use mailtap::keys::ring::Keyring;
+use mailtap::keys::token;
+use mailtap::rewrite::Plan;
+use mailtap::tap::journal_line::JournalLine;
+use mailtap::tap::once::{Input, once};
+use mailtap::tracker::{cookies, target};
+use mailtap_milter::edits::Answer;
+use mailtap_milter::session::{Event as Milter, Interest, Session, SessionLimits, Wanted};
+use mailtap_milter::wire::{Command, Frame, Reply};
+
+/// A target: its name and what it does.
+pub type Target = (&'static str, fn(&[u8]));
+
+pub const ALL: &[Target] = &[
+    ("token", token),
+    ("event", event),
+    ("keyring", keyring),
+    ("message", message),
+    ("header", header),
+    ("log", log),
+    ("journal", journal),
+    ("returned", returned),
+    ("frame", frame),
+    ("session", session),
+    ("tracker", tracker),
+    ("collector", collector),
+];
+
+fn ring() -> Keyring {
+    Keyring::new(std::array::from_fn(|at| at as u8), Timestamp::from_secs(1))
+}
+
+const NOW: Timestamp = Timestamp::MAX;
+
+/// Any text is refused, unless it is one of ours, which then comes out the same.
+pub fn token(bytes: &[u8]) {
+    let ring = ring();
+    if let Ok(verified) = token::verify(&String::from_utf8_lossy(bytes), &ring) {
+        assert_eq!(token::sign(&verified.token, ring.by_id(1).unwrap()).as_bytes(), bytes);
+    }
+}
+
+/// What is read as an event is written as the same event.
+pub fn event(bytes: &[u8]) {
+    if let Ok(event) = Event::from_json(bytes) {
+        assert_eq!(Event::from_json(event.to_json().as_bytes()).unwrap(), event);
+    }
+}
+
+pub fn keyring(bytes: &[u8]) {
+    if let Ok(ring) = Keyring::from_json(bytes) {
+        let json = ring.to_json();
+        assert_eq!(Keyring::from_json(json.expose().as_bytes()).unwrap().to_json().expose(), json.expose());
+    }
+}
+
+/// The whole decision on a message: never a panic, and without a change the same bytes.
+pub fn message(bytes: &[u8]) {
+    let policy = Policy {
+        sender_domains: vec!["example.org".into()],
+        share: true,
+        campaign_headers: vec!["List-Id".into(), "X-SMTPAPI".into(), "X-MSYS-API".into()],
+        campaign_rules: Vec::new(),
+        tracking_url: "https://t.example.org/".into(),
+        max_url_bytes: 2_000,
+        plan: Plan { own_prefixes: vec!["https://t.example.org/".into()], text: true, ..Plan::default() },
+    };
+    let recipients = ["ann@example.net".to_owned()];
+    let ring = ring();
+    let means = Means {
+        policy: &policy,
+        ring: &ring,
+        pseudonyms: &PseudonymKey::new(&[9; 32]),
+        consents: &Fixed { clicks: Consent::Granted, opens: Consent::Granted },
+        now: NOW,
+        random: 1,
+    };
+    let envelope = Envelope { sender: "a@example.org", recipients: &recipients };
+    if let Decision::Track(tracked) = decide(bytes, envelope, &means) {
+        let output = tracked.apply(bytes);
+        assert!(tracked.rewrites() || tracked.report.patches.is_empty());
+        assert!(output.len() + 4_096 * tracked.headers.delete.len() + bytes.len() >= bytes.len());
+    }
+}
+
+pub fn header(bytes: &[u8]) {
+    let (fields, end) = fields(bytes);
+    assert!(end <= bytes.len());
+    assert_eq!(HeaderEdits::default().apply(bytes), bytes);
+    let headers = ["X-SMTPAPI", "X-MSYS-API", "Feedback-ID", "List-Id", "X-MC-Tags", "X-SES-MESSAGE-TAGS"];
+    if let Some(id) = campaign(&fields, &headers.map(str::to_owned), &[], "") {
+        assert!(!id.as_str().contains('@') && id.as_str().len() <= 40);
+    }
+}
+
+fn classifier() -> Classifier {
+    Classifier::built_in()
+}
+
+/// Log lines: no panic, and never an address in an event.
+pub fn log(bytes: &[u8]) {
+    let ring = ring();
+    let parts = mailtap::tap::correlate::Parts {
+        host: "mx".into(),
+        pseudonyms: PseudonymKey::new(&[9; 32]),
+        verify_ref: Arc::new(move |text| match token::verify(text, &ring).ok()?.token {
+            token::Token::Ref(reference) => Some(reference.message),
+            _ => None,
+        }),
+        classifier: classifier(),
+        zone: jiff::tz::TimeZone::UTC,
+        max_tracked: 100,
+        own_relays: Vec::new(),
+    };
+    let input = Input::Reader(Box::new(std::io::Cursor::new(bytes.to_owned())));
+    let summary =
+        once(vec![input], parts, NOW, &mut |event| assert!(!event.to_json().contains('@'))).unwrap();
+    assert!(summary.foreign <= summary.lines);
+}
+
+pub fn journal(bytes: &[u8]) {
+    if let Some(entry) = JournalLine::parse(bytes) {
+        let _ = (entry.line().is_some(), entry.dropped());
+    }
+}
+
+/// Returned mail: no panic, no event without a reference of ours, never an address in an event.
+pub fn returned(bytes: &[u8]) {
+    let reader = bounce::Reader {
+        host: "mx".into(),
+        pseudonyms: PseudonymKey::new(&[9; 32]),
+        verify_ref: Arc::new(|_| Some("0123456789abcdef".parse().unwrap())),
+        classifier: classifier(),
+        own_hosts: Vec::new(),
+    };
+    if let bounce::Verdict::Events(events) = reader.read(bytes, NOW) {
+        assert!(events.iter().all(|event| !event.to_json().contains('@')));
+    }
+}
+
+/// Frames, commands and replies: what can be read is written as it was.
+pub fn frame(bytes: &[u8]) {
+    let Ok(Some((frame, used))) = Frame::decode(bytes, 1 << 20) else { return };
+    let mut written = Vec::new();
+    frame.encode(&mut written);
+    assert_eq!(written, &bytes[..used]);
+    if let Ok(command) = Command::decode(frame) {
+        let mut written = Vec::new();
+        command.encode(&mut written);
+        let (again, _) = Frame::decode(&written, 1 << 20).unwrap().unwrap();
+        assert_eq!(Command::decode(again).unwrap(), command);
+    }
+    if let Ok(reply) = Reply::decode(frame) {
+        let mut written = Vec::new();
+        reply.encode(&mut written);
+        let (again, _) = Frame::decode(&written, 1 << 20).unwrap().unwrap();
+        assert_eq!(Reply::decode(again).unwrap(), reply);
+    }
+}
+
+/// A whole session, fed in pieces whose sizes the bytes themselves give.
+pub fn session(bytes: &[u8]) {
+    let mut session = Session::new(Wanted::default(), SessionLimits::default());
+    let mut rest = bytes;
+    while let Some((&size, after)) = rest.split_first() {
+        let (piece, after) = after.split_at(usize::from(size).min(after.len()));
+        rest = after;
+        session.receive(piece);
+        loop {
+            match session.poll() {
+                Ok(Some(Milter::Headers)) => session.answer_headers(Interest::Body),
+                Ok(Some(Milter::Message(_))) => drop(session.answer(&Answer::unmodified())),
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+        let waiting = session.outgoing().len();
+        session.sent(waiting);
+    }
+}
+
+pub fn tracker(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let _ = (cookies::client_id(&text), cookies::session_id(&text));
+    if let Ok(target) = target::Target::parse(&text) {
+        let location = target.location();
+        assert!(location.bytes().all(|byte| byte.is_ascii_graphic()), "{location:?}");
+        assert!(location.get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http")));
+    }
+}
+
+pub fn collector(bytes: &[u8]) {
+    for behaviour in [Behaviour::Relaxed, Behaviour::Enforce] {
+        assert!(
+            !judge(bytes, 1, behaviour).verdicts.is_empty() || bytes.windows(2).any(|pair| pair == b"[]")
+        );
+    }
+}
