@@ -138,7 +138,7 @@ async fn a_cut_connection_loses_nothing_and_stale_settlements_are_harmless() {
     while seen.len() < 300 {
         let deliveries = receive(&mut source, 1).await;
         rounds += 1;
-        if rounds % 5 == 0 {
+        if rounds % 40 == 0 {
             proxy.cut();
         }
         for delivery in &deliveries {

@@ -31,6 +31,10 @@ const ATTEMPTS: &str = "x-mailtap-attempts";
 const REASON: &str = "x-mailtap-reason";
 /// What became of a dead letter: `dead`, `uncertain` or `malformed`.
 const STATE: &str = "x-mailtap-state";
+/// How long an ack may take: it only has to be written.
+const ACK_LIMIT: Duration = Duration::from_secs(5);
+/// How often to look whether the connection broke under an ack.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How many settlements wait for the broker at once.
 const SETTLING: usize = 256;
 
@@ -184,7 +188,7 @@ impl AmqpSource {
             if let Some(held) = self.held.get(tag) {
                 let message = session.dead_letter(held, "malformed", why);
                 if session.publisher.publish(&session.link, &message).await.is_ok() {
-                    acknowledge(held).await;
+                    acknowledge(session, held).await;
                 }
                 self.held.remove(&tag.clone());
             }
@@ -294,8 +298,8 @@ async fn settle(
     settlement: &Settlement,
 ) -> Result<(), Refused> {
     let (session, message) = match (settlement, own, any) {
-        (Settlement::Done, Some(_), _) => {
-            acknowledge(held).await;
+        (Settlement::Done, Some(own), _) => {
+            acknowledge(own, held).await;
             return Ok(());
         }
         (Settlement::Retry { after, reason }, Some(own), _) => (own, own.retry(held, *after, reason)),
@@ -312,15 +316,28 @@ async fn settle(
         Err(Refused::Lost(_)) if *settlement != Settlement::Uncertain => return Ok(()),
         Err(error) => return Err(error),
     }
-    if own.is_some() {
-        acknowledge(held).await;
+    if let Some(own) = own {
+        acknowledge(own, held).await;
     }
     Ok(())
 }
 
 /// An ack that fails means that the connection is gone: the message comes again, and its id is known.
-async fn acknowledge(held: &Held) {
-    let _ = held.handed.acker.ack(BasicAckOptions::default()).await;
+async fn acknowledge(session: &Session, held: &Held) {
+    let acker = &held.handed.acker;
+    let acked = tokio::time::timeout(ACK_LIMIT, acker.ack(BasicAckOptions::default()));
+    tokio::pin!(acked);
+    loop {
+        tokio::select! {
+            _ = &mut acked => return,
+            // The client library leaves an ack without an answer when the connection breaks under it.
+            () = tokio::time::sleep(LOOK_EVERY) => {
+                if acker.poisoned() || !session.link.is_connected() {
+                    return;
+                }
+            }
+        }
+    }
 }
 
 /// A header with a number, whatever type the broker or another client gave it; 0 if there is none.
