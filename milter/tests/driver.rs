@@ -10,9 +10,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mailtap_milter::client::Mail;
+use mailtap_milter::client::{Mail, Outcome};
 use mailtap_milter::driver::{
-    BindError, Client, Listener, Outcome, Oversize, Peer, Settings, Settled, Timeouts, UnixSocket, serve,
+    BindError, Client, Listener, Oversize, Peer, Settings, Settled, Timeouts, UnixSocket, serve,
 };
 use mailtap_milter::session::{SessionLimits, Wanted};
 use mailtap_milter::wire::{Actions, Offer, Protocol};

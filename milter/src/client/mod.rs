@@ -10,7 +10,9 @@
 mod conversation;
 mod editor;
 mod mail;
+mod verdict;
 
 pub use conversation::{Conversation, OfferError, Sending};
 pub use editor::{EditError, Editor};
 pub use mail::{Field, Mail, Mailbox};
+pub use verdict::{Delivery, Outcome, refusal};

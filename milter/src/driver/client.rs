@@ -12,7 +12,9 @@ use std::vec::Vec;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::client::{Conversation, EditError, Editor, Mail, Mailbox, OfferError, Sending};
+use crate::client::{
+    Conversation, Delivery, EditError, Editor, Mail, Mailbox, OfferError, Outcome, Sending, refusal,
+};
 use crate::session::inbox::Inbox;
 use crate::wire::{
     BODY_CHUNK_BYTES, Command, Connect, DEFAULT_FRAME_LIMIT_BYTES, EnvelopePath, Family, FrameError,
@@ -45,30 +47,6 @@ impl Default for Peer {
             helo: b"localhost".to_vec(),
         }
     }
-}
-
-/// What a filter made of a mail.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Delivery {
-    /// Its verdict.
-    pub outcome: Outcome,
-    /// The mail as it goes on; as it came unless accepted at its end.
-    pub mail: Mail,
-    /// Why it is to be held, if it is.
-    pub quarantine: Option<Vec<u8>>,
-    /// How many edits there were; a body counts once.
-    pub edits: usize,
-}
-
-/// The verdict on a mail.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// It goes on.
-    Accepted,
-    /// It is refused with this SMTP reply.
-    Refused(Vec<u8>),
-    /// It is thrown away.
-    Discarded,
 }
 
 /// Why a filter can't be used any more.
@@ -396,28 +374,4 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
 fn path<'a>(mailbox: &'a Mailbox, args: &'a [u8]) -> EnvelopePath<'a> {
     EnvelopePath { address: &mailbox.address, args: Texts::new(args) }
-}
-
-fn refusal(reply: &Reply<'_>) -> Option<Outcome> {
-    Some(match reply {
-        Reply::Reject => Outcome::Refused(b"550 5.7.1 Command rejected".to_vec()),
-        Reply::TempFail => Outcome::Refused(b"451 4.7.1 Service unavailable - try again later".to_vec()),
-        Reply::ReplyCode(text) => Outcome::Refused(halve_percents(text)),
-        Reply::Shutdown => Outcome::Refused(b"421 4.7.0 Service unavailable".to_vec()),
-        Reply::Discard => Outcome::Discarded,
-        _ => return None,
-    })
-}
-
-/// `%%` is `%`, and a single `%` nothing.
-fn halve_percents(text: &[u8]) -> Vec<u8> {
-    let mut bytes = text.iter();
-    let mut out = Vec::with_capacity(text.len());
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'%' => out.extend(bytes.next()),
-            other => out.push(*other),
-        }
-    }
-    out
 }

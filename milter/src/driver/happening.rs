@@ -14,7 +14,7 @@ use crate::session::{Excess, NegotiationError, SessionError, Stage};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Happening<'a> {
-    /// A connection is served.
+    /// A connection was accepted. For each there is one [`Happening::Closed`].
     Opened,
     /// A connection is over.
     Closed {

@@ -18,7 +18,7 @@ mod serve;
 mod settings;
 mod stream;
 
-pub use client::{Client, ClientError, Delivery, Outcome, Peer};
+pub use client::{Client, ClientError, Peer};
 pub use handler::{Handler, Response, Settled};
 pub use happening::{End, Happening};
 pub use listener::{BindError, Listener, UnixSocket};

@@ -93,8 +93,8 @@ async fn connect<H: Handler>(
 ) {
     let place = Place::take(served);
     let limits = shared.settings.session;
+    shared.observe(&Happening::Opened);
     let session = if place.number <= shared.settings.connections {
-        shared.observe(&Happening::Opened);
         Session::new(shared.settings.wanted.clone(), limits)
     } else {
         shared.observe(&Happening::TooManyConnections);
