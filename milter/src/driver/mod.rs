@@ -6,7 +6,7 @@
 //! - On failure: mail goes on. A handler that panics, is late or asks for the impossible lets its message through
 //!   unmodified; each such case is a [`Happening`].
 //! - Limits: [`Settings`].
-//! - See: Postfix `MILTER_README`; the module [`connection`](self) comments on write sizes
+//! - See: Postfix `MILTER_README`
 
 mod budget;
 mod client;
