@@ -18,7 +18,7 @@ use crate::config::{AmqpConfig, Config, PropertyConfig, TapSource};
 use crate::delivery::class::Classifier;
 use crate::filter::campaign::CampaignRule;
 use crate::filter::decide::Policy;
-use crate::identity::{MessageId, PseudonymKey};
+use crate::identity::PseudonymKey;
 use crate::keys::token::{self, Standing, Token};
 use crate::keys::{self, Keys};
 use crate::queue::amqp;
@@ -92,7 +92,7 @@ pub(super) fn pseudonyms(config: &Config) -> Result<PseudonymKey> {
 }
 
 /// Gives the message that a reference names, if a key that is still trusted signed it.
-pub(super) fn verify_ref(keys: Keys) -> Arc<dyn Fn(&str) -> Option<MessageId> + Send + Sync> {
+pub(super) fn verify_ref(keys: Keys) -> tap::VerifyRef {
     Arc::new(move |text| match token::verify(text, &keys.current()) {
         Ok(verified) if verified.standing == Standing::Good => match verified.token {
             Token::Ref(reference) => Some(reference.message),

@@ -64,6 +64,9 @@ pub(super) struct Args {
     admin_listen: Option<String>,
 }
 
+/// Files of mode 0600 that go beside the configuration: name and content.
+type Secrets = Vec<(&'static str, Vec<u8>)>;
+
 impl Args {
     pub(super) fn run(self) -> Result {
         let dir = std::path::absolute(&self.dir).or_exit(Exit::Usage)?;
@@ -99,7 +102,7 @@ impl Args {
     }
 
     /// The text of the file, and the secrets that go beside it.
-    fn text(&self, dir: &Path, queue_dir: &Path) -> Result<(String, Vec<(&'static str, Vec<u8>)>)> {
+    fn text(&self, dir: &Path, queue_dir: &Path) -> Result<(String, Secrets)> {
         let mut text = Text(EXAMPLE.to_owned());
         let mut secrets = Vec::new();
         text.set("tracking", "url", &self.tracking_url);
@@ -140,7 +143,7 @@ impl Args {
     }
 
     /// Checks the configuration in a directory of its own, before anything is written to the real one.
-    fn rehearse(&self, text: &str, secrets: &[(&'static str, Vec<u8>)], path: &Path) -> Result {
+    fn rehearse(&self, text: &str, secrets: &Secrets, path: &Path) -> Result {
         let rehearsal = std::env::temp_dir().join(format!("mailtap-init-{}", std::process::id()));
         let checked = (|| {
             fs::create_dir_all(&rehearsal)?;

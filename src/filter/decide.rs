@@ -9,6 +9,7 @@
 //! - See: `docs/architecture.md`, "One message".
 
 use crate::consent::{Consent, Consents, Purpose};
+use crate::delivery;
 use crate::event::Data;
 use crate::filter::campaign::{self, CAMPAIGN_HEADER, CampaignRule};
 use crate::filter::header::{self, Field, HeaderEdits};
@@ -165,9 +166,8 @@ pub fn in_scope<'a>(policy: &Policy, sender: &'a str) -> Result<&'a str, Pass> {
     if sender.is_empty() {
         return Err(Pass::NullSender);
     }
-    let domain = sender.rsplit_once('@').map_or("", |(_, domain)| domain);
-    let ascii = idna::domain_to_ascii(domain.trim_end_matches('.')).unwrap_or_default();
-    let listed = policy.sender_domains.iter().any(|pattern| campaign::matches_domain(pattern, &ascii));
+    let domain = delivery::sender_domain(sender.as_bytes()).ok_or(Pass::OutOfScope)?;
+    let listed = policy.sender_domains.iter().any(|pattern| campaign::matches_domain(pattern, &domain));
     if listed { Ok(sender) } else { Err(Pass::OutOfScope) }
 }
 
@@ -219,7 +219,7 @@ fn decide_or_pass(message: &[u8], envelope: Envelope<'_>, means: &Means<'_>) -> 
     let data = Data {
         campaign: campaign.clone(),
         recipient,
-        sender_domain: sender.rsplit_once('@').map(|(_, domain)| domain.to_lowercase()),
+        sender_domain: delivery::sender_domain(sender.as_bytes()),
         links: Some(report.tracked.into()),
         pixel: Some(report.pixel.is_ok()),
         recipients: u32::try_from(recipients.len()).ok(),

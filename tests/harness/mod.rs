@@ -341,10 +341,9 @@ impl Site {
         while self.counts() != expected {
             assert!(
                 Instant::now() < end,
-                "events: {:?}, expected {expected:?}\nmailtap:\n{}\nmaillog:\n{}",
+                "events: {:?}, expected {expected:?}, spool: {}",
                 self.counts(),
-                self.log("mailtap"),
-                self.maillog()
+                run(self.command().args(["spool", "status", "--json"]))
             );
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -375,7 +374,7 @@ impl Drop for Site {
 
 fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(60)..].join("\n")
+    lines[lines.len().saturating_sub(15)..].join("\n")
 }
 
 /// An HTTP answer.

@@ -22,9 +22,9 @@ use crate::queue::spool::{Claimed, Outcome, Seq, Spool};
 use crate::service::clock;
 
 /// How long an event stays claimed after its relay died.
-const LEASE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_secs(30);
 /// How often living relays move the end of their leases.
-const RENEW_EVERY: Duration = Duration::from_secs(15);
+const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// How often to look for events of other processes, and for retries that are due.
 const POLL_EVERY: Duration = Duration::from_millis(250);
 

@@ -40,6 +40,9 @@ pub struct Settings {
     pub max_rows: u64,
     /// The most bytes of events, with what SQLite needs for them. The file grows somewhat beyond: ids of sent events.
     pub max_bytes: u64,
+    /// Bytes of the disk that publishing leaves free, so that what is there can still be claimed and settled: that
+    /// writes, too.
+    pub reserve_bytes: u64,
     /// What a publisher is promised.
     pub sync: Sync,
     /// How long a commit waits for company.
@@ -58,6 +61,7 @@ impl Default for Settings {
             directory: PathBuf::from("/var/lib/mailtap/spool"),
             max_rows: 5_000_000,
             max_bytes: 4 * 1024 * 1024 * 1024,
+            reserve_bytes: 64 * 1024 * 1024,
             sync: Sync::Full,
             group_wait: Duration::from_millis(1),
             group_events: 1_000,
@@ -144,12 +148,12 @@ impl Spool {
     /// # Errors
     /// `StoreError`.
     pub fn open(settings: Settings) -> Result<Self, StoreError> {
-        Self::open_with(settings, Arc::new(clock::now))
+        let connection = sqlite::open(&settings.path(), settings.file_mode, schema::MIGRATIONS)?;
+        Self::start(settings, Arc::new(clock::now), connection)
     }
 
-    fn open_with(settings: Settings, clock: Clock) -> Result<Self, StoreError> {
+    fn start(settings: Settings, clock: Clock, connection: rusqlite::Connection) -> Result<Self, StoreError> {
         let path = settings.path();
-        let connection = sqlite::open(&path, settings.file_mode, schema::MIGRATIONS)?;
         let (news, listener) = watch::channel(0);
         let gather = Gather { wait: settings.group_wait, weight: settings.group_events };
         let writer =

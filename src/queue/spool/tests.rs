@@ -1,16 +1,33 @@
 //! Tests of the spool: a model, other processes, kills, limits, a full disk.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Child, Command as Process, Stdio};
+use std::sync::Mutex;
+
+use proptest::prelude::*;
 
 use super::*;
+use crate::event::EventId;
 use crate::queue::testing::event;
+
+const LEASE: Duration = Duration::from_secs(60);
+/// Names the directory for the tests that are run as children of others.
+const CHILD: &str = "MAILTAP_TEST_SPOOL_CHILD";
 
 fn settings(directory: &Path) -> Settings {
     Settings { directory: directory.to_owned(), ..Settings::default() }
 }
 
-const LEASE: Duration = Duration::from_secs(60);
+fn status(directory: &Path) -> Status {
+    Admin::open(directory).unwrap().status().unwrap()
+}
+
+fn seqs(claimed: &[Claimed]) -> Vec<Seq> {
+    claimed.iter().map(|claimed| claimed.seq).collect()
+}
 
 #[tokio::test]
 async fn what_was_published_is_claimed_in_order_and_gone_when_done() {
@@ -19,16 +36,399 @@ async fn what_was_published_is_claimed_in_order_and_gone_when_done() {
     spool.publish((0..5).map(event).collect()).await.unwrap();
     let now = clock::now();
     let first = spool.claim(3, LEASE, now).await.unwrap();
-    assert_eq!(
-        first.iter().map(|claimed| claimed.event.clone()).collect::<Vec<_>>(),
-        (0..3).map(event).collect::<Vec<_>>()
-    );
+    let events: Vec<_> = first.iter().map(|claimed| claimed.event.clone()).collect();
+    assert_eq!(events, (0..3).map(event).collect::<Vec<_>>());
     assert!(first.iter().all(|claimed| claimed.attempts == 1));
     let rest = spool.claim(10, LEASE, now).await.unwrap();
     assert_eq!(rest.len(), 2, "what another one holds is not claimed again");
-    spool.done(&first.iter().map(|claimed| claimed.seq).collect::<Vec<_>>()).await.unwrap();
+    spool.done(&seqs(&first)).await.unwrap();
     spool.publish((0..5).map(event).collect()).await.unwrap();
     assert!(spool.claim(10, LEASE, now).await.unwrap().is_empty(), "what was sent is not taken again");
-    let status = Admin::open(directory.path()).unwrap().status().unwrap();
+    let status = status(directory.path());
     assert_eq!((status.pending, status.claimed, status.seen), (0, 2, 5));
+}
+
+#[tokio::test]
+async fn a_full_spool_refuses_what_is_new_and_takes_it_when_there_is_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let spool = Spool::open(Settings { max_rows: 3, ..settings(directory.path()) }).unwrap();
+    spool.publish((0..3).map(event).collect()).await.unwrap();
+    assert_eq!(spool.publish(vec![event(3)]).await, Err(PublishError::Full));
+    assert_eq!(spool.publish(vec![event(1)]).await, Ok(()), "what is there needs no room");
+    let claimed = spool.claim(1, LEASE, clock::now()).await.unwrap();
+    spool.done(&seqs(&claimed)).await.unwrap();
+    assert_eq!(spool.publish(vec![event(3)]).await, Ok(()));
+
+    let directory = tempfile::tempdir().unwrap();
+    let bytes = event(0).to_json().len() as u64;
+    let max_bytes = 2 * (bytes + schema::ROW_BYTES);
+    let spool = Spool::open(Settings { max_bytes, ..settings(directory.path()) }).unwrap();
+    assert_eq!(spool.publish(vec![event(0), event(8)]).await, Ok(()));
+    assert_eq!(status(directory.path()).bytes, max_bytes);
+    assert_eq!(spool.publish(vec![event(16)]).await, Err(PublishError::Full));
+}
+
+#[tokio::test]
+async fn a_full_disk_is_an_error_that_passes() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let connection = sqlite::open(&settings.path(), settings.file_mode, schema::MIGRATIONS).unwrap();
+    // SQLite gives the same answer at its own limit of pages as on a full disk.
+    connection.pragma_update(None, "max_page_count", 100).unwrap();
+    let spool = Spool::start(settings, Arc::new(clock::now), connection).unwrap();
+    let mut kept = Vec::new();
+    let mut number = 0;
+    while spool.publish(vec![event(number)]).await.is_ok() {
+        kept.push(event(number).id);
+        number += 1;
+    }
+    let refused = spool.publish(vec![event(number)]).await;
+    assert!(matches!(&refused, Err(PublishError::Storage(why)) if why.contains("full")), "{refused:?}");
+    let other = Spool::open(spool.settings().clone()).unwrap();
+    let claimed = other.claim(usize::MAX, LEASE, clock::now()).await.unwrap();
+    assert_eq!(claimed.iter().map(|claimed| claimed.event.id).collect::<Vec<_>>(), kept);
+    other.done(&seqs(&claimed)).await.unwrap();
+    spool.publish(vec![event(number)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_last_of_the_disk_is_for_sending_what_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let plenty = Spool::open(settings(directory.path())).unwrap();
+    plenty.publish(vec![event(0)]).await.unwrap();
+    let scarce = Spool::open(Settings { reserve_bytes: u64::MAX, ..settings(directory.path()) }).unwrap();
+    let refused = scarce.publish(vec![event(1)]).await;
+    assert!(matches!(refused, Err(PublishError::Storage(_))), "{refused:?}");
+    let claimed = scarce.claim(10, LEASE, clock::now()).await.unwrap();
+    scarce.done(&seqs(&claimed)).await.unwrap();
+    assert_eq!(status(directory.path()).bytes, 0);
+}
+
+#[tokio::test]
+async fn what_is_no_event_goes_to_the_dead_letters_and_these_are_listed_replayed_and_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let spool = Spool::open(settings(directory.path())).unwrap();
+    spool.publish((0..4).map(event).collect()).await.unwrap();
+    let other = rusqlite::Connection::open(spool.settings().path()).unwrap();
+    other.execute("UPDATE event SET body = 'ann@example.org' WHERE seq = 1", []).unwrap();
+    let now = clock::now();
+    let claimed = spool.claim(10, LEASE, now).await.unwrap();
+    assert_eq!(claimed.len(), 3);
+    let outcomes = [
+        Outcome::Dead { reason: "Refused: too old".into() },
+        Outcome::Uncertain,
+        Outcome::Dead { reason: format!("long {}", "ü".repeat(1_000)) },
+    ];
+    spool.settle(seqs(&claimed).into_iter().zip(outcomes).collect()).await.unwrap();
+
+    let mut admin = Admin::open(directory.path()).unwrap();
+    let list = |filter: Filter| admin.list(&filter, None, 100).unwrap();
+    let all = list(Filter::dead_letters());
+    assert_eq!(all.len(), 4);
+    assert!(all[0].reason.as_ref().unwrap().starts_with("malformed: "), "{:?}", all[0].reason);
+    assert!(!all[0].reason.as_ref().unwrap().contains('@'));
+    assert_eq!(all[3].reason.as_ref().unwrap().chars().count(), store::REASON_CHARS);
+    let count = |filter: Filter| list(filter).len();
+    assert_eq!(count(Filter { reason: Some("refused".into()), ..Filter::default() }), 1);
+    assert_eq!(count(Filter { kind: Some(event(2).kind), ..Filter::default() }), 1);
+    assert_eq!(count(Filter { campaign: event(3).data.campaign, ..Filter::default() }), 1);
+    assert_eq!(count(Filter { id: Some(event(3).id), ..Filter::default() }), 1);
+    assert_eq!(count(Filter { since: Some(event(2).time), ..Filter::default() }), 2);
+    assert_eq!(count(Filter { until: Some(event(2).time), ..Filter::default() }), 1);
+    assert_eq!(count(Filter { states: vec![State::Uncertain], ..Filter::default() }), 1);
+    assert_eq!(admin.list(&Filter::default(), Some(all[1].seq), 1).unwrap()[0].seq, all[2].seq);
+
+    let uncertain = Filter { states: vec![State::Uncertain], ..Filter::default() };
+    assert_eq!(admin.replay(&uncertain, clock::now()).unwrap(), 1);
+    let again = spool.claim(10, LEASE, clock::now()).await.unwrap();
+    assert_eq!((again[0].event.id, again[0].attempts), (event(2).id, 1));
+    assert_eq!(admin.drop_dead(&Filter::default()).unwrap(), 3, "what is claimed is no dead letter");
+    assert_eq!(admin.status().unwrap().claimed, 1);
+}
+
+#[tokio::test]
+async fn two_handles_give_each_event_to_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let one = Spool::open(settings(directory.path())).unwrap();
+    let two = Spool::open(settings(directory.path())).unwrap();
+    let publish = async |spool: &Spool, from: u64| {
+        for number in 0..50 {
+            let numbers = from + number * 10..from + number * 10 + 10;
+            spool.publish(numbers.map(event).collect()).await.unwrap();
+        }
+    };
+    // Both publish the middle third.
+    tokio::join!(publish(&one, 0), publish(&two, 250));
+    let consume = async |spool: &Spool| {
+        let mut ids = Vec::new();
+        loop {
+            let claimed = spool.claim(7, LEASE, clock::now()).await.unwrap();
+            if claimed.is_empty() {
+                return ids;
+            }
+            ids.extend(claimed.iter().map(|claimed| claimed.event.id));
+            spool.done(&seqs(&claimed)).await.unwrap();
+        }
+    };
+    let (mut ids, more) = tokio::join!(consume(&one), consume(&two));
+    ids.extend(more);
+    ids.sort_unstable();
+    let mut expected: Vec<_> = (0..750).map(|number| event(number).id).collect();
+    expected.sort_unstable();
+    assert_eq!(ids, expected);
+}
+
+fn child(test: &str, directory: &Path) -> Child {
+    Process::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("queue::spool::tests::{test}"), "--ignored", "--nocapture"])
+        .env(CHILD, directory)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Publishes from several tasks and says so after each answer, until it is killed.
+#[tokio::test]
+#[ignore = "run by other tests as a process of its own"]
+async fn child_publishes() {
+    let Some(directory) = std::env::var_os(CHILD) else { return };
+    let spool = Spool::open(settings(Path::new(&directory))).unwrap();
+    let from = u64::from(std::process::id()) * 1_000_000;
+    let tasks: Vec<_> = (0..8)
+        .map(|task| {
+            let spool = spool.clone();
+            tokio::spawn(async move {
+                for number in 0..10_000 {
+                    let number = from + task * 100_000 + number;
+                    spool.publish(vec![event(number)]).await.unwrap();
+                    println!("acknowledged {number}");
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_kills_of_two_processes_that_share_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut acknowledged = Vec::new();
+    for round in 0..3_u64 {
+        let mut children =
+            [child("child_publishes", directory.path()), child("child_publishes", directory.path())];
+        let outputs = children.each_mut().map(|child| child.stdout.take().unwrap());
+        let readers = outputs.map(|output| {
+            std::thread::spawn(move || {
+                let lines = BufReader::new(output).lines().map_while(Result::ok);
+                lines
+                    .filter_map(|line| line.split("acknowledged ").nth(1)?.parse().ok())
+                    .collect::<Vec<u64>>()
+            })
+        });
+        tokio::time::sleep(Duration::from_millis(300 + 170 * round)).await;
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        for reader in readers {
+            let mut numbers = reader.join().unwrap();
+            // The last line may be cut in the middle of its number.
+            numbers.pop();
+            assert!(!numbers.is_empty(), "each process got its turn");
+            acknowledged.extend(numbers);
+        }
+    }
+    let spool = Spool::open(settings(directory.path())).unwrap();
+    let there = spool.claim(usize::MAX, LEASE, clock::now()).await.unwrap();
+    let there: std::collections::BTreeSet<_> = there.iter().map(|claimed| claimed.event.id).collect();
+    assert!(acknowledged.len() > 100, "{}", acknowledged.len());
+    for number in acknowledged {
+        assert!(there.contains(&event(number).id), "{number} was acknowledged and is lost");
+    }
+}
+
+/// A step of the model test.
+#[derive(Debug, Clone)]
+enum Step {
+    Publish(Vec<u64>),
+    Claim { max: usize, lease_s: u64 },
+    Settle { nth: usize, how: u8 },
+    Extend { nth: usize },
+    Replay,
+    Pass { secs: u64 },
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => prop::collection::vec(0_u64..40, 1..6).prop_map(Step::Publish),
+        4 => (0_usize..6, 1_u64..30).prop_map(|(max, lease_s)| Step::Claim { max, lease_s }),
+        6 => (0_usize..8, 0_u8..5).prop_map(|(nth, how)| Step::Settle { nth, how }),
+        1 => (0_usize..8).prop_map(|nth| Step::Extend { nth }),
+        1 => Just(Step::Replay),
+        2 => (1_u64..20).prop_map(|secs| Step::Pass { secs }),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+/// What the spool should be: a list and a set.
+#[derive(Debug, Default)]
+struct Model {
+    seen: BTreeMap<u64, ()>,
+    rows: BTreeMap<i64, Row>,
+    next: i64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Row {
+    number: u64,
+    state: State,
+    at: Timestamp,
+    added: Timestamp,
+    attempts: u32,
+}
+
+impl Model {
+    fn publish(&mut self, numbers: &[u64], now: Timestamp) {
+        for number in numbers {
+            if self.seen.insert(*number, ()).is_none() {
+                self.next += 1;
+                let row = Row { number: *number, state: State::Pending, at: now, added: now, attempts: 0 };
+                self.rows.insert(self.next, row);
+            }
+        }
+    }
+
+    fn claim(&mut self, max: usize, now: Timestamp, lease_end: Timestamp) -> Vec<(i64, EventId, u32)> {
+        let mut due: Vec<_> = self
+            .rows
+            .iter()
+            .filter(|(_, row)| matches!(row.state, State::Pending | State::Claimed) && row.at <= now)
+            .map(|(seq, row)| (row.at, *seq))
+            .collect();
+        for row in self.rows.values_mut().filter(|row| row.state == State::Claimed && row.at <= now) {
+            row.state = State::Pending;
+        }
+        due.sort_unstable();
+        due.truncate(max);
+        let mut seqs: Vec<_> = due.into_iter().map(|(_, seq)| seq).collect();
+        seqs.sort_unstable();
+        seqs.into_iter()
+            .map(|seq| {
+                let row = self.rows.get_mut(&seq).unwrap();
+                row.state = State::Claimed;
+                row.at = lease_end;
+                row.attempts += 1;
+                (seq, event(row.number).id, row.attempts)
+            })
+            .collect()
+    }
+
+    fn settle(&mut self, seq: i64, outcome: &Outcome, now: Timestamp) {
+        if *outcome == Outcome::Done {
+            self.rows.remove(&seq);
+            return;
+        }
+        let Some(row) = self.rows.get_mut(&seq).filter(|row| row.state == State::Claimed) else { return };
+        (row.state, row.at) = match outcome {
+            Outcome::Retry { not_before, .. } => (State::Pending, *not_before),
+            Outcome::Dead { .. } => (State::Dead, now),
+            Outcome::Uncertain => (State::Uncertain, now),
+            Outcome::Released | Outcome::Done => (State::Pending, row.added),
+        };
+        if *outcome == Outcome::Released {
+            row.attempts -= 1;
+        }
+    }
+
+    fn replay(&mut self, now: Timestamp) {
+        for row in self.rows.values_mut().filter(|row| matches!(row.state, State::Dead | State::Uncertain)) {
+            (row.state, row.at, row.attempts) = (State::Pending, now, 0);
+        }
+    }
+}
+
+fn outcome(how: u8, now: Timestamp) -> Outcome {
+    match how {
+        0 => Outcome::Done,
+        1 => Outcome::Retry { not_before: now.plus(Duration::from_secs(5)), reason: "busy".into() },
+        2 => Outcome::Dead { reason: "refused".into() },
+        3 => Outcome::Uncertain,
+        _ => Outcome::Released,
+    }
+}
+
+fn open_at(directory: &Path, now: &Arc<Mutex<Timestamp>>) -> Spool {
+    let settings = Settings { group_wait: Duration::ZERO, ..settings(directory) };
+    let connection = sqlite::open(&settings.path(), settings.file_mode, schema::MIGRATIONS).unwrap();
+    let now = now.clone();
+    Spool::start(settings, Arc::new(move || *now.lock().unwrap()), connection).unwrap()
+}
+
+async fn compare(steps: Vec<Step>) {
+    let directory = tempfile::tempdir().unwrap();
+    let now = Arc::new(Mutex::new(Timestamp::from_secs(1_795_453_000)));
+    let mut spool = open_at(directory.path(), &now);
+    let (mut model, mut claimed) = (Model::default(), Vec::<i64>::new());
+    for step in steps {
+        let time = *now.lock().unwrap();
+        match step {
+            Step::Publish(numbers) => {
+                spool.publish(numbers.iter().copied().map(event).collect()).await.unwrap();
+                model.publish(&numbers, time);
+            }
+            Step::Claim { max, lease_s } => {
+                let lease = Duration::from_secs(lease_s);
+                let got = spool.claim(max, lease, time).await.unwrap();
+                let got: Vec<_> =
+                    got.iter().map(|claim| (claim.seq.0, claim.event.id, claim.attempts)).collect();
+                assert_eq!(got, model.claim(max, time, time.plus(lease)));
+                claimed.extend(got.iter().map(|claim| claim.0));
+            }
+            Step::Settle { nth, how } => {
+                let Some(seq) = claimed.get(nth).copied() else { continue };
+                let outcome = outcome(how, time);
+                model.settle(seq, &outcome, time);
+                spool.settle(vec![(Seq(seq), outcome)]).await.unwrap();
+            }
+            Step::Extend { nth } => {
+                let Some(seq) = claimed.get(nth).copied() else { continue };
+                let end = time.plus(LEASE);
+                spool.extend(vec![Seq(seq)], end).await.unwrap();
+                if let Some(row) = model.rows.get_mut(&seq).filter(|row| row.state == State::Claimed) {
+                    row.at = end;
+                }
+            }
+            Step::Replay => {
+                Admin::open(directory.path()).unwrap().replay(&Filter::default(), time).unwrap();
+                model.replay(time);
+            }
+            Step::Pass { secs } => *now.lock().unwrap() = time.plus(Duration::from_secs(secs)),
+            Step::Reopen => spool = open_at(directory.path(), &now),
+        }
+    }
+    let stored = Admin::open(directory.path()).unwrap().list(&Filter::default(), None, 1_000).unwrap();
+    let stored: BTreeMap<_, _> = stored
+        .into_iter()
+        .map(|row| {
+            let id = Event::from_json(row.body.as_bytes()).unwrap().id;
+            (row.seq.0, (id, row.state, row.at, row.added, row.attempts))
+        })
+        .collect();
+    let expected: BTreeMap<_, _> = model
+        .rows
+        .into_iter()
+        .map(|(seq, row)| (seq, (event(row.number).id, row.state, row.at, row.added, row.attempts)))
+        .collect();
+    assert_eq!(stored, expected);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn the_spool_does_what_a_list_and_a_set_would_do(steps in prop::collection::vec(step(), 1..60)) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(compare(steps));
+    }
 }

@@ -142,11 +142,16 @@ impl Writer {
         let lasting = self.settings.sync == Sync::Full && commands.iter().any(Command::must_last);
         let settings = self.settings.clone();
         let now = (self.clock)();
+        let reserved = reserve_is_touched(&settings);
         self.with_connection(lasting, |connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let mut room = Room::look(&transaction, settings.max_rows, settings.max_bytes)?;
             let mut replies = Vec::with_capacity(commands.len());
             for command in commands {
+                if let (Command::Publish { .. }, Some(refused)) = (command, &reserved) {
+                    replies.push(Reply::Published(Err(refused.clone())));
+                    continue;
+                }
                 replies.push(apply(&transaction, command, &mut room, now, Days::new(now, settings.dedupe))?);
             }
             transaction.commit()?;
@@ -190,6 +195,14 @@ impl Writer {
         }
         Ok(result?)
     }
+}
+
+/// Why nothing may be added: the rest of the disk is for getting rid of what is there. A disk that can't be asked passes.
+fn reserve_is_touched(settings: &Settings) -> Option<PublishError> {
+    let disk = nix::sys::statvfs::statvfs(&settings.directory).ok()?;
+    let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+    (free < settings.reserve_bytes)
+        .then(|| PublishError::Storage(format!("the disk has only {free} bytes left")))
 }
 
 fn apply(

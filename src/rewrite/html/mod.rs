@@ -12,5 +12,5 @@ mod scan;
 mod tag;
 
 pub(super) use entity::{decode_references, escape_into};
-pub(super) use scan::{Anchor, Scan, scan};
+pub(super) use scan::{Anchor, Scan, is_own, scan};
 pub(super) use tag::Quote;
