@@ -41,11 +41,12 @@ local function run()
   for _, action in ipairs({ SMFIF_ADDHDRS, SMFIF_CHGHDRS, SMFIF_CHGBODY }) do
     expect(mt.test_action(conn, action), "the right to change headers and body")
   end
-  ok(mt.conninfo(conn, "client.example.org", "192.0.2.1"), "CONNECT")
-  ok(mt.helo(conn, "client.example.org"), "HELO")
+  -- What mailtap asked to be left out of, miltertest refuses to send.
+  expect(not pcall(mt.conninfo, conn, "client.example.org", "192.0.2.1"), "no CONNECT: nobody needs it")
 
   for round = 1, 2 do
     begin("4jYJlt4VZLz1SRr" .. round, "news@shop.example")
+    expect(mt.getreply(conn) == SMFIR_CONTINUE, "the body of a message in scope asked for")
     finish('<p><a href="https://shop.example/spring">spring</a></p>\r\n')
     expect(mt.eom_check(conn, MT_HDRADD, "X-Mailtap-Ref") or mt.eom_check(conn, MT_HDRINSERT, "X-Mailtap-Ref"),
       "X-Mailtap-Ref in message " .. round)
@@ -59,9 +60,7 @@ local function run()
   mt.abort(conn)
 
   begin("4jYJlt4VZLz1SRr4", "somebody@elsewhere.example")
-  finish('<p><a href="https://shop.example/spring">spring</a></p>\r\n')
-  expect(not mt.eom_check(conn, MT_HDRADD, "X-Mailtap-Ref"), "no X-Mailtap-Ref for another sender's domain")
-  expect(not mt.eom_check(conn, MT_BODYCHANGE), "the body of another sender's domain untouched")
+  expect(mt.getreply(conn) == SMFIR_ACCEPT, "another sender's domain let go at the end of its headers")
   mt.disconnect(conn)
 end
 

@@ -1,5 +1,5 @@
 -- The session of OpenDKIM's miltertest against milter/examples/trivial.rs:
---   trivial unix:/tmp/x.sock &  miltertest -D socket=unix:/tmp/x.sock -s trivial.lua
+--   trivial unix:/tmp/x.sock &  miltertest -D socket=unix:/tmp/x.sock -s crate-trivial.lua
 -- miltertest can't take replies of more than 1,024 bytes at end of message, and knows no QUIT_NC and no SKIP.
 
 local function message(conn, number, body, expected)
