@@ -48,6 +48,10 @@ impl Charset {
         self.0 != UTF_8 && !self.0.is_single_byte()
     }
 
+    pub(super) fn is_utf8(self) -> bool {
+        self.0 == UTF_8
+    }
+
     /// Bytes as text; `None` when they are not valid in this charset.
     pub(super) fn decode(self, bytes: &[u8]) -> Option<Cow<'_, str>> {
         self.0.decode_without_bom_handling_and_without_replacement(bytes)
@@ -92,8 +96,17 @@ mod tests {
 
     #[test]
     fn safe_and_unsafe_labels() {
-        for label in ["utf-8", "US-ASCII", "iso-8859-15", "windows-1251", "koi8-r", "Shift_JIS", "gbk", "big5", "gb18030"]
-        {
+        for label in [
+            "utf-8",
+            "US-ASCII",
+            "iso-8859-15",
+            "windows-1251",
+            "koi8-r",
+            "Shift_JIS",
+            "gbk",
+            "big5",
+            "gb18030",
+        ] {
             assert!(of(label, b"").is_ok(), "{label}");
         }
         for label in ["utf-16", "utf-16le", "iso-2022-jp", "iso-2022-kr", "hz-gb-2312"] {

@@ -34,8 +34,11 @@ pub(super) fn ask(message: &[u8], block: &Block, plan: &Plan) -> Result<Gate, Re
     if !plan.rewrite_auto_replies && block.all(message, b"auto-submitted").any(automatic) {
         return Err(Reason::AutoReply);
     }
-    let fields: Vec<_> =
-        block.fields.iter().map(|field| (slice(message, &field.name), slice(message, &field.value))).collect();
+    let fields: Vec<_> = block
+        .fields
+        .iter()
+        .map(|field| (slice(message, &field.name), slice(message, &field.value)))
+        .collect();
     let mut unsubscribe = Vec::new();
     for value in block.all(message, b"list-unsubscribe") {
         let value = String::from_utf8_lossy(value);

@@ -123,7 +123,8 @@ impl MimeValue {
             cursor.skip_blanks_and_comments()?;
             cursor.take(b'=').then_some(())?;
             cursor.skip_blanks_and_comments()?;
-            let text = if cursor.peek() == Some(b'"') { cursor.quoted()? } else { cursor.word(b";\"").to_vec() };
+            let text =
+                if cursor.peek() == Some(b'"') { cursor.quoted()? } else { cursor.word(b";\"").to_vec() };
             value.parameters.push((name, text));
         }
     }
@@ -147,7 +148,8 @@ impl MimeValue {
 
     /// Whether a parameter is given in any form.
     pub(super) fn has(&self, name: &str) -> bool {
-        let is = |own: &str| own.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('*'));
+        let is =
+            |own: &str| own.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('*'));
         self.parameters.iter().any(|(own, _)| is(own))
     }
 }
@@ -223,7 +225,7 @@ mod tests {
     fn fields_keep_their_ranges() {
         let message = b"A: 1\r\nB:2\r\n  3\r\n\r\nbody";
         let block = Block::read(message, 0..message.len(), false).unwrap();
-        assert_eq!(block.body, 19);
+        assert_eq!(block.body, 18);
         assert_eq!(block.single(message, b"b").unwrap(), Some(&b"2\r\n  3"[..]));
         assert_eq!(Block::read(b"nothing\n\n", 0..9, false).unwrap_err(), Reason::BadHeader);
         assert!(Block::read(b"From a\nA: b\n\n", 0..13, true).is_ok());
@@ -232,7 +234,8 @@ mod tests {
     #[test]
     fn values_with_quotes_comments_and_folding() {
         let value =
-            MimeValue::read(b" Text/HTML (a (nested) comment);\r\n charset = \"utf\\-8\"; boundary=a=_b;").unwrap();
+            MimeValue::read(b" Text/HTML (a (nested) comment);\r\n charset = \"utf\\-8\"; boundary=a=_b;")
+                .unwrap();
         assert_eq!(value.main, "text/html");
         assert_eq!(value.parameter("charset"), Ok(Some(&b"utf-8"[..])));
         assert_eq!(value.parameter("boundary"), Ok(Some(&b"a=_b"[..])));

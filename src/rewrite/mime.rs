@@ -28,7 +28,7 @@ pub(super) struct Part {
     pub(super) encoding: String,
     /// Charset as labelled; `Err` when given twice or in an extended form.
     pub(super) charset: Result<Option<String>, ()>,
-    /// `format=flowed` with `delsp=yes`.
+    /// `delsp=yes`, of `format=flowed`.
     pub(super) delsp: bool,
     /// Where its encoded body lies.
     pub(super) body: Range<usize>,
@@ -47,17 +47,11 @@ pub(super) enum Kind {
     Other(Reason),
 }
 
-/// The parts of a message.
-#[derive(Debug)]
-pub(super) struct Tree {
-    pub(super) parts: Vec<Part>,
-}
-
 /// Splits a message whose header block has been read.
-pub(super) fn split(message: &[u8], block: &Block, lines: &Lines, plan: &Plan) -> Result<Tree, Reason> {
+pub(super) fn split(message: &[u8], block: &Block, lines: &Lines, plan: &Plan) -> Result<Vec<Part>, Reason> {
     let mut walk = Walk { message, lines, plan, parts: Vec::new(), count: 0 };
     walk.entity(block, block.body..message.len(), Place { path: "", depth: 0, seen: true })?;
-    Ok(Tree { parts: walk.parts })
+    Ok(walk.parts)
 }
 
 struct Walk<'a> {
@@ -103,7 +97,9 @@ impl Walk<'_> {
             !matches!(value.main.as_str(), "" | "inline") || value.has("filename") || value.has("name")
         }) || content_type.has("name");
 
-        if !attached && place.seen && matches!(media, "multipart/mixed" | "multipart/alternative" | "multipart/related")
+        if !attached
+            && place.seen
+            && matches!(media, "multipart/mixed" | "multipart/alternative" | "multipart/related")
         {
             if !matches!(encoding.as_str(), "" | "7bit" | "8bit" | "binary") {
                 return Err(Reason::BadMultipartEncoding);
@@ -127,7 +123,13 @@ impl Walk<'_> {
     }
 
     /// Opens a multipart.
-    fn container(&mut self, media: &str, value: &MimeValue, body: Range<usize>, at: Place<'_>) -> Result<(), Reason> {
+    fn container(
+        &mut self,
+        media: &str,
+        value: &MimeValue,
+        body: Range<usize>,
+        at: Place<'_>,
+    ) -> Result<(), Reason> {
         if at.depth >= self.plan.max_depth {
             return Err(Reason::TooDeep);
         }
@@ -138,7 +140,11 @@ impl Walk<'_> {
         for (index, range) in self.sections(boundary, body)?.into_iter().enumerate() {
             let block = Block::read(self.message, range.clone(), false)?;
             let body = block.body.min(range.end)..range.end;
-            let path = if at.path.is_empty() { (index + 1).to_string() } else { format!("{}.{}", at.path, index + 1) };
+            let path = if at.path.is_empty() {
+                (index + 1).to_string()
+            } else {
+                format!("{}.{}", at.path, index + 1)
+            };
             let is_root = index == 0
                 && root.is_none_or(|root| {
                     block
@@ -160,7 +166,9 @@ impl Walk<'_> {
         for line in self.lines.dashed(&body) {
             let end = line.end.min(body.end);
             let text = trim_eol(slice(self.message, &(line.start..end)));
-            let Some(rest) = text.strip_prefix(b"--").and_then(|rest| rest.strip_prefix(boundary)) else { continue };
+            let Some(rest) = text.strip_prefix(b"--").and_then(|rest| rest.strip_prefix(boundary)) else {
+                continue;
+            };
             let rest = rest.trim_ascii_end();
             if !matches!(rest, b"" | b"--") {
                 continue;

@@ -7,10 +7,21 @@
 //! - Limits: linear in the size of the message; message, parts, depth, links and URLs are limited by the plan.
 //! - See: RFC 2045, 2046, 2231, 3676; WHATWG HTML 13.2.5 (tokenisation); facts on links, cases 1–53
 
+mod charset;
+mod engine;
+mod find;
+mod gate;
+mod header;
+mod html;
+mod lines;
+mod mime;
 pub mod optout;
 mod plan;
 mod reason;
 mod report;
+mod target;
+mod text;
+mod transfer;
 
 pub use plan::{
     DEFAULT_LOGIN_PATTERNS, DEFAULT_PIXEL, HostRule, LinkPattern, Mint, PatternError, PixelAt, Plan,
@@ -25,9 +36,6 @@ pub use report::{
 /// The message is the header block, a blank line and the body, with CRLF or LF throughout. Headers are read (signatures,
 /// opt-outs) and never changed.
 #[must_use]
-pub fn rewrite(message: &[u8], plan: &Plan, _mint: &mut dyn Mint) -> Report {
-    if message.len() > plan.max_message_bytes {
-        return Report::left_alone(Reason::MessageTooBig);
-    }
-    Report::unchanged(Reason::NothingToRewrite)
+pub fn rewrite(message: &[u8], plan: &Plan, mint: &mut dyn Mint) -> Report {
+    engine::run(message, plan, mint).unwrap_or_else(Report::left_alone)
 }

@@ -74,7 +74,9 @@ fn after_scheme(link: &str) -> Result<&str, Reason> {
     let scheme_len = link.bytes().take_while(|b| b.is_ascii_alphanumeric() || b"+-.".contains(b)).count();
     let (scheme, rest) = link.split_at_checked(scheme_len).ok_or(Reason::Relative)?;
     let starts_with_letter = scheme.bytes().next().is_some_and(|b| b.is_ascii_alphabetic());
-    let Some(rest) = rest.strip_prefix(':').filter(|_| starts_with_letter) else { return Err(Reason::Relative) };
+    let Some(rest) = rest.strip_prefix(':').filter(|_| starts_with_letter) else {
+        return Err(Reason::Relative);
+    };
     let scheme = scheme.to_ascii_lowercase();
     match scheme.as_str() {
         "http" | "https" => rest.strip_prefix("//").ok_or(Reason::BadUrl),
@@ -89,11 +91,13 @@ pub(super) fn host_of(authority: &str) -> Option<&str> {
         Some(end) => authority.split_at_checked(end + 1)?,
         None => authority.split_at_checked(authority.find(':').unwrap_or(authority.len()))?,
     };
-    let port_is_fine =
-        port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()));
+    let port_is_fine = port.is_empty()
+        || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()));
     let is_host = |c: char| c.is_ascii_alphanumeric() || !c.is_ascii() || "-._%~!$&'()*+,;=".contains(c);
     let host_is_fine = match host.strip_prefix('[') {
-        Some(inner) => inner.strip_suffix(']').is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok()),
+        Some(inner) => inner.strip_suffix(']').is_some_and(|ip| {
+            ip.contains(':') && ip.bytes().all(|b| b.is_ascii_hexdigit() || b":.".contains(&b))
+        }),
         None => !host.is_empty() && host.chars().all(is_host),
     };
     (port_is_fine && host_is_fine).then_some(host)

@@ -145,7 +145,7 @@ impl Scanner<'_> {
             }
         })?;
         if has_content {
-            self.close_anchor(at);
+            self.close_anchor(at.saturating_sub(2));
         }
         let Some((value, quote)) = href else { return Some(tag) };
         if self.found.anchors.len() >= MAX_REPORTED_LINKS {
@@ -223,7 +223,10 @@ impl Scanner<'_> {
     fn comment(&mut self, range: Range<usize>) -> Result<(), Reason> {
         let html = self.html;
         let content = html.get(range.clone()).unwrap_or_default();
-        if self.conditional || !self.plan.conditional_comments || !content.trim_ascii_start().starts_with(b"[if") {
+        if self.conditional
+            || !self.plan.conditional_comments
+            || !content.trim_ascii_start().starts_with(b"[if")
+        {
             return Ok(());
         }
         let Some(start) = memmem::find(content, b"]>") else { return Ok(()) };
@@ -276,7 +279,8 @@ pub(in crate::rewrite) fn is_own(prefixes: &[String], url: &[u8]) -> bool {
     prefixes.iter().any(|prefix| {
         let prefix = prefix.as_bytes();
         url.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-            && (prefix.ends_with(b"/") || matches!(url.get(prefix.len()), None | Some(b'/' | b'?' | b'#' | b':')))
+            && (prefix.ends_with(b"/")
+                || matches!(url.get(prefix.len()), None | Some(b'/' | b'?' | b'#' | b':')))
     })
 }
 
@@ -314,7 +318,9 @@ impl Element {
             7 if is(b"noembed") => Self::RawText,
             8 if is(b"textarea") || is(b"noframes") => Self::RawText,
             9 if is(b"plaintext") => Self::Plaintext,
-            _ if conditional && name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"v:")) => Self::Area,
+            _ if conditional && name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"v:")) => {
+                Self::Area
+            }
             _ => Self::Other,
         }
     }

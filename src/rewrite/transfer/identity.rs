@@ -54,6 +54,13 @@ impl<'t> LineGuard<'t> {
         self.growth = growth;
         true
     }
+
+    /// Begins a new line within the current one, after whole lines were put there.
+    pub(in crate::rewrite) fn split_at(&mut self, offset: usize) {
+        let after = self.text.get(offset..).unwrap_or_default();
+        self.line = offset..offset + memchr(b'\n', after).unwrap_or(after.len());
+        self.growth = 0;
+    }
 }
 
 #[cfg(test)]

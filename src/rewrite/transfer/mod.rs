@@ -98,12 +98,15 @@ mod tests {
         apply(text, &patches)
     }
 
-    fn edits_within(len: usize, cuts: &[(usize, usize)]) -> Vec<Edit> {
+    fn edits_within(text: &[u8], cuts: &[(usize, usize)]) -> Vec<Edit> {
         let mut at = 0;
         let mut edits = Vec::new();
+        // No edit of ours begins or ends within a CRLF.
+        let outside =
+            |at: usize| if text.get(..at).is_some_and(|t| t.ends_with(b"\r")) { at + 1 } else { at };
         for (skip, take) in cuts {
-            let (start, end) = (at + skip, at + skip + take);
-            if end > len {
+            let (start, end) = (outside(at + skip), outside(at + skip + take));
+            if end > text.len() {
                 break;
             }
             edits.push(Edit { range: start..end, bytes: b"https://t.example.org/c/L1?a=b.".to_vec() });
@@ -113,13 +116,15 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn patching_the_encoded_body_is_editing_the_text(
             raw in "([ -~]|=\r\n|\r\n|=3D|=C3=A4|=20|  \r\n){0,200}",
             cuts in prop::collection::vec((0_usize..90, 0_usize..40), 0..5),
         ) {
             if let Ok(body) = Body::decode(raw.as_bytes(), "quoted-printable") {
-                let edits = edits_within(body.text().len(), &cuts);
+                let edits = edits_within(body.text(), &cuts);
                 let output = apply(raw.as_bytes(), &body.patch(&edits, b"\r\n", 0));
                 let again = Body::decode(&output, "quoted-printable").unwrap();
                 prop_assert_eq!(again.text(), edited(body.text(), &edits));
@@ -142,7 +147,7 @@ mod tests {
             }
             let body = Body::decode(&raw, "base64").unwrap();
             prop_assert_eq!(body.text(), &text[..]);
-            let edits = edits_within(text.len(), &cuts);
+            let edits = edits_within(&text, &cuts);
             let output = apply(&raw, &body.patch(&edits, b"\r\n", 0));
             let again = Body::decode(&output, "base64").unwrap();
             prop_assert_eq!(again.text(), edited(&text, &edits));

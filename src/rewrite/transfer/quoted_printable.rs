@@ -30,7 +30,8 @@ pub(in crate::rewrite) struct QuotedPrintable<'m> {
 
 impl<'m> QuotedPrintable<'m> {
     pub(super) fn decode(raw: &'m [u8]) -> Result<Self, Reason> {
-        let mut body = Self { raw, text: Vec::with_capacity(raw.len()), marks: Vec::with_capacity(raw.len() / 64) };
+        let mut body =
+            Self { raw, text: Vec::with_capacity(raw.len()), marks: Vec::with_capacity(raw.len() / 64) };
         let mut at = 0;
         while at < raw.len() {
             body.marks.push((body.text.len(), at));
@@ -86,11 +87,14 @@ impl<'m> QuotedPrintable<'m> {
 
     /// The encoded bytes of a range of the text. Nothing is inserted behind blanks that decoding drops.
     fn span(&self, range: &Range<usize>) -> Range<usize> {
-        let end = match range.end.checked_sub(1) {
-            Some(last) => self.token(last).end,
-            None => return 0..0,
-        };
-        if range.is_empty() { end..end } else { self.token(range.start).start..end }
+        let end_before = |offset: usize| offset.checked_sub(1).map_or(0, |last| self.token(last).end);
+        let end = end_before(range.end);
+        if range.is_empty() {
+            return end..end;
+        }
+        let at_ending = matches!(self.text.get(range.start), Some(b'\r' | b'\n'));
+        let start = if at_ending { end_before(range.start) } else { self.token(range.start).start };
+        start..end
     }
 
     pub(super) fn patch(&self, edits: &[Edit], ending: &[u8]) -> Vec<Patch> {

@@ -1,0 +1,278 @@
+//! From what was found in the parts to patches: numbers, tracking URLs, the pixel, line lengths.
+//!
+//! - Layer: decision
+//! - Takes: the message, its parts, the plan, the mint.
+//! - Gives: the report with its patches.
+//! - On failure: the `Reason` for which the whole message is left as it came.
+//! - Limits: linear; memory by the decoded text parts and the links that are kept.
+
+#![warn(clippy::indexing_slicing)]
+
+use std::collections::HashSet;
+
+use super::find::{Allowed, Candidate, Found, examine};
+use super::gate::{self, Gate};
+use super::header::Block;
+use super::html::escape_into;
+use super::lines::{Lines, MAX_LINE_BYTES};
+use super::mime::{self, Kind, Part};
+use super::plan::{Mint, PixelAt, Plan};
+use super::reason::Reason;
+use super::report::{LinkReport, LinkWhat, Outcome, PartReport, PartWhat, Report};
+use super::transfer::{Body, Edit, LineGuard};
+
+/// Rewrites a message, or says why it is left as it came.
+pub(super) fn run(message: &[u8], plan: &Plan, mint: &mut dyn Mint) -> Result<Report, Reason> {
+    if message.len() > plan.max_message_bytes {
+        return Err(Reason::MessageTooBig);
+    }
+    if !plan.clicks && !plan.opens {
+        return Ok(Report::unchanged(Reason::NothingAllowed));
+    }
+    let lines = Lines::read(message)?;
+    let block = Block::read(message, 0..message.len(), true)?;
+    let Gate { opt_out, unsubscribe } = gate::ask(message, &block, plan)?;
+    let allowed = Allowed {
+        clicks: plan.clicks && opt_out.clicks != Some(false),
+        text: plan.clicks && plan.text && opt_out.text != Some(false),
+        opens: plan.opens && opt_out.opens != Some(false),
+    };
+    if !allowed.clicks && !allowed.text && !allowed.opens {
+        return Ok(Report { opt_out, ..Report::unchanged(Reason::OptedOut) });
+    }
+    let parts = mime::split(message, &block, &lines, plan)?;
+    if let [Part { kind: Kind::Other(reason), .. }] = parts.as_slice()
+        && matches!(reason, Reason::Signed | Reason::Encrypted | Reason::Pkcs7 | Reason::Report)
+    {
+        return Err(*reason);
+    }
+    if !plan.rewrite_invitations && parts.iter().any(|part| part.kind == Kind::Other(Reason::Calendar)) {
+        return Ok(Report { opt_out, ..Report::unchanged(Reason::Invitation) });
+    }
+    let mut found = Vec::with_capacity(parts.len());
+    for part in &parts {
+        found.push(examine(message, part, plan, allowed, &unsubscribe)?);
+    }
+    cover_text(&mut found);
+    let (url, pixel) = match pixel_of(&found, plan, allowed, mint) {
+        Ok((index, markup)) => (Some(markup), Ok(index)),
+        Err(reason) => (None, Err(reason)),
+    };
+    let mut report = Report::unchanged(Reason::NothingToRewrite);
+    report.opt_out = opt_out;
+    report.pixel = pixel;
+    let mut writer = Writer { plan, mint, ending: lines.ending, pixel: url, report };
+    for (index, (part, found)) in parts.into_iter().zip(found).enumerate() {
+        writer.part(index, part, found);
+    }
+    let mut report = writer.report;
+    let mut at = block.body;
+    for patch in &report.patches {
+        if patch.range.start < at || patch.range.end < patch.range.start || patch.range.end > message.len() {
+            return Err(Reason::Internal);
+        }
+        at = patch.range.end;
+    }
+    let ours = |link: &LinkReport| link.what == LinkWhat::Left(Reason::AlreadyTracked);
+    if !report.patches.is_empty() {
+        report.outcome = Outcome::Rewritten;
+    } else if report.pixel == Err(Reason::AlreadyTracked) || report.links.iter().any(ours) {
+        report.outcome = Outcome::Unchanged(Reason::AlreadyTracked);
+    }
+    Ok(report)
+}
+
+/// A link's opt-out in the HTML covers the same URL in the text.
+fn cover_text(found: &mut [Result<Found<'_>, Reason>]) {
+    let opted_out: HashSet<String> = found
+        .iter()
+        .flatten()
+        .flat_map(|part| &part.candidates)
+        .filter(|link| link.quote.is_some() && link.verdict == Err(Reason::LinkOptOut))
+        .map(|link| link.target.clone())
+        .collect();
+    if opted_out.is_empty() {
+        return;
+    }
+    for link in found.iter_mut().flatten().flat_map(|part| &mut part.candidates) {
+        if link.quote.is_none() && link.verdict.is_ok() && opted_out.contains(&link.target) {
+            link.verdict = Err(Reason::LinkOptOut);
+        }
+    }
+}
+
+/// The part that gets the pixel, and its markup.
+fn pixel_of(
+    found: &[Result<Found<'_>, Reason>],
+    plan: &Plan,
+    allowed: Allowed,
+    mint: &mut dyn Mint,
+) -> Result<(usize, Vec<u8>), Reason> {
+    if !allowed.opens {
+        return Err(Reason::OpensOff);
+    }
+    let scans = || {
+        let parts = found.iter().enumerate();
+        parts.filter_map(|(index, part)| Some((index, part.as_ref().ok()?.scan.as_ref()?)))
+    };
+    if scans().any(|(_, scan)| scan.own_pixel) {
+        return Err(Reason::AlreadyTracked);
+    }
+    if scans().next().is_none() {
+        return Err(Reason::NothingToRewrite);
+    }
+    let (index, _) =
+        scans().filter(|(_, scan)| scan.end.is_some()).next_back().ok_or(Reason::UnclosedMarkup)?;
+    let template = &plan.pixel_template;
+    if !template.contains("{url}") || !template.bytes().all(|b| matches!(b, b' '..=b'~')) {
+        return Err(Reason::BadPixelTemplate);
+    }
+    let url = mint.pixel().filter(|url| is_visible_ascii(url)).ok_or(Reason::NotMinted)?;
+    let mut escaped = Vec::with_capacity(url.len());
+    escape_into(&url, super::html::Quote::Double, &mut escaped);
+    let markup = template.replace("{url}", &String::from_utf8_lossy(&escaped)).into_bytes();
+    if markup.len() > MAX_LINE_BYTES {
+        return Err(Reason::LineTooLong);
+    }
+    Ok((index, markup))
+}
+
+fn is_visible_ascii(url: &str) -> bool {
+    !url.is_empty() && url.bytes().all(|b| b.is_ascii_graphic())
+}
+
+struct Writer<'a> {
+    plan: &'a Plan,
+    mint: &'a mut dyn Mint,
+    ending: &'static [u8],
+    pixel: Option<Vec<u8>>,
+    report: Report,
+}
+
+impl Writer<'_> {
+    fn part(&mut self, index: usize, part: Part, found: Result<Found<'_>, Reason>) {
+        let what = match found {
+            Ok(found) => self.found(index, part.body.start, found),
+            Err(reason) => PartWhat::Left(reason),
+        };
+        self.report.parts.push(PartReport {
+            path: part.path,
+            content_type: part.media,
+            encoding: part.encoding,
+            charset: part.charset.unwrap_or_default(),
+            what,
+        });
+    }
+
+    fn found(&mut self, index: usize, base: usize, found: Found<'_>) -> PartWhat {
+        let Found { body, candidates, more, scan } = found;
+        self.report.unlisted_links += more;
+        let mut spots = self.spots(index, scan);
+        spots.reverse();
+        let mut edits = Edits {
+            edits: Vec::new(),
+            guard: if let Body::Identity(text) = body { Some(LineGuard::new(text)) } else { None },
+        };
+        for link in candidates {
+            while let Some(spot) = spots.pop_if(|spot| *spot <= link.range.start) {
+                self.insert_pixel(spot, &mut edits);
+            }
+            let offset = base + body.locate(link.range.start);
+            self.link(index, offset, link, &mut edits);
+        }
+        while let Some(spot) = spots.pop() {
+            self.insert_pixel(spot, &mut edits);
+        }
+        if edits.edits.is_empty() {
+            return PartWhat::Left(Reason::NoLinks);
+        }
+        self.report.patches.extend(body.patch(&edits.edits, self.ending, base));
+        PartWhat::Rewritten
+    }
+
+    /// Where the pixel goes in a part, in the order of the text.
+    fn spots(&self, index: usize, scan: Option<super::html::Scan>) -> Vec<usize> {
+        if self.report.pixel != Ok(index) {
+            return Vec::new();
+        }
+        let Some((end, scan)) = scan.and_then(|scan| Some((scan.end?, scan))) else { return Vec::new() };
+        match (self.plan.pixel_at, scan.body_start.filter(|start| *start < end)) {
+            (PixelAt::End, _) | (_, None) => vec![end],
+            (PixelAt::Top, Some(start)) => vec![start],
+            (PixelAt::Both, Some(start)) => vec![start, end],
+        }
+    }
+
+    fn insert_pixel(&self, spot: usize, edits: &mut Edits<'_>) {
+        let Some(markup) = &self.pixel else { return };
+        if edits.try_add(spot..spot, markup.clone()) {
+            return;
+        }
+        // On a line of its own: a line break is a blank to HTML.
+        let mut bytes = self.ending.to_vec();
+        bytes.extend_from_slice(markup);
+        bytes.extend_from_slice(self.ending);
+        edits.add_lines(spot, bytes);
+    }
+
+    fn link(&mut self, part: usize, offset: usize, link: Candidate, edits: &mut Edits<'_>) {
+        let mut number = None;
+        let verdict = link.verdict.and_then(|()| {
+            if self.report.tracked >= self.plan.max_links {
+                return Err(Reason::TooManyLinks);
+            }
+            let next = self.report.tracked + 1;
+            let url = self.mint.link(&link.target, next).filter(|url| is_visible_ascii(url));
+            let url = url.ok_or(Reason::NotMinted)?;
+            let bytes = match link.quote {
+                Some(quote) => {
+                    let mut bytes = Vec::with_capacity(url.len() + 16);
+                    escape_into(&url, quote, &mut bytes);
+                    bytes
+                }
+                None => url.into_bytes(),
+            };
+            if !edits.try_add(link.range.clone(), bytes) {
+                return Err(Reason::LineTooLong);
+            }
+            self.report.tracked = next;
+            number = Some(next);
+            Ok(())
+        });
+        if verdict.is_err()
+            && let Some(range) = link.strip
+        {
+            edits.try_add(range, Vec::new());
+        }
+        let what = verdict.map_or_else(LinkWhat::Left, |()| LinkWhat::Tracked);
+        if self.report.links.len() < super::report::MAX_REPORTED_LINKS {
+            self.report.links.push(LinkReport { part, offset, number, target: link.target, what });
+        } else {
+            self.report.unlisted_links += 1;
+        }
+    }
+}
+
+/// The edits of a part, kept within the length of lines where the text is the encoding.
+struct Edits<'t> {
+    edits: Vec<Edit>,
+    guard: Option<LineGuard<'t>>,
+}
+
+impl Edits<'_> {
+    fn try_add(&mut self, range: std::ops::Range<usize>, bytes: Vec<u8>) -> bool {
+        if self.guard.as_mut().is_some_and(|guard| !guard.accept(&range, bytes.len())) {
+            return false;
+        }
+        self.edits.push(Edit { range, bytes });
+        true
+    }
+
+    /// Adds whole lines, which split the line they are put into.
+    fn add_lines(&mut self, at: usize, bytes: Vec<u8>) {
+        if let Some(guard) = &mut self.guard {
+            guard.split_at(at);
+        }
+        self.edits.push(Edit { range: at..at, bytes });
+    }
+}

@@ -1,0 +1,209 @@
+//! Examines one part: decodes it, finds its links and the place for a pixel, judges each link.
+//!
+//! - Layer: decision
+//! - Takes: a part, the plan, what the header said.
+//! - Gives: the decoded body with candidates in the order of the text.
+//! - On failure: the `Reason` why the part is left alone.
+//! - Limits: linear in the part.
+
+#![warn(clippy::indexing_slicing)]
+
+use std::ops::Range;
+
+use memchr::{memchr, memmem};
+
+use super::charset::Charset;
+use super::header::slice;
+use super::html::{Anchor, Quote, Scan, decode_references, scan};
+use super::mime::{Kind, Part};
+use super::plan::Plan;
+use super::reason::Reason;
+use super::target::{NO_TRACK_SCHEME, clean, judge};
+use super::text;
+use super::transfer::Body;
+
+/// What is allowed in this message, after its own opt-outs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Allowed {
+    pub(super) clicks: bool,
+    pub(super) text: bool,
+    pub(super) opens: bool,
+}
+
+/// A link that may be rewritten.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    /// Its value in the decoded text.
+    pub(super) range: Range<usize>,
+    /// How it is quoted; `None` in plain text.
+    pub(super) quote: Option<Quote>,
+    pub(super) target: String,
+    pub(super) verdict: Result<(), Reason>,
+    /// Bytes to remove although the link is not tracked: a scheme suffix that no browser knows.
+    pub(super) strip: Option<Range<usize>>,
+}
+
+/// A part that was examined.
+#[derive(Debug)]
+pub(super) struct Found<'m> {
+    pub(super) body: Body<'m>,
+    pub(super) candidates: Vec<Candidate>,
+    pub(super) more: usize,
+    /// For HTML: what the scanner saw.
+    pub(super) scan: Option<Scan>,
+}
+
+/// Examines a part. The outer error is about the message, the inner one about the part.
+pub(super) fn examine<'m>(
+    message: &'m [u8],
+    part: &Part,
+    plan: &Plan,
+    allowed: Allowed,
+    unsubscribe: &[String],
+) -> Result<Result<Found<'m>, Reason>, Reason> {
+    if let Kind::Other(reason) = part.kind {
+        return Ok(Err(reason));
+    }
+    let raw = slice(message, &part.body);
+    let body = match Body::decode(raw, &part.encoding) {
+        Ok(body) => body,
+        Err(_) if has_pgp(raw) => return Err(Reason::InlinePgp),
+        Err(reason) => return Ok(Err(reason)),
+    };
+    if has_pgp(body.text()) {
+        return Err(Reason::InlinePgp);
+    }
+    Ok(match part.kind {
+        Kind::Plain if !allowed.text => Err(Reason::TextOff),
+        Kind::Plain => plain(body, part, plan, unsubscribe),
+        _ => html(body, part, plan, allowed, unsubscribe),
+    })
+}
+
+fn has_pgp(text: &[u8]) -> bool {
+    memmem::find(text, b"-----BEGIN PGP ").is_some()
+}
+
+fn charset_of(body: &Body<'_>, part: &Part) -> Result<Charset, Reason> {
+    let text = body.text();
+    if text.trim_ascii().is_empty() {
+        return Err(Reason::EmptyPart);
+    }
+    let charset = Charset::of(&part.charset, text)?;
+    if memchr(0, text).is_some() {
+        return Err(Reason::Nul);
+    }
+    Ok(charset)
+}
+
+fn plain<'m>(body: Body<'m>, part: &Part, plan: &Plan, unsubscribe: &[String]) -> Result<Found<'m>, Reason> {
+    let charset = charset_of(&body, part)?;
+    let (links, more) = text::scan(body.text(), charset, part.delsp);
+    let mut candidates = Vec::with_capacity(links.len());
+    for link in links {
+        let value = charset.decode(slice(body.text(), &link.range)).unwrap_or_default();
+        let verdict = link.doubt.map_or_else(|| judge(&value, plan, unsubscribe), Err);
+        let strip = strip_of(body.text(), &link.range, verdict);
+        candidates.push(Candidate {
+            range: link.range,
+            quote: None,
+            target: value.into_owned(),
+            verdict,
+            strip,
+        });
+    }
+    Ok(Found { body, candidates, more, scan: None })
+}
+
+fn html<'m>(
+    body: Body<'m>,
+    part: &Part,
+    plan: &Plan,
+    allowed: Allowed,
+    unsubscribe: &[String],
+) -> Result<Found<'m>, Reason> {
+    let charset = charset_of(&body, part)?;
+    let mut scan = scan(body.text(), plan)?;
+    if !scan.has_markup {
+        return Err(Reason::NotHtml);
+    }
+    let anchors = std::mem::take(&mut scan.anchors);
+    let mut candidates = Vec::with_capacity(anchors.len());
+    for anchor in anchors {
+        let (target, mut verdict) = target_of(body.text(), &anchor, charset, plan, unsubscribe);
+        if verdict.is_ok() && !allowed.clicks {
+            verdict = Err(Reason::ClicksOff);
+        }
+        let strip = strip_of(body.text(), &anchor.value, verdict);
+        candidates.push(Candidate { range: anchor.value, quote: Some(anchor.quote), target, verdict, strip });
+    }
+    Ok(Found { body, candidates, more: scan.more_anchors, scan: Some(scan) })
+}
+
+/// Where an anchor leads, and whether it may be tracked.
+fn target_of(
+    html: &[u8],
+    anchor: &Anchor,
+    charset: Charset,
+    plan: &Plan,
+    unsubscribe: &[String],
+) -> (String, Result<(), Reason>) {
+    let raw = slice(html, &anchor.value);
+    let Some(value) = charset.decode(raw) else {
+        return (String::from_utf8_lossy(raw).into_owned(), Err(Reason::BadText));
+    };
+    let Some(value) = decode_references(&value) else {
+        return (value.into_owned(), Err(Reason::UnknownEntity));
+    };
+    let link = clean(&value);
+    let verdict = judge(&link, plan, unsubscribe);
+    let target = charset.target(link);
+    let verdict = match verdict {
+        Ok(()) if anchor.opt_out => Err(Reason::LinkOptOut),
+        Ok(()) if anchor.foreign => Err(Reason::Foreign),
+        Ok(()) if plan.skip_visible_url && shows_itself(slice(html, &anchor.content), charset, &target) => {
+            Err(Reason::VisibleUrl)
+        }
+        // The query may have grown by percent-encoding.
+        Ok(()) if target.len() > plan.max_url_bytes => Err(Reason::UrlTooLong),
+        verdict => verdict,
+    };
+    (target, verdict)
+}
+
+/// Whether the text of a link is a URL, or its own address without scheme.
+fn shows_itself(content: &[u8], charset: Charset, target: &str) -> bool {
+    /// Longer contents show more than an address.
+    const MAX_CONTENT_BYTES: usize = 8192;
+    if content.len() > MAX_CONTENT_BYTES {
+        return false;
+    }
+    let Some(content) = charset.decode(content) else { return false };
+    let mut text = String::new();
+    for (index, piece) in content.split('<').enumerate() {
+        text.push_str(if index == 0 { piece } else { piece.split_once('>').map_or("", |(_, after)| after) });
+    }
+    let Some(text) = decode_references(text.trim()) else { return false };
+    if text.is_empty() || text.contains(char::is_whitespace) {
+        return false;
+    }
+    let bare = |url: &str| {
+        let url = url.split_once("://").map_or(url, |(_, rest)| rest);
+        url.trim_end_matches('/').to_lowercase()
+    };
+    text.contains("://") || bare(&text) == bare(target)
+}
+
+/// Where Postal's scheme suffix stands in the value of a link that is not tracked.
+fn strip_of(text: &[u8], value: &Range<usize>, verdict: Result<(), Reason>) -> Option<Range<usize>> {
+    if verdict != Err(Reason::LinkOptOut) {
+        return None;
+    }
+    let raw = slice(text, value);
+    let start = raw.iter().position(|b| !b.is_ascii_whitespace())?;
+    let scheme_len = raw.get(start..)?.iter().position(|&b| b == b'+' || b == b':')?;
+    let at = start + scheme_len;
+    let suffix = at..at + NO_TRACK_SCHEME.len();
+    let found = raw.get(suffix.clone())?.eq_ignore_ascii_case(NO_TRACK_SCHEME.as_bytes());
+    found.then(|| value.start + suffix.start..value.start + suffix.end)
+}
