@@ -169,7 +169,7 @@ fn an_application_can_ask_for_less_and_its_header_goes() {
 
 #[test]
 fn a_url_that_would_be_too_long_stays() {
-    let short = Policy { max_url_bytes: 100, ..policy() };
+    let short = Policy { max_url_bytes: 80, ..policy() };
     let tracked = tracked(decide_with(HTML, "n@example.org", &["a@example.net"], &short, GRANTED));
     assert!(!tracked.rewrites());
 }
