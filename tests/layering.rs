@@ -4,6 +4,8 @@
 //! an edge these and edges; a role all of them, but never another role's directory; `cli` and the map import anything.
 //! Decisions and words do no I/O. The milter crate imports nothing of the product.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
