@@ -67,6 +67,11 @@ pub(super) fn is_broken(error: &rusqlite::Error) -> bool {
     )
 }
 
+/// Whether the disk had no room.
+pub(super) fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+}
+
 /// Opens a store, creating directory (0750) and file where they are missing, and brings its schema up to date.
 pub(super) fn open(path: &Path, file_mode: u32, migrations: &[&str]) -> Result<Connection, StoreError> {
     let failed = |why: String| StoreError::Open { path: path.to_owned(), why };

@@ -129,7 +129,7 @@ async fn renew(spool: Spool, held: Held) {
         tokio::time::sleep(RENEW_EVERY).await;
         let seqs: Vec<_> = held.lock().iter().copied().collect();
         if !seqs.is_empty() {
-            // A lease that could not be moved may still be in the next round: there are four to a lease.
+            // A lease that could not be moved may still be in the next round: there are several to a lease.
             let _ = spool.extend(seqs, clock::now().plus(LEASE)).await;
         }
     }

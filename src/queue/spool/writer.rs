@@ -142,8 +142,8 @@ impl Writer {
         let lasting = self.settings.sync == Sync::Full && commands.iter().any(Command::must_last);
         let settings = self.settings.clone();
         let now = (self.clock)();
-        let reserved = reserve_is_touched(&settings);
         self.with_connection(lasting, |connection| {
+            let reserved = reserve_is_touched(connection, &settings)?;
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let mut room = Room::look(&transaction, settings.max_rows, settings.max_bytes)?;
             let mut replies = Vec::with_capacity(commands.len());
@@ -190,6 +190,10 @@ impl Writer {
             self.lasting = lasting;
         }
         let result = work(&mut connection);
+        if result.as_ref().is_err_and(sqlite::is_full) {
+            // What the log holds may fit into the database, and the log's own pages can then be used again.
+            let _ = connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+        }
         if !result.as_ref().is_err_and(sqlite::is_broken) {
             self.connection = Some(connection);
         }
@@ -197,12 +201,18 @@ impl Writer {
     }
 }
 
-/// Why nothing may be added: the rest of the disk is for getting rid of what is there. A disk that can't be asked passes.
-fn reserve_is_touched(settings: &Settings) -> Option<PublishError> {
-    let disk = nix::sys::statvfs::statvfs(&settings.directory).ok()?;
-    let free = disk.blocks_available().saturating_mul(disk.fragment_size());
-    (free < settings.reserve_bytes)
-        .then(|| PublishError::Storage(format!("the disk has only {free} bytes left")))
+/// Why nothing may be added: the rest of the disk is for getting rid of what is there. Free pages of the file count as
+/// free; a disk that can't be asked passes.
+fn reserve_is_touched(
+    connection: &Connection,
+    settings: &Settings,
+) -> rusqlite::Result<Option<PublishError>> {
+    let Ok(disk) = nix::sys::statvfs::statvfs(&settings.directory) else { return Ok(None) };
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let pages = (pragma("freelist_count")? * pragma("page_size")?).unsigned_abs();
+    let free = disk.blocks_available().saturating_mul(disk.fragment_size()).saturating_add(pages);
+    Ok((free < settings.reserve_bytes)
+        .then(|| PublishError::Storage(format!("the disk has only {free} bytes left"))))
 }
 
 fn apply(
