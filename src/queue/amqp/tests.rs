@@ -164,6 +164,31 @@ async fn a_cut_connection_loses_nothing_and_stale_settlements_are_harmless() {
 }
 
 #[tokio::test]
+async fn of_what_came_over_a_cut_connection_only_the_uncertain_is_written_down() {
+    let Some(settings) = broker("stale") else { return };
+    publish(&settings, 0..3).await;
+    let proxy = Proxy::start(&settings).await;
+    let mut source = AmqpSource::new(proxy.through(&settings), 50, &Lifecycle::detached());
+    let stale = receive(&mut source, 3).await;
+    proxy.cut();
+    let again = receive(&mut source, 3).await;
+    assert!(again.iter().all(|delivery| delivery.attempts == 2));
+    let outcomes = [
+        Settlement::Dead { reason: "refused".into() },
+        Settlement::Retry { after: Duration::ZERO, reason: "busy".into() },
+        Settlement::Uncertain,
+    ];
+    source.settle(stale.iter().map(|delivery| delivery.tag).zip(outcomes).collect()).await.unwrap();
+    source.settle(again.iter().map(|delivery| (delivery.tag, Settlement::Done)).collect()).await.unwrap();
+    let link = Link::open(&settings, "test").await.unwrap();
+    wait_for(&link, &link.topology().dead_queue(), 1).await;
+    drop(source);
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    wait_for(&link, &link.topology().work_queue(), 0).await;
+    remove(&settings).await;
+}
+
+#[tokio::test]
 async fn a_broker_that_is_not_there_is_said_so_and_stop_ends_the_wait() {
     let settings = Settings {
         uris: vec![Secret::new("amqp://secret-user:secret-word@127.0.0.1:1/%2f".into())],
