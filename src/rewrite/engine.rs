@@ -61,7 +61,11 @@ pub(super) fn run(message: &[u8], plan: &Plan, mint: &mut dyn Mint) -> Result<Re
     let mut report = Report::unchanged(Reason::NothingToRewrite);
     report.opt_out = opt_out;
     report.pixel = pixel;
-    let mut writer = Writer { plan, mint, ending: lines.ending, pixel: url, report };
+    // Links that are ours already count: a second run must not go on where the first one stopped.
+    let ours = found.iter().flatten().flat_map(|part| &part.candidates);
+    let ours = ours.filter(|link| link.verdict == Err(Reason::AlreadyTracked)).count();
+    let budget = plan.max_links.saturating_sub(u16::try_from(ours).unwrap_or(u16::MAX));
+    let mut writer = Writer { plan, mint, ending: lines.ending, budget, pixel: url, report };
     for (index, (part, found)) in parts.into_iter().zip(found).enumerate() {
         writer.part(index, part, found);
     }
@@ -121,8 +125,7 @@ fn pixel_of(
     if scans().next().is_none() {
         return Err(Reason::NothingToRewrite);
     }
-    let (index, _) =
-        scans().filter(|(_, scan)| scan.end.is_some()).next_back().ok_or(Reason::UnclosedMarkup)?;
+    let (index, _) = scans().rfind(|(_, scan)| scan.end.is_some()).ok_or(Reason::UnclosedMarkup)?;
     let template = &plan.pixel_template;
     if !template.contains("{url}") || !template.bytes().all(|b| matches!(b, b' '..=b'~')) {
         return Err(Reason::BadPixelTemplate);
@@ -145,6 +148,8 @@ struct Writer<'a> {
     plan: &'a Plan,
     mint: &'a mut dyn Mint,
     ending: &'static [u8],
+    /// How many links may be tracked.
+    budget: u16,
     pixel: Option<Vec<u8>>,
     report: Report,
 }
@@ -218,7 +223,7 @@ impl Writer<'_> {
     fn link(&mut self, part: usize, offset: usize, link: Candidate, edits: &mut Edits<'_>) {
         let mut number = None;
         let verdict = link.verdict.and_then(|()| {
-            if self.report.tracked >= self.plan.max_links {
+            if self.report.tracked >= self.budget {
                 return Err(Reason::TooManyLinks);
             }
             let next = self.report.tracked + 1;

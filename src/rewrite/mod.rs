@@ -39,3 +39,8 @@ pub use report::{
 pub fn rewrite(message: &[u8], plan: &Plan, mint: &mut dyn Mint) -> Report {
     engine::run(message, plan, mint).unwrap_or_else(Report::left_alone)
 }
+
+#[cfg(test)]
+mod property_tests;
+#[cfg(test)]
+mod tests;

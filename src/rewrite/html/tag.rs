@@ -108,7 +108,9 @@ fn skip_spaces(html: &[u8], at: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn read(tag: &str) -> (Vec<(String, String, Quote)>, Option<(usize, bool)>) {
+    type Attribute = (String, String, Quote);
+
+    fn read(tag: &str) -> (Vec<Attribute>, Option<(usize, bool)>) {
         let mut found = Vec::new();
         let end = attributes(tag.as_bytes(), 0, |name, value, quote| {
             found.push((String::from_utf8_lossy(name).into_owned(), tag[value].to_owned(), quote));
