@@ -92,6 +92,8 @@ fn init_with_everything_keeps_secrets_in_files() {
     assert_eq!(mode(&site.dir.path().join("ga4.secret")), 0o600);
     assert_eq!(mode(&site.dir.path().join("amqp.password")), 0o600);
     assert_eq!(site.json(&["config", "show", "--json"])["ga4"]["measurement_id"], "G-ABC123");
+    let definitions = site.json(&["amqp", "definitions"]);
+    assert!(definitions["queues"].as_array().unwrap().iter().any(|queue| queue["name"] == "mailtap.ga4"));
 }
 
 #[test]

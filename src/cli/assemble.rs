@@ -175,7 +175,7 @@ pub(super) fn tap(config: &Config) -> tap::Settings {
 }
 
 /// How to reach the broker.
-fn broker(amqp: &AmqpConfig) -> amqp::Settings {
+pub(super) fn broker(amqp: &AmqpConfig) -> amqp::Settings {
     amqp::Settings {
         uris: vec![amqp.url.clone()],
         shape: amqp::topology::Shape { prefix: amqp.prefix.clone(), ..amqp::topology::Shape::default() },

@@ -5,6 +5,7 @@
 //! - Gives: what the subcommand gives, on standard output; logs and errors on standard error.
 //! - On failure: one message, and an exit code of `exit::Exit`.
 
+mod amqp;
 mod assemble;
 mod bounce;
 mod collector;
@@ -98,6 +99,8 @@ enum Command {
     Spool(events::SpoolArgs),
     /// List, show, replay or drop dead letters
     Dead(dead::Args),
+    /// Prepare RabbitMQ by hand
+    Amqp(amqp::Args),
     /// Stand in for GA4: a strict collector for tests and staging
     Collector(collector::Args),
     /// Print a completion script for a shell
@@ -152,6 +155,7 @@ impl Cli {
             Command::Events(args) => args.run(&load()?),
             Command::Spool(args) => args.run(&load()?),
             Command::Dead(args) => args.run(&load()?),
+            Command::Amqp(args) => args.run(&load()?),
             Command::Collector(args) => args.run(),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "mailtap", &mut std::io::stdout());

@@ -92,7 +92,9 @@ fn by_mailtap(criterion: &mut Criterion) {
                 element.append(&pixel, lol_html::html_content::ContentType::Html);
                 Ok(())
             });
-            let settings = RewriteStrSettings { element_content_handlers: vec![handler, pixel], ..RewriteStrSettings::new() };
+            let settings = RewriteStrSettings::new()
+                .append_element_content_handler(handler)
+                .append_element_content_handler(pixel);
             rewrite_str(&html, settings).unwrap()
         });
     });
