@@ -4,7 +4,7 @@
 //! - Takes: the message and where a header block begins.
 //! - Gives: fields as ranges of the message; values of MIME fields with their parameters.
 //! - On failure: `Reason::BadHeader` for a line that is no field, `None` for a value that cannot be read.
-//! - Limits: linear in the block.
+//! - Limits: linear in the block; 10,000 fields, MIME values of 64 KiB.
 //! - See: RFC 5322 section 2.2, RFC 2045 section 5.1, RFC 2231
 
 #![warn(clippy::indexing_slicing)]
@@ -14,6 +14,12 @@ use std::ops::Range;
 use memchr::memchr;
 
 use super::reason::Reason;
+
+/// Most fields of a header block.
+const MAX_FIELDS: usize = 10_000;
+
+/// Longest MIME value, in bytes.
+const MAX_VALUE_BYTES: usize = 64 << 10;
 
 /// A header field: where its name and its value (with folding, without the final line ending) are.
 #[derive(Debug, Clone)]
@@ -49,7 +55,10 @@ impl Block {
             } else if !(mbox_from && at == range.start && line.starts_with(b"From ")) {
                 let colon = memchr(b':', line).ok_or(Reason::BadHeader)?;
                 let name = line.get(..colon).unwrap_or_default().trim_ascii_end();
-                if name.is_empty() || name.iter().any(|b| !b.is_ascii_graphic()) {
+                if block.fields.len() >= MAX_FIELDS
+                    || name.is_empty()
+                    || name.iter().any(|b| !b.is_ascii_graphic())
+                {
                     return Err(Reason::BadHeader);
                 }
                 let value = at + colon + 1..at + line.len();
@@ -104,6 +113,9 @@ pub(super) struct MimeValue {
 impl MimeValue {
     /// Reads a value; `None` when it cannot be read with certainty.
     pub(super) fn read(raw: &[u8]) -> Option<Self> {
+        if raw.len() > MAX_VALUE_BYTES {
+            return None;
+        }
         let mut cursor = Cursor { raw, at: 0 };
         cursor.skip_blanks_and_comments()?;
         let main = cursor.word(b";(");

@@ -18,6 +18,9 @@ use super::reason::Reason;
 /// Longest line of a message, without its ending, in octets.
 pub(super) const MAX_LINE_BYTES: usize = 998;
 
+/// Most lines that may be MIME delimiters.
+const MAX_DASHED: usize = 1_000_000;
+
 /// What was seen of the lines.
 #[derive(Debug)]
 pub(super) struct Lines {
@@ -46,6 +49,9 @@ impl Lines {
                     }
                     if message.get(start..start + 2) == Some(b"--") {
                         dashed.push(start..at + 1);
+                        if dashed.len() > MAX_DASHED {
+                            return Err(Reason::TooManyParts);
+                        }
                     }
                     start = at + 1;
                     cr = usize::MAX;

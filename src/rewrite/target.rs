@@ -39,6 +39,9 @@ pub(super) fn judge(link: &str, plan: &Plan, unsubscribe: &[String]) -> Result<(
     if is_own(&plan.own_prefixes, link.as_bytes()) {
         return Err(Reason::AlreadyTracked);
     }
+    if link.len() > plan.max_url_bytes {
+        return Err(Reason::UrlTooLong);
+    }
     if link.bytes().any(|b| b < b' ' || b == 0x7F) {
         return Err(Reason::BadUrl);
     }
@@ -62,9 +65,6 @@ pub(super) fn judge(link: &str, plan: &Plan, unsubscribe: &[String]) -> Result<(
     let path = format!("/{}/", path.trim_matches('/'));
     if plan.login_patterns.iter().any(|pattern| pattern.matches(&path, query)) {
         return Err(Reason::LoginLink);
-    }
-    if link.len() > plan.max_url_bytes {
-        return Err(Reason::UrlTooLong);
     }
     Ok(())
 }

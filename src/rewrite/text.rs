@@ -76,23 +76,49 @@ fn glued(before: &[u8], charset: Charset) -> bool {
 
 fn link_from(text: &[u8], start: usize, charset: Charset, delsp: bool) -> TextLink {
     let rest = text.get(start..).unwrap_or_default();
-    let len = rest
-        .iter()
-        .position(|b| matches!(b, 0..=b' ' | 0x7F | b'<' | b'>' | b'"' | b'`'))
-        .unwrap_or(rest.len());
-    let word = rest.get(..len).unwrap_or_default();
+    let (word, valid) = word_of(rest, charset);
+    if !valid {
+        return TextLink { range: start..start + word.len(), doubt: Some(Reason::BadText) };
+    }
+    let len = word.len();
     let tail = rest.get(len..).unwrap_or_default();
-    let Some(word) = charset.decode(word).filter(|_| charset.is_utf8() || word.is_ascii()) else {
-        return TextLink { range: start..start + len, doubt: Some(Reason::BadText) };
-    };
-    let cut = word.find(ends_word).unwrap_or(word.len());
-    let url = trim(word.get(..cut).unwrap_or_default());
+    let url = trim(word);
     let at_end = url.len() == len;
     let in_angles = start > 0 && text.get(start - 1) == Some(&b'<');
     let over_lines = in_angles && at_end && matches!(tail.first(), Some(b'\r' | b'\n'));
     let flowed = delsp && at_end && matches!(tail, [b' ', b'\r' | b'\n', ..]);
     let doubt = (over_lines || flowed).then_some(Reason::BrokenOverLines);
     TextLink { range: start..start + url.len(), doubt }
+}
+
+/// What is written in one go, and whether it can be read up to its end.
+fn word_of(rest: &[u8], charset: Charset) -> (&str, bool) {
+    let mut len = 0;
+    let mut valid = true;
+    while let Some(&byte) = rest.get(len) {
+        match byte {
+            0..=b' ' | 0x7F | b'<' | b'>' | b'"' | b'`' => break,
+            0..0x7F => len += 1,
+            _ => match sign_at(rest, len).filter(|_| charset.is_utf8()) {
+                Some(sign) if ends_word(sign) => break,
+                Some(sign) => len += sign.len_utf8(),
+                None => {
+                    valid = false;
+                    break;
+                }
+            },
+        }
+    }
+    match rest.get(..len).map(std::str::from_utf8) {
+        Some(Ok(word)) => (word, valid),
+        _ => ("", false),
+    }
+}
+
+/// The sign of UTF-8 that begins at an offset.
+fn sign_at(text: &[u8], at: usize) -> Option<char> {
+    let bytes = (1..=4).filter_map(|len| text.get(at..at + len));
+    bytes.filter_map(|bytes| std::str::from_utf8(bytes).ok()).find_map(|sign| sign.chars().next())
 }
 
 /// Signs beyond ASCII that end a link: blanks, quotation marks, CJK and full-width punctuation.

@@ -52,6 +52,10 @@ impl<'m> Base64<'m> {
             }
             at += next;
         }
+        // Lines of a few digits are no mail, and would cost more memory than they hold.
+        if marks.len() > 64 + raw.len() / 8 {
+            return Err(Reason::BadEncoding);
+        }
         // The decoder takes padded pieces one after the other; we do not.
         if memchr(b'=', &digits).is_some_and(|at| at + 2 < digits.len()) {
             return Err(Reason::BadEncoding);

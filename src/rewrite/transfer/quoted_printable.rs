@@ -20,21 +20,29 @@ use crate::rewrite::report::Patch;
 /// Longest encoded line.
 const MAX_COLUMNS: usize = 76;
 
+/// How far apart the marks are at least.
+const MARK_BYTES: usize = 512;
+
 #[derive(Debug)]
 pub(in crate::rewrite) struct QuotedPrintable<'m> {
     raw: &'m [u8],
     text: Vec<u8>,
-    /// For every encoded line: where it begins in the text, and in the encoded body.
+    /// For some encoded lines: where they begin in the text, and in the encoded body.
     marks: Vec<(usize, usize)>,
 }
 
 impl<'m> QuotedPrintable<'m> {
     pub(super) fn decode(raw: &'m [u8]) -> Result<Self, Reason> {
-        let mut body =
-            Self { raw, text: Vec::with_capacity(raw.len()), marks: Vec::with_capacity(raw.len() / 64) };
+        let mut body = Self {
+            raw,
+            text: Vec::with_capacity(raw.len()),
+            marks: Vec::with_capacity(raw.len() / MARK_BYTES),
+        };
         let mut at = 0;
         while at < raw.len() {
-            body.marks.push((body.text.len(), at));
+            if body.marks.last().is_none_or(|(_, last)| at - last >= MARK_BYTES) {
+                body.marks.push((body.text.len(), at));
+            }
             let line = Line::at(raw, at);
             let mut rest = line.content;
             while let Some(escape) = memchr(b'=', rest) {
@@ -64,25 +72,31 @@ impl<'m> QuotedPrintable<'m> {
     /// The encoded bytes of a decoded one; the end of the body for an offset beyond the text.
     fn token(&self, offset: usize) -> Range<usize> {
         let index = self.marks.partition_point(|(text, _)| *text <= offset);
+        let beyond = self.raw.len()..self.raw.len();
         let Some(&(mut text, mut at)) = index.checked_sub(1).and_then(|index| self.marks.get(index)) else {
-            return self.raw.len()..self.raw.len();
+            return beyond;
         };
-        let line = Line::at(self.raw, at);
-        let end = at + line.content.len();
-        while at < end {
-            let len = if self.raw.get(at) == Some(&b'=') { 3 } else { 1 };
-            if text == offset {
-                return at..at + len;
+        while at < self.raw.len() {
+            let line = Line::at(self.raw, at);
+            let end = at + line.content.len();
+            while at < end {
+                let len = if self.raw.get(at) == Some(&b'=') { 3 } else { 1 };
+                if text == offset {
+                    return at..at + len;
+                }
+                text += 1;
+                at += len;
             }
-            text += 1;
-            at += len;
+            if !line.soft {
+                if offset - text < line.ending.len() {
+                    let at = line.next - line.ending.len() + (offset - text);
+                    return at..at + 1;
+                }
+                text += line.ending.len();
+            }
+            at = line.next;
         }
-        let ending = line.next - line.ending.len();
-        let at = (ending + (offset - text)).min(self.raw.len());
-        if line.soft || offset - text >= line.ending.len() {
-            return self.raw.len()..self.raw.len();
-        }
-        at..at + 1
+        beyond
     }
 
     /// The encoded bytes of a range of the text. Nothing is inserted behind blanks that decoding drops.
