@@ -17,7 +17,7 @@ use crate::config::units::Listen;
 use crate::config::{AmqpConfig, Config, PropertyConfig, TapSource};
 use crate::delivery::class::Classifier;
 use crate::filter::campaign::CampaignRule;
-use crate::filter::decide::Policy;
+use crate::filter::decide::{CLICK_SEGMENT, OPEN_SEGMENT, Policy};
 use crate::identity::PseudonymKey;
 use crate::keys::token::{self, Standing, Token};
 use crate::keys::{self, Keys};
@@ -36,7 +36,10 @@ pub(super) fn policy(config: &Config) -> std::result::Result<Policy, PatternErro
         clicks: raw.clicks,
         opens: raw.opens,
         text: raw.text_links,
-        own_prefixes: vec![config.tracking_url.clone()],
+        // Not the whole host: the site's own pages may be there too.
+        own_prefixes: [CLICK_SEGMENT, OPEN_SEGMENT]
+            .map(|segment| format!("{}{segment}/", config.tracking_url))
+            .into(),
         pixel_template: raw.pixel.clone(),
         conditional_comments: raw.outlook_comments,
         skip_visible_url: raw.skip_visible_urls,
@@ -124,6 +127,8 @@ pub(super) fn tracker(config: &Config) -> tracker::Settings {
     let stream = |property: &PropertyConfig| property.measurement_id.trim_start_matches("G-").to_owned();
     let site = tracker::Site {
         base_path: url.map(|url| url.path().trim_end_matches('/').to_owned()).unwrap_or_default(),
+        click_segment: CLICK_SEGMENT.into(),
+        open_segment: OPEN_SEGMENT.into(),
         sender_domains,
         late_after: config.tracker.late_after,
         utm,

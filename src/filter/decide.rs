@@ -20,6 +20,10 @@ use crate::rewrite::{self, Mint, Outcome, Plan, Report};
 
 /// The header that names the message to log and DSN readers.
 pub const REF_HEADER: &str = "X-Mailtap-Ref";
+/// The path segment before the token of a link.
+pub const CLICK_SEGMENT: &str = "c";
+/// The path segment before the token of a pixel.
+pub const OPEN_SEGMENT: &str = "o";
 /// The header by which an application asks for less.
 pub const TRACK_HEADER: &str = "X-Mailtap-Track";
 
@@ -271,7 +275,7 @@ impl Mint for Minter<'_> {
             campaign: self.campaign.clone(),
             target: target.to_owned(),
         });
-        self.url("c", &token)
+        self.url(CLICK_SEGMENT, &token)
     }
 
     fn pixel(&mut self) -> Option<String> {
@@ -280,7 +284,7 @@ impl Mint for Minter<'_> {
             recipient: self.recipient,
             campaign: self.campaign.clone(),
         });
-        self.url("o", &token)
+        self.url(OPEN_SEGMENT, &token)
     }
 }
 
