@@ -17,6 +17,7 @@ pub mod validate;
 mod happenings;
 pub mod send;
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -35,6 +36,9 @@ use send::{Outcome, Property, Sender, SenderError};
 const PATIENCE: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Why events wait when nobody could remember that they were sent.
+const NO_DEDUPE: &str = "the memory of what was sent can't be read or written";
+const SETTLE_AGAIN: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(600);
 
 /// What the relay is told.
@@ -70,36 +74,43 @@ pub async fn run(
     breaker.health.ready();
     let mut under_way: FuturesUnordered<BoxFuture<'_, Vec<Settled>>> = FuturesUnordered::new();
     let mut gathered = Gathered::default();
+    let mut ready: VecDeque<Request<Item>> = VecDeque::new();
+    let mut settler = Settler::default();
+    let most = relay.settings.max_in_flight.saturating_mul(validate::MAX_EVENTS).max(1);
     loop {
         let stopping = life.stop.is_cancelled();
-        let room = relay.settings.max_in_flight.saturating_sub(under_way.len());
-        let most = room.saturating_mul(validate::MAX_EVENTS).saturating_sub(gathered.deliveries.len());
-        let may_take = !stopping && breaker.until.is_none() && most > 0;
+        let paused = stopping || breaker.until.is_some();
+        while !paused && under_way.len() < relay.settings.max_in_flight {
+            let Some(request) = ready.pop_front() else { break };
+            under_way.push(relay.send(request));
+        }
+        let room = most.saturating_sub(gathered.deliveries.len());
+        let may_take = !paused && ready.is_empty() && room > 0;
         tokio::select! {
             Some(settled) = under_way.next(), if !under_way.is_empty() => {
-                relay.settle(&mut source, settled, &mut breaker).await;
+                settler.settle(&mut source, settled, &mut breaker).await;
             }
-            taken = source.next(most), if may_take => match taken {
+            taken = source.next(room), if may_take => match taken {
                 Ok(taken) => {
                     breaker.queue_works();
                     gathered.add(taken, relay.settings.batch_window);
                 }
                 Err(error) => breaker.queue_trouble(error.to_string()),
             },
-            () = at(gathered.until), if !gathered.deliveries.is_empty() => gathered.until = None,
+            () = at(gathered.until), if gathered.until.is_some() && !stopping => gathered.until = None,
             () = at(breaker.until), if breaker.until.is_some() && !stopping => breaker.until = None,
+            () = at(settler.again), if settler.again.is_some() && !stopping => {
+                settler.settle(&mut source, Vec::new(), &mut breaker).await;
+            }
             () = life.stop.cancelled(), if !stopping => {}
+            // What was taken and not begun goes back with the source.
             else => return Ok(()),
         }
-        if !gathered.deliveries.is_empty() && (gathered.until.is_none() || most == 0 || stopping) {
-            match relay.prepare(std::mem::take(&mut gathered.deliveries)).await {
-                Ok((requests, settled)) => {
-                    under_way.extend(requests.into_iter().map(|request| relay.send(request)));
-                    relay.settle(&mut source, settled, &mut breaker).await;
-                }
-                // What was taken comes again when its lease ends, or when the broker sees this relay gone.
-                Err(error) => breaker.queue_trouble(error.to_string()),
-            }
+        let due = gathered.until.is_none() || gathered.deliveries.len() >= most;
+        if due && !gathered.deliveries.is_empty() && !life.stop.is_cancelled() {
+            let (requests, settled) = relay.prepare(std::mem::take(&mut gathered.deliveries)).await;
+            ready.extend(requests);
+            settler.settle(&mut source, settled, &mut breaker).await;
         }
     }
 }
@@ -126,7 +137,7 @@ async fn at(moment: Option<tokio::time::Instant>) {
     }
 }
 
-/// A delivery, what became of it, and what that says about the way to GA4.
+/// A delivery, what became of it, and what that says of the way to GA4.
 type Settled = (Tag, Settlement, Fate);
 
 /// What a settlement says about the way to GA4.
@@ -154,7 +165,20 @@ struct Relay {
 
 impl Relay {
     /// Sorts out what was sent before or can't be sent; makes requests of the rest.
-    async fn prepare(
+    async fn prepare(&self, deliveries: Vec<Delivery>) -> (Vec<Request<Item>>, Vec<Settled>) {
+        let tags: Vec<(Tag, u32)> =
+            deliveries.iter().map(|delivery| (delivery.tag, delivery.attempts)).collect();
+        match self.sort_out(deliveries).await {
+            Ok(sorted) => sorted,
+            Err(error) => {
+                QueueTrouble { why: error.to_string() }.emit();
+                let again = |(tag, attempts)| (tag, retry(attempts, NO_DEDUPE), Fate::Blocked);
+                (Vec::new(), tags.into_iter().map(again).collect())
+            }
+        }
+    }
+
+    async fn sort_out(
         &self,
         deliveries: Vec<Delivery>,
     ) -> Result<(Vec<Request<Item>>, Vec<Settled>), StoreError> {
@@ -195,15 +219,28 @@ impl Relay {
         Ok((batch::batch(good), settled))
     }
 
+    /// Writes down that events are not to be sent again, or that they may be. Goes on until it is written: settled
+    /// before, they could be sent twice.
+    async fn note(&self, ids: &[EventId], over: bool) {
+        loop {
+            let noted = if over {
+                self.dedupe.remember(ids, clock::now()).await
+            } else {
+                self.dedupe.abandon(ids).await
+            };
+            let Err(error) = noted else { return };
+            QueueTrouble { why: error.to_string() }.emit();
+            tokio::time::sleep(SETTLE_AGAIN).await;
+        }
+    }
+
     /// Sends one request: noted before the first byte, remembered before it is settled.
     fn send(&self, request: Request<Item>) -> BoxFuture<'_, Vec<Settled>> {
         Box::pin(async move {
             let ids: Vec<EventId> = request.tags.iter().map(|item| item.id).collect();
             if let Err(error) = self.dedupe.begin(&ids).await {
                 QueueTrouble { why: error.to_string() }.emit();
-                return each(&request.tags, Fate::Blocked, |item| {
-                    retry(item, "the dedupe store can't write")
-                });
+                return each(&request.tags, Fate::Blocked, |item| retry(item.attempts, NO_DEDUPE));
             }
             let started = Instant::now();
             let outcome = self.sender.send(request.property, request.body.to_string()).await;
@@ -213,25 +250,16 @@ impl Relay {
                 Failed { events: ids.len(), outcome: &outcome }.emit();
             }
             let keep_uncertain = !self.settings.retry_uncertain;
-            let noted = match &outcome {
-                Outcome::Sent => self.dedupe.remember(&ids, clock::now()).await,
-                Outcome::Uncertain(_) if keep_uncertain => self.dedupe.remember(&ids, clock::now()).await,
-                _ => self.dedupe.abandon(&ids).await,
-            };
-            if let Err(error) = noted {
-                // Not settled as done: the next delivery finds them begun, and thus uncertain.
-                QueueTrouble { why: error.to_string() }.emit();
-                return each(&request.tags, Fate::Blocked, |item| {
-                    retry(item, "the dedupe store can't write")
-                });
-            }
+            let over =
+                outcome == Outcome::Sent || (keep_uncertain && matches!(outcome, Outcome::Uncertain(_)));
+            self.note(&ids, over).await;
             match outcome {
                 Outcome::Sent => each(&request.tags, Fate::Through, |_| Settlement::Done),
                 Outcome::NotSent(_) => {
-                    each(&request.tags, Fate::Blocked, |item| retry(item, "no connection"))
+                    each(&request.tags, Fate::Blocked, |item| retry(item.attempts, "no connection"))
                 }
                 Outcome::Trouble(status) => {
-                    each(&request.tags, Fate::Blocked, |item| retry(item, &format!("HTTP {status}")))
+                    each(&request.tags, Fate::Blocked, |item| retry(item.attempts, &format!("HTTP {status}")))
                 }
                 Outcome::Refused(status) => each(&request.tags, Fate::Through, |_| {
                     metrics::counter!("mailtap_relay_dead_total", "reason" => "refused").increment(1);
@@ -240,23 +268,38 @@ impl Relay {
                 Outcome::Uncertain(_) if keep_uncertain => {
                     each(&request.tags, Fate::Blocked, |_| Settlement::Uncertain)
                 }
-                Outcome::Uncertain(_) => each(&request.tags, Fate::Blocked, |item| retry(item, "no answer")),
+                Outcome::Uncertain(_) => {
+                    each(&request.tags, Fate::Blocked, |item| retry(item.attempts, "no answer"))
+                }
             }
         })
     }
+}
 
-    async fn settle(&self, source: &mut Box<dyn Source>, settled: Vec<Settled>, breaker: &mut Breaker) {
-        for (_, _, fate) in settled.iter().take(1) {
+/// Tells the source what became of deliveries, until it has taken it.
+#[derive(Default)]
+struct Settler {
+    open: Vec<(Tag, Settlement)>,
+    again: Option<tokio::time::Instant>,
+}
+
+impl Settler {
+    async fn settle(&mut self, source: &mut Box<dyn Source>, settled: Vec<Settled>, breaker: &mut Breaker) {
+        // All deliveries of a request have one fate.
+        if let Some((_, _, fate)) = settled.first() {
             breaker.note(*fate);
         }
-        let outcomes: Vec<(Tag, Settlement)> =
-            settled.into_iter().map(|(tag, what, _)| (tag, what)).collect();
-        if outcomes.is_empty() {
+        self.open.extend(settled.into_iter().map(|(tag, what, _)| (tag, what)));
+        self.again = None;
+        if self.open.is_empty() {
             return;
         }
-        if let Err(error) = source.settle(outcomes).await {
-            // Their leases end, and dedupe knows what was sent.
-            QueueTrouble { why: error.to_string() }.emit();
+        match source.settle(self.open.clone()).await {
+            Ok(()) => self.open.clear(),
+            Err(error) => {
+                QueueTrouble { why: error.to_string() }.emit();
+                self.again = Some(tokio::time::Instant::now() + SETTLE_AGAIN);
+            }
         }
     }
 }
@@ -271,9 +314,9 @@ fn each(items: &[Item], fate: Fate, settlement: impl Fn(&Item) -> Settlement) ->
 }
 
 /// Again, each time later, and not all at once.
-fn retry(item: &Item, reason: &str) -> Settlement {
+fn retry(attempts: u32, reason: &str) -> Settlement {
     metrics::counter!("mailtap_relay_retried_total").increment(1);
-    let seconds = 1_u64 << item.attempts.min(10);
+    let seconds = 1_u64 << attempts.min(10);
     let after = Duration::from_secs(seconds).min(LONGEST_RETRY).mul_f64(rand::random_range(0.5..1.0));
     Settlement::Retry { after, reason: reason.to_owned() }
 }
