@@ -232,6 +232,17 @@ fn rewrite_tracks_links_and_says_why_not() {
 }
 
 #[test]
+fn rules_on_machines_can_be_tried() {
+    let site = installed(&[]);
+    let test = |more: &[&str]| site.json(&[&["bots", "test", "--json", "--ip", "192.0.2.1"], more].concat());
+    let browser = "Mozilla/5.0 (X11; Linux x86_64; rv:142.0) Gecko/20100101 Firefox/142.0";
+    assert_eq!(test(&["--user-agent", browser])["machine"], "no");
+    assert_ne!(test(&["--user-agent", "curl/8.0"])["machine"], "no");
+    assert_eq!(test(&["--user-agent", browser, "--header", "Purpose: prefetch"])["machine"], "certain");
+    assert!(run(mailtap().args(["bots", "print"])).contains("[[rule]]"));
+}
+
+#[test]
 fn tap_reads_a_log_once_and_touches_nothing() {
     let site = installed(&[]);
     let output = site.rewrite("a@example.org", b"From: a@example.org\r\n\r\nhello\r\n");

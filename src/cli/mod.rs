@@ -7,6 +7,7 @@
 
 mod amqp;
 mod assemble;
+mod bots;
 mod bounce;
 mod collector;
 mod config;
@@ -99,6 +100,8 @@ enum Command {
     Spool(events::SpoolArgs),
     /// List, show, replay or drop dead letters
     Dead(dead::Args),
+    /// Look at the rules that tell machines from people
+    Bots(bots::Args),
     /// Prepare RabbitMQ by hand
     Amqp(amqp::Args),
     /// Stand in for GA4: a strict collector for tests and staging
@@ -156,6 +159,7 @@ impl Cli {
             Command::Spool(args) => args.run(&load()?),
             Command::Dead(args) => args.run(&load()?),
             Command::Amqp(args) => args.run(&load()?),
+            Command::Bots(args) => args.run(load),
             Command::Collector(args) => args.run(),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "mailtap", &mut std::io::stdout());

@@ -1,0 +1,121 @@
+//! `mailtap bots print|test`: the rules that tell machines from people.
+//!
+//! - Layer: cli
+//! - Takes: a request's user agent, address and headers.
+//! - Gives: the catalogue; the verdict on the request, and what every rule said.
+//! - On failure: exit code 78 for a rules file that can't be used.
+//! - See: `docs/tracker.md`, "Rules".
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use clap::{Subcommand, ValueEnum};
+use serde_json::json;
+
+use super::exit::{Exit, OrExit, Result};
+use super::print;
+use super::terminal::{CARE, DIM, GOOD, paint};
+use crate::config::{Config, units};
+use crate::event::Machine;
+use crate::identity::MessageId;
+use crate::service::{clock, files};
+use crate::tracker::machine::{Evidence, Finding, explain, judge};
+use crate::tracker::request::{Method, Request};
+use crate::tracker::rules::{CATALOGUE, Rules, Scope};
+
+const MAX_RULES_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Look at the rules that tell machines from people.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the built-in catalogue, to copy and change
+    Print,
+    /// Say what the rules make of a request, and why
+    #[command(after_help = "\
+Examples:
+  mailtap bots test --user-agent 'Mozilla/5.0' --ip 192.0.2.1 --scope open
+  mailtap bots test --user-agent curl/8.0 --ip 192.0.2.1 --after 1s --header 'Purpose: prefetch'")]
+    Test {
+        /// The User-Agent header; leave it out for a request without one.
+        #[arg(long, value_name = "TEXT")]
+        user_agent: Option<String>,
+        /// The client's address.
+        #[arg(long, value_name = "ADDRESS")]
+        ip: IpAddr,
+        /// A click or an open.
+        #[arg(long, value_enum, default_value = "click")]
+        scope: Kind,
+        /// How long after the message was sent: 500ms, 30s, 2h.
+        #[arg(long, value_name = "TIME", value_parser = units::duration)]
+        after: Option<Duration>,
+        /// A further header; may be repeated.
+        #[arg(long = "header", value_name = "NAME: VALUE")]
+        headers: Vec<String>,
+        /// As JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    Click,
+    Open,
+}
+
+impl Args {
+    pub(super) fn run(self, load: impl FnOnce() -> Result<Config>) -> Result {
+        let Command::Test { user_agent, ip, scope, after, headers, json } = self.command else {
+            return print(CATALOGUE);
+        };
+        let rules = rules(&load()?)?;
+        let mut owned: Vec<(String, String)> =
+            user_agent.map(|agent| ("user-agent".to_owned(), agent)).into_iter().collect();
+        for header in &headers {
+            let (name, value) = header.split_once(':').unwrap_or((header, ""));
+            owned.push((name.trim().to_lowercase(), value.trim().to_owned()));
+        }
+        let headers: Vec<(&str, &[u8])> =
+            owned.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let request = Request { method: Method::Get, path: "/", headers: &headers, client: ip };
+        let scope = match scope {
+            Kind::Click => Scope::Click,
+            Kind::Open => Scope::Open,
+        };
+        let now = clock::now();
+        let message = after.map(|after| MessageId::new(now.minus(after), 0));
+        let evidence = Evidence::new(request, scope, message.as_ref(), now);
+        let verdict = judge(&evidence, &rules);
+        if json {
+            let object = json!({ "machine": verdict.machine.as_str(), "rule": verdict.rule });
+            return print(object.to_string() + "\n");
+        }
+        let style = if verdict.machine == Machine::No { GOOD } else { CARE };
+        let rule = verdict.rule.map(|rule| format!(" ({rule})")).unwrap_or_default();
+        print(format!("machine: {}{rule}\n", paint(style, verdict.machine.as_str())))?;
+        for (rule, finding) in explain(&evidence, &rules) {
+            let what = match finding {
+                Finding::Matches => paint(CARE, "matches"),
+                Finding::Off => paint(DIM, "switched off"),
+                Finding::OtherScope => paint(DIM, "not for this"),
+                Finding::Fails(condition) => paint(DIM, &format!("no: {condition}")),
+            };
+            print(format!("  {:<28} {what}\n", rule.name))?;
+        }
+        Ok(())
+    }
+}
+
+fn rules(config: &Config) -> Result<Rules> {
+    let Some(path) = &config.tracker.rules_file else {
+        return Rules::parse(CATALOGUE).or_exit(Exit::Software);
+    };
+    let bytes = files::read_limited(path, MAX_RULES_BYTES).or_exit(Exit::Config)?;
+    Rules::parse(&String::from_utf8_lossy(&bytes)).or_exit(Exit::Config)
+}
