@@ -72,11 +72,17 @@ struct Subject {
     time: Timestamp,
 }
 
+/// Reads the MIME structure. The parser (mail-parser 0.11) panics on some multiparts that end in disorder: such a
+/// message is no report, and must not come back to its sender because of us.
+fn parse(message: &[u8]) -> Option<Message<'_>> {
+    std::panic::catch_unwind(|| MessageParser::default().parse(message)).ok().flatten()
+}
+
 impl Reader {
     /// What the message is.
     #[must_use]
     pub fn read(&self, message: &[u8], now: Timestamp) -> Verdict {
-        let Some(parsed) = MessageParser::default().parse(message) else {
+        let Some(parsed) = parse(message) else {
             return Verdict::NotAReport("not a message");
         };
         let top = header(message);

@@ -53,7 +53,12 @@ impl Args {
         let publisher: Publisher = std::sync::Arc::new(spool);
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::TempFail)?;
-        match runtime.block_on(bounce::run_once(&message, &reader, &publisher, clock::now())) {
+        // A panic would end with 101, on which Postfix returns the report to its sender.
+        let run = || runtime.block_on(bounce::run_once(&message, &reader, &publisher, clock::now()));
+        let Ok(exit) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) else {
+            return Err(Failure::new(Exit::TempFail, "a defect of mailtap: please report the panic above"));
+        };
+        match exit {
             bounce::Exit::TryAgain => Err(Failure::silent(Exit::TempFail)),
             bounce::Exit::Stored(_) | bounce::Exit::NotOurs(_) => Ok(()),
         }
