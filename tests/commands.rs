@@ -164,6 +164,19 @@ fn keys_live_as_documented() {
 }
 
 #[test]
+fn a_lost_keyring_can_be_made_anew_and_never_over_another() {
+    let site = installed(&[]);
+    fs::remove_file(site.dir.path().join("keyring.json")).unwrap();
+    assert_eq!(site.command(&["keys", "list"]).output().unwrap().status.code(), Some(66));
+    assert_eq!(site.json(&["keys", "init", "--json"])["key"]["state"], "active");
+    assert_eq!(site.command(&["keys", "init"]).output().unwrap().status.code(), Some(73));
+    fs::set_permissions(site.dir.path().join("keyring.json"), fs::Permissions::from_mode(0o644)).unwrap();
+    let open = site.command(&["keys", "list"]).output().unwrap();
+    assert_eq!(open.status.code(), Some(78));
+    assert!(said(&open).contains("chmod 600"));
+}
+
+#[test]
 fn tokens_and_pseudonyms_can_be_looked_into() {
     let site = installed(&[]);
     let message = b"From: a@example.org\r\nX-Mailtap-Campaign: spring\r\n\r\nhello\r\n";

@@ -93,6 +93,8 @@ impl Args {
             Command::Remove { id } => ("remove", change(&path, id, |ring| ring.remove(id, now))?),
         };
         audit(&path, action, id, now);
+        // A key made just now signs from just now on.
+        let now = clock::now();
         let ring = Keys::open(&path).map_err(failure)?.current();
         let key = ring.by_id(id);
         if self.json {
