@@ -40,6 +40,11 @@ fn the_example_says_the_defaults() {
 }
 
 #[test]
+fn the_pixel_is_the_rewriters_own() {
+    assert_eq!(raw::DEFAULT_PIXEL, crate::rewrite::DEFAULT_PIXEL);
+}
+
+#[test]
 fn no_key_is_missing_from_the_example() {
     let found: toml::Table = toml::from_str(&all_keys()).unwrap();
     let known = toml::Table::try_from(Raw::sample()).unwrap();
