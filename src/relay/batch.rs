@@ -30,7 +30,7 @@ pub struct Request<T> {
 
 /// Puts events together.
 #[must_use]
-pub fn batch<T>(events: Vec<(Mapped, T)>) -> Vec<Request<T>> {
+pub fn batch<T>(events: Vec<(Mapped<'_>, T)>) -> Vec<Request<T>> {
     let mut requests: Vec<(Request<T>, usize)> = Vec::new();
     let mut open: HashMap<(usize, String), usize> = HashMap::new();
     for (event, tag) in events {
@@ -68,7 +68,7 @@ pub fn batch<T>(events: Vec<(Mapped, T)>) -> Vec<Request<T>> {
 mod tests {
     use super::*;
 
-    fn event(client: &str, property: usize, filler: usize) -> Mapped {
+    fn event(client: &str, property: usize, filler: usize) -> Mapped<'static> {
         let mut params = serde_json::Map::new();
         params.insert("p".into(), "x".repeat(filler).into());
         Mapped { name: "email_open", params, timestamp_micros: 1, client_id: client.into(), property }

@@ -1,24 +1,28 @@
 //! From events to GA4's: names, parameters, client, property.
 //!
 //! - Layer: decision
-//! - Takes: an event.
+//! - Takes: an event, the names that the site gave to events and parameters.
 //! - Gives: the GA4 event with its parameters, the client it belongs to, the property it goes to.
-//! - On failure: nothing can fail; what GA4 would not take is `validate`'s matter.
+//! - On failure: `MappingError` for a name that GA4 would not take; mapping itself can't fail, and what GA4 would not
+//!   take of an event is `validate`'s matter.
 //! - See: `docs/ga4.md`; Google's reference of the Measurement Protocol (GA4, gtag).
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
+pub use super::client::client_id;
+use super::client::visitor;
+use super::validate::{is_event_name, is_param_name};
 use crate::event::{Event, Kind, Machine};
-
-/// What is hashed before a pseudonym, so that no other use gives the same numbers.
-const CLIENT_PURPOSE: &[u8] = b"mailtap ga4 client v1\0";
 
 /// A GA4 event before it is validated.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Mapped {
+pub struct Mapped<'a> {
     /// GA4's name.
-    pub name: &'static str,
+    pub name: &'a str,
     /// Its parameters.
     pub params: Map<String, Value>,
     /// When it happened, in microseconds since 1970.
@@ -29,7 +33,181 @@ pub struct Mapped {
     pub property: usize,
 }
 
-/// The GA4 name of a kind of event.
+/// The parameters that an event can have, by the names that they have unless a site gives them others.
+pub const PARAMS: [&str; 16] = [
+    "event_id",
+    "email_id",
+    "campaign_id",
+    "link_id",
+    "link_domain",
+    "link_path",
+    "bounce_type",
+    "bounce_code",
+    "provider",
+    "attempt",
+    "delay_ms",
+    "is_machine",
+    "machine_rule",
+    "late",
+    "session_id",
+    "engagement_time_msec",
+];
+
+/// Parameters whose names have a meaning for GA4.
+const FIXED: [&str; 2] = ["session_id", "engagement_time_msec"];
+
+/// Why a name can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MappingError {
+    /// GA4 reserves the name of an event, or does not take its form.
+    #[error("GA4 does not take `{name}` as the name of an event")]
+    EventName {
+        /// The name.
+        name: String,
+    },
+    /// GA4 reserves the name of a parameter, or does not take its form.
+    #[error("GA4 does not take `{name}` as the name of a parameter")]
+    ParamName {
+        /// The name.
+        name: String,
+    },
+    /// No parameter of ours, or one whose name GA4 gives.
+    #[error("`{name}` is no parameter that can have another name")]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// Two parameters would have the same name.
+    #[error("two parameters would be named `{name}`")]
+    Twice {
+        /// The name.
+        name: String,
+    },
+}
+
+/// How a site names its events and parameters in GA4.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    /// By `Kind`, in the order of its declaration.
+    names: [Cow<'static, str>; Kind::ALL.len()],
+    engages: [bool; Kind::ALL.len()],
+    /// Parameters with another name than ours; `None`: left out.
+    params: BTreeMap<String, Option<String>>,
+}
+
+impl Default for Mapping {
+    fn default() -> Self {
+        Self {
+            names: Kind::ALL.map(|kind| Cow::Borrowed(name(kind))),
+            engages: Kind::ALL.map(|kind| matches!(kind, Kind::Opened | Kind::Clicked)),
+            params: BTreeMap::new(),
+        }
+    }
+}
+
+static DEFAULTS: LazyLock<Mapping> = LazyLock::new(Mapping::default);
+
+impl Mapping {
+    /// Gives the events of a kind another name.
+    ///
+    /// # Errors
+    /// `MappingError::EventName`.
+    pub fn rename_event(&mut self, kind: Kind, name: &str) -> Result<(), MappingError> {
+        if !is_event_name(name) {
+            return Err(MappingError::EventName { name: name.to_owned() });
+        }
+        if let Some(present) = self.names.get_mut(kind as usize) {
+            *present = Cow::Owned(name.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether events of a kind have `engagement_time_msec`, without which GA4 does not count the recipient as an active
+    /// user, and may not show the event in Realtime. Opens and clicks have it only if nothing speaks for a machine.
+    pub fn engage(&mut self, kind: Kind, engages: bool) {
+        if let Some(present) = self.engages.get_mut(kind as usize) {
+            *present = engages;
+        }
+    }
+
+    /// Gives a parameter another name, or leaves it out.
+    ///
+    /// # Errors
+    /// `MappingError`.
+    pub fn rename_param(&mut self, ours: &str, name: Option<&str>) -> Result<(), MappingError> {
+        if !PARAMS.contains(&ours) || (FIXED.contains(&ours) && name.is_some()) {
+            return Err(MappingError::Unknown { name: ours.to_owned() });
+        }
+        if let Some(name) = name {
+            if !is_param_name(name) || FIXED.contains(&name) {
+                return Err(MappingError::ParamName { name: name.to_owned() });
+            }
+            if PARAMS.iter().any(|other| *other != ours && self.param(other) == Some(name)) {
+                return Err(MappingError::Twice { name: name.to_owned() });
+            }
+        }
+        self.params.insert(ours.to_owned(), name.map(str::to_owned));
+        Ok(())
+    }
+
+    /// The GA4 name of a kind of event.
+    #[must_use]
+    pub fn name(&self, kind: Kind) -> &str {
+        self.names.get(kind as usize).map_or(name(kind), |name| name)
+    }
+
+    fn param<'a>(&'a self, ours: &'a str) -> Option<&'a str> {
+        self.params.get(ours).map_or(Some(ours), Option::as_deref)
+    }
+
+    /// Maps an event; `domains` are the sender domains of each property, none meaning all others. `None`: no property
+    /// takes it.
+    #[must_use]
+    pub fn map<'a>(&'a self, event: &Event, domains: &[Vec<String>]) -> Option<Mapped<'a>> {
+        let data = &event.data;
+        let mut params = Map::new();
+        let mut put = |ours: &str, value: Option<Value>| {
+            if let (Some(name), Some(value)) = (self.param(ours), value) {
+                params.insert(name.to_owned(), value);
+            }
+        };
+        let text = |text: &Option<String>| text.clone().map(Value::from);
+        put("event_id", Some(json!(event.id.to_string())));
+        put("email_id", Some(json!(event.message)));
+        put("campaign_id", data.campaign.as_ref().map(|campaign| json!(campaign)));
+        put("link_id", data.link.map(|link| json!(link.to_string())));
+        put("link_domain", text(&data.link_host));
+        put("link_path", text(&data.link_path));
+        put("bounce_type", data.class.map(|class| json!(class.as_str())));
+        put("bounce_code", text(&data.dsn));
+        put("provider", text(&data.provider));
+        put("attempt", data.attempt.map(Value::from));
+        put("delay_ms", data.delay_ms.map(Value::from));
+        put("is_machine", data.machine.map(|machine| json!(machine.as_str())));
+        put("machine_rule", text(&data.machine_rule));
+        put("late", data.late.filter(|late| *late).map(|_| json!("yes")));
+        // A session is one of its own client; with another it would be a new one.
+        put("session_id", visitor(event).and_then(|_| text(&data.ga_session_id)));
+        put("engagement_time_msec", self.is_engaged(event).then(|| json!(1)));
+        Some(Mapped {
+            name: self.name(event.kind),
+            params,
+            timestamp_micros: event.time.as_micros(),
+            client_id: client_id(event),
+            property: property(event, domains)?,
+        })
+    }
+
+    fn is_engaged(&self, event: &Event) -> bool {
+        let person = match event.kind {
+            Kind::Opened | Kind::Clicked => event.data.machine == Some(Machine::No),
+            _ => true,
+        };
+        person && self.engages.get(event.kind as usize).is_some_and(|engages| *engages)
+    }
+}
+
+/// The GA4 name that a kind of event has unless a site gives it another.
 #[must_use]
 pub const fn name(kind: Kind) -> &'static str {
     match kind {
@@ -44,62 +222,10 @@ pub const fn name(kind: Kind) -> &'static str {
     }
 }
 
-/// Maps an event; `domains` are the sender domains of each property, none meaning all others.
+/// Maps an event by the names that we give: see [`Mapping::map`].
 #[must_use]
-pub fn map(event: &Event, domains: &[Vec<String>]) -> Option<Mapped> {
-    let data = &event.data;
-    let mut params = Map::new();
-    let mut put = |key: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            params.insert(key.to_owned(), value);
-        }
-    };
-    let text = |text: &Option<String>| text.clone().map(Value::from);
-    put("event_id", Some(json!(event.id.to_string())));
-    put("email_id", Some(json!(event.message)));
-    put("campaign_id", data.campaign.as_ref().map(|campaign| json!(campaign)));
-    put("link_id", data.link.map(|link| json!(link.to_string())));
-    put("link_domain", text(&data.link_host));
-    put("link_path", text(&data.link_path));
-    put("bounce_type", data.class.map(|class| json!(class.as_str())));
-    put("bounce_code", text(&data.dsn));
-    put("provider", text(&data.provider));
-    put("attempt", data.attempt.map(Value::from));
-    put("delay_ms", data.delay_ms.map(Value::from));
-    put("is_machine", data.machine.map(|machine| json!(machine.as_str())));
-    put("machine_rule", text(&data.machine_rule));
-    put("late", data.late.filter(|late| *late).map(|_| json!("yes")));
-    put("session_id", text(&data.ga_session_id));
-    // Without it GA4 does not count the person as active; a machine's visit must not have it.
-    let human = matches!(event.kind, Kind::Opened | Kind::Clicked) && data.machine == Some(Machine::No);
-    put("engagement_time_msec", human.then(|| json!(1)));
-    Some(Mapped {
-        name: name(event.kind),
-        params,
-        timestamp_micros: event.time.as_micros(),
-        client_id: client_id(event),
-        property: property(event, domains)?,
-    })
-}
-
-/// The visitor's own client where the event knows it; else one of the recipient; else one of this event alone, because
-/// a client must never be shared between people.
-#[must_use]
-pub fn client_id(event: &Event) -> String {
-    if let Some(client) = &event.data.ga_client_id {
-        return client.clone();
-    }
-    let hash = Sha256::new().chain_update(CLIENT_PURPOSE);
-    let hash = match &event.data.recipient {
-        Some(recipient) => hash.chain_update(recipient.as_bytes()),
-        None => hash.chain_update(event.id.as_bytes()),
-    };
-    let hash = hash.finalize();
-    let number = |at: usize| {
-        let bytes = hash.iter().skip(at).take(4).fold(0_u32, |number, byte| (number << 8) | u32::from(*byte));
-        (bytes & 0x7fff_ffff).max(1)
-    };
-    format!("{}.{}", number(0), number(4))
+pub fn map(event: &Event, domains: &[Vec<String>]) -> Option<Mapped<'static>> {
+    DEFAULTS.map(event, domains)
 }
 
 /// The first property that names the sender's domain, else the one for all others.
@@ -111,4 +237,93 @@ fn property(event: &Event, domains: &[Vec<String>]) -> Option<usize> {
     };
     let named = domains.iter().position(|patterns| patterns.iter().any(names));
     named.or_else(|| domains.iter().position(Vec::is_empty))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::queue::testing::event;
+
+    const ALL: &[Vec<String>] = &[Vec::new()];
+
+    #[test]
+    fn names_are_by_kind_and_can_be_given() {
+        let mut mapping = Mapping::default();
+        for kind in Kind::ALL {
+            assert_eq!(mapping.name(kind), name(kind));
+        }
+        mapping.rename_event(Kind::Opened, "newsletter_read").unwrap();
+        assert_eq!(mapping.name(Kind::Opened), "newsletter_read");
+        assert_eq!(mapping.name(Kind::Clicked), "email_click");
+        for bad in ["", "1st", "ga_open", "session_start", "screen_view", "a b", "ä", &"n".repeat(41)] {
+            assert!(mapping.rename_event(Kind::Opened, bad).is_err(), "{bad}");
+        }
+        mapping.rename_event(Kind::Opened, &"n".repeat(40)).unwrap();
+    }
+
+    #[test]
+    fn parameters_are_renamed_left_out_and_never_two_of_a_name() {
+        let mut mapping = Mapping::default();
+        mapping.rename_param("campaign_id", Some("mail_campaign")).unwrap();
+        mapping.rename_param("email_id", None).unwrap();
+        let twice = MappingError::Twice { name: "campaign_id".into() };
+        assert_eq!(Mapping::default().rename_param("email_id", Some("campaign_id")), Err(twice));
+        mapping.rename_param("provider", Some("campaign_id")).unwrap();
+        for (ours, bad) in [("nothing", "x"), ("session_id", "x"), ("late", "session_id"), ("late", "ga_x")] {
+            assert!(mapping.rename_param(ours, Some(bad)).is_err(), "{ours} {bad}");
+        }
+        let event = event(1);
+        let mapped = mapping.map(&event, ALL).unwrap();
+        assert_eq!(mapped.params["mail_campaign"], json!(event.data.campaign));
+        assert!(!mapped.params.contains_key("email_id") && !mapped.params.contains_key("campaign_id"));
+    }
+
+    #[test]
+    fn engagement_is_of_people_and_a_setting_of_each_event() {
+        let mut mapping = Mapping::default();
+        let engaged = |mapping: &Mapping, kind, machine| {
+            let mut event = event(1);
+            (event.kind, event.data.machine) = (kind, machine);
+            mapping.map(&event, ALL).unwrap().params.contains_key("engagement_time_msec")
+        };
+        for kind in Kind::ALL {
+            let expected = matches!(kind, Kind::Opened | Kind::Clicked);
+            assert_eq!(engaged(&mapping, kind, Some(Machine::No)), expected, "{kind}");
+            assert!(!engaged(&mapping, kind, None), "{kind}: who it was is not known");
+        }
+        mapping.engage(Kind::Delivered, true);
+        mapping.engage(Kind::Clicked, false);
+        assert!(engaged(&mapping, Kind::Delivered, None));
+        assert!(!engaged(&mapping, Kind::Clicked, Some(Machine::No)));
+        mapping.engage(Kind::Clicked, true);
+        assert!(!engaged(&mapping, Kind::Clicked, Some(Machine::Probable)), "never for a machine");
+    }
+
+    #[test]
+    fn a_session_goes_only_with_its_own_client() {
+        let mut event = event(1);
+        event.data.ga_session_id = Some("1700000123".into());
+        assert!(!map(&event, ALL).unwrap().params.contains_key("session_id"));
+        event.data.ga_client_id = Some("1.2".into());
+        assert_eq!(map(&event, ALL).unwrap().params["session_id"], json!("1700000123"));
+    }
+
+    #[test]
+    fn every_parameter_is_in_the_list() {
+        let mut event = event(1);
+        let data = &mut event.data;
+        (data.link, data.link_host, data.link_path) = (Some(1), Some("h".into()), Some("/".into()));
+        (data.dsn, data.class) = (Some("5.1.1".into()), Some(crate::event::BounceClass::Hard));
+        (data.provider, data.attempt, data.delay_ms) = (Some("gmail".into()), Some(1), Some(1));
+        (data.machine, data.machine_rule, data.late) = (Some(Machine::No), Some("r".into()), Some(true));
+        (data.ga_client_id, data.ga_session_id) = (Some("1.2".into()), Some("3".into()));
+        event.kind = Kind::Clicked;
+        let mapped = map(&event, ALL).unwrap();
+        let mut names: Vec<&str> = mapped.params.keys().map(String::as_str).collect();
+        let mut listed = PARAMS.to_vec();
+        names.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(names, listed);
+    }
 }

@@ -10,6 +10,7 @@
 
 // Decisions.
 pub mod batch;
+pub mod client;
 pub mod map;
 pub mod validate;
 

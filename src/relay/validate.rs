@@ -4,7 +4,8 @@
 //! - Takes: a mapped event, the time.
 //! - Gives: the event, repaired where the rules say how, with the repairs named; or why it can't be sent.
 //! - On failure: `Reject`, for the dead letters.
-//! - Limits: 25 parameters, names of 40 and values of 100 characters, 72 hours (71 here, for the way).
+//! - Limits: 25 parameters, names of 40 and values of 100 characters (UTF-16 units here, the least that can be meant),
+//!   72 hours (71 here, for the way), a session of the last 24 hours.
 //! - See: Google's reference and "Limitations" of the Measurement Protocol (GA4, gtag); `docs/ga4.md`.
 
 use std::time::Duration;
@@ -20,9 +21,11 @@ pub const MAX_EVENTS: usize = 25;
 pub const MAX_BODY_BYTES: usize = 129_000;
 const MAX_PARAMS: usize = 25;
 const MAX_NAME_CHARS: usize = 40;
-const MAX_VALUE_CHARS: usize = 100;
+const MAX_VALUE_UNITS: usize = 100;
 /// GA4 takes 72 hours; what is older when it arrives would be moved in time.
 pub const MAX_AGE: Duration = Duration::from_secs(71 * 3_600);
+/// GA4 joins an event to a session that began within this time; with an older one it would begin a new one.
+const MAX_SESSION_AGE: Duration = Duration::from_secs(24 * 3_600);
 
 const RESERVED_EVENTS: &[&str] = &[
     "ad_activeview",
@@ -57,6 +60,9 @@ const RESERVED_EVENTS: &[&str] = &[
     "session_start",
     "user_engagement",
 ];
+/// Names that GA4 takes from apps only.
+const APP_EVENTS: &[&str] = &["ad_impression", "in_app_purchase", "screen_view"];
+const RESERVED_PARAMS: &[&str] = &["firebase_conversion", "timestamp_micros", "debug_mode"];
 const RESERVED_PREFIXES: &[&str] = &["_", "firebase_", "ga_", "google_", "gtag."];
 
 /// Why an event can't be sent.
@@ -66,7 +72,7 @@ pub enum Reject {
     Expired,
     /// A name that GA4 reserves, or of a form that it does not take.
     EventName,
-    /// No client id of the form `number.number`, or a cookie value.
+    /// No client id of the form `number.number`.
     ClientId,
 }
 
@@ -95,6 +101,8 @@ pub enum Repair {
     TooMany,
     /// A time in the future became now.
     Future,
+    /// A session that is none, or none any more, was left out.
+    Session,
 }
 
 impl Repair {
@@ -107,6 +115,7 @@ impl Repair {
             Self::Param => "param",
             Self::TooMany => "too_many_params",
             Self::Future => "future",
+            Self::Session => "session",
         }
     }
 }
@@ -115,9 +124,9 @@ impl Repair {
 ///
 /// # Errors
 /// `Reject`.
-pub fn validate(mut event: Mapped, now: Timestamp) -> Result<(Mapped, Vec<Repair>), Reject> {
+pub fn validate<'a>(mut event: Mapped<'a>, now: Timestamp) -> Result<(Mapped<'a>, Vec<Repair>), Reject> {
     let mut repairs = Vec::new();
-    if !is_name(event.name) || RESERVED_EVENTS.contains(&event.name) {
+    if !is_event_name(event.name) {
         return Err(Reject::EventName);
     }
     if !is_client_id(&event.client_id) {
@@ -133,6 +142,10 @@ pub fn validate(mut event: Mapped, now: Timestamp) -> Result<(Mapped, Vec<Repair
     }
     let mut params = serde_json::Map::new();
     for (name, value) in event.params {
+        if name == "session_id" && !is_session(&value, time.min(now), now) {
+            repairs.push(Repair::Session);
+            continue;
+        }
         match param(&name, value) {
             Ok((value, repair)) => {
                 repairs.extend(repair);
@@ -151,17 +164,46 @@ pub fn validate(mut event: Mapped, now: Timestamp) -> Result<(Mapped, Vec<Repair
 
 /// Checks one parameter: the value to send, or why it is left out.
 fn param(name: &str, value: Value) -> Result<(Value, Option<Repair>), Repair> {
-    if !is_name(name) || name == "firebase_conversion" {
+    if !is_param_name(name) {
         return Err(Repair::Param);
     }
     match value {
         Value::String(text) if has_address(&text) => Err(Repair::Address),
-        Value::String(text) if text.chars().count() > MAX_VALUE_CHARS => {
-            Ok((text.chars().take(MAX_VALUE_CHARS).collect::<String>().into(), Some(Repair::Cut)))
-        }
-        Value::String(_) | Value::Number(_) | Value::Bool(_) => Ok((value, None)),
-        Value::Null | Value::Array(_) | Value::Object(_) => Err(Repair::Param),
+        Value::String(text) => Ok(match cut(&text) {
+            Some(short) => (short.into(), Some(Repair::Cut)),
+            None => (text.into(), None),
+        }),
+        Value::Number(_) => Ok((value, None)),
+        Value::Bool(_) if name != "engagement_time_msec" => Ok((value, None)),
+        Value::Bool(_) | Value::Null | Value::Array(_) | Value::Object(_) => Err(Repair::Param),
     }
+}
+
+/// The text without what GA4 would not take; `None` if it takes all of it.
+fn cut(text: &str) -> Option<&str> {
+    let mut units = 0;
+    let too_far = text.char_indices().find(|(_, character)| {
+        units += character.len_utf16();
+        units > MAX_VALUE_UNITS
+    });
+    too_far.and_then(|(at, _)| text.get(..at))
+}
+
+/// Whether this is the session of an event of that `time`, as far as its number tells, which is the second it began in.
+fn is_session(value: &Value, time: Timestamp, now: Timestamp) -> bool {
+    let text = value.as_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let number = value.as_u64().or_else(|| text.and_then(|text| text.parse().ok()));
+    number.map(Timestamp::from_secs).is_some_and(|start| start <= time && now.since(start) <= MAX_SESSION_AGE)
+}
+
+/// Whether GA4 takes this name for an event of a web stream.
+pub(super) fn is_event_name(name: &str) -> bool {
+    is_name(name) && !RESERVED_EVENTS.contains(&name) && !APP_EVENTS.contains(&name)
+}
+
+/// Whether GA4 takes this name for a parameter, and takes the parameter for nothing else.
+pub(super) fn is_param_name(name: &str) -> bool {
+    is_name(name) && !RESERVED_PARAMS.contains(&name)
 }
 
 fn is_name(name: &str) -> bool {
@@ -172,107 +214,61 @@ fn is_name(name: &str) -> bool {
 }
 
 /// `number.number`.
-fn is_client_id(text: &str) -> bool {
+pub(super) fn is_client_id(text: &str) -> bool {
     let digits =
         |part: &str| !part.is_empty() && part.len() <= 20 && part.bytes().all(|byte| byte.is_ascii_digit());
     text.split_once('.').is_some_and(|(random, time)| digits(random) && digits(time))
 }
 
-/// Whether a text may hold a mail address, also percent-encoded or with a wide at sign.
+/// Whether a text may hold a mail address: with an at sign, also a wide or small one, written as itself, percent-encoded
+/// (up to three times) or as an HTML entity.
 #[must_use]
 pub fn has_address(text: &str) -> bool {
+    let mut bytes = text.as_bytes().to_vec();
+    for _ in 0..=3 {
+        if has_at(&String::from_utf8_lossy(&bytes)) {
+            return true;
+        }
+        let decoded = percent_decoded(&bytes);
+        if decoded == bytes {
+            return false;
+        }
+        bytes = decoded;
+    }
+    false
+}
+
+fn has_at(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
     text.contains(['@', '\u{ff20}', '\u{fe6b}'])
-        || text.contains("%40")
-        || text.to_ascii_lowercase().contains("%2540")
+        || ["&#64;", "&#064;", "&#x40;", "&commat;"].iter().any(|entity| lower.contains(entity))
+}
+
+fn percent_decoded(bytes: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let [first, tail @ ..] = rest {
+        let hex = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        match (first, tail) {
+            (b'%', [high, low, after @ ..]) => match (hex(high), hex(low)) {
+                (Some(high), Some(low)) => {
+                    decoded.push(high << 4 | low);
+                    rest = after;
+                }
+                _ => {
+                    decoded.push(*first);
+                    rest = tail;
+                }
+            },
+            _ => {
+                decoded.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    decoded
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    const NOW: u64 = 1_795_000_000;
-
-    fn event() -> Mapped {
-        Mapped {
-            name: "email_click",
-            params: serde_json::Map::new(),
-            timestamp_micros: NOW * 1_000_000,
-            client_id: "1.2".into(),
-            property: 0,
-        }
-    }
-
-    fn checked(event: Mapped) -> Result<(Mapped, Vec<Repair>), Reject> {
-        validate(event, Timestamp::from_secs(NOW))
-    }
-
-    fn with(name: &str, value: Value) -> (Mapped, Vec<Repair>) {
-        let mut event = event();
-        event.params.insert(name.into(), value);
-        checked(event).unwrap()
-    }
-
-    #[test]
-    fn time_has_a_limit_on_each_side() {
-        let at = |micros: u64| checked(Mapped { timestamp_micros: micros, ..event() });
-        let oldest = (NOW - 71 * 3_600) * 1_000_000;
-        assert!(at(oldest).is_ok());
-        assert_eq!(at(oldest - 1), Err(Reject::Expired));
-        assert_eq!(at(NOW * 1_000_000).unwrap().1, []);
-        let (mended, repairs) = at(NOW * 1_000_000 + 1).unwrap();
-        assert_eq!((mended.timestamp_micros, repairs), (NOW * 1_000_000, vec![Repair::Future]));
-    }
-
-    #[test]
-    fn values_have_100_characters() {
-        let (kept, repairs) = with("p", json!("ż".repeat(100)));
-        assert_eq!((kept.params["p"].as_str().unwrap().chars().count(), repairs), (100, vec![]));
-        let (cut, repairs) = with("p", json!("ż".repeat(101)));
-        assert_eq!((cut.params["p"].as_str().unwrap().chars().count(), repairs), (100, vec![Repair::Cut]));
-    }
-
-    #[test]
-    fn names_have_40_characters_and_a_form() {
-        assert_eq!(with(&"n".repeat(40), json!(1)).1, []);
-        for bad in [&"n".repeat(41)[..], "", "1a", "a-b", "ä", "_x", "ga_x", "google_x", "firebase_x"] {
-            let (event, repairs) = with(bad, json!(1));
-            assert_eq!((event.params.len(), repairs), (0, vec![Repair::Param]), "{bad}");
-        }
-    }
-
-    #[test]
-    fn there_are_25_parameters_at_the_most() {
-        let mut event = event();
-        (0..25).for_each(|n| drop(event.params.insert(format!("p{n}"), json!(n))));
-        assert_eq!(checked(event.clone()).unwrap().1, []);
-        event.params.insert("p25".into(), json!(25));
-        let (cut, repairs) = checked(event).unwrap();
-        assert_eq!((cut.params.len(), repairs), (25, vec![Repair::TooMany]));
-    }
-
-    #[test]
-    fn addresses_never_leave() {
-        for bad in ["ann@example.org", "x=ann%40example.org", "ann＠example.org", "a%2540b", "A%2540B"] {
-            let (event, repairs) = with("link_path", json!(bad));
-            assert_eq!((event.params.len(), repairs), (0, vec![Repair::Address]), "{bad}");
-        }
-        assert_eq!(with("link_path", json!("/a%4b")).1, []);
-    }
-
-    #[test]
-    fn nulls_and_lists_are_left_out() {
-        for bad in [json!(null), json!([1]), json!({})] {
-            assert_eq!(with("p", bad).1, [Repair::Param]);
-        }
-    }
-
-    #[test]
-    fn clients_are_two_numbers() {
-        for bad in ["", "1", "1.", ".2", "a.b", "1.2.3", "GA1.1.1.2"] {
-            assert_eq!(checked(Mapped { client_id: bad.into(), ..event() }), Err(Reject::ClientId), "{bad}");
-        }
-    }
-}
+#[path = "validate_tests.rs"]
+mod tests;
