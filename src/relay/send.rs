@@ -4,7 +4,8 @@
 //! - Takes: a property and a body.
 //! - Gives: `Outcome`: sent, certainly not sent, refused, or nobody knows.
 //! - On failure: every failure is an outcome. URLs hold the API secret: they are in no log and no error.
-//! - Limits: `Settings::timeout` a request; connections are reused.
+//! - Limits: `Settings::timeout` a request, at most half of it (and 5 seconds) for the connection, so that a receiver that
+//!   can't be reached is never taken for one that did not answer; connections are reused.
 //! - See: facts of the Measurement Protocol, "Reliability": no idempotency key, so that a retry after an ambiguous
 //!   time-out can count twice.
 
@@ -13,6 +14,8 @@ use std::time::Duration;
 use reqwest::{Client, Url};
 
 use crate::service::secret::Secret;
+
+const LONGEST_CONNECT: Duration = Duration::from_secs(5);
 
 /// A GA4 property, or a server-side GTM that stands for one.
 #[derive(Debug, Clone)]
@@ -25,6 +28,16 @@ pub struct Property {
     pub api_secret: Option<Secret<String>>,
     /// Base URL, without a slash at its end.
     pub base_url: String,
+}
+
+impl Property {
+    /// Its URL, for people: without the secret.
+    ///
+    /// # Errors
+    /// `SenderError::Url`.
+    pub fn shown(&self) -> Result<String, SenderError> {
+        endpoint(&Self { api_secret: None, ..self.clone() }).map(|url| url.expose().clone())
+    }
 }
 
 /// What became of a request.
@@ -71,7 +84,7 @@ impl Sender {
     pub fn new(properties: &[Property], timeout: Duration, connections: usize) -> Result<Self, SenderError> {
         let client = Client::builder()
             .timeout(timeout)
-            .connect_timeout(timeout.min(Duration::from_secs(5)))
+            .connect_timeout((timeout / 2).min(LONGEST_CONNECT))
             .pool_max_idle_per_host(connections)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("mailtap/", env!("CARGO_PKG_VERSION")))
@@ -120,3 +133,7 @@ fn endpoint(property: &Property) -> Result<Secret<String>, SenderError> {
     }
     Ok(Secret::new(url.into()))
 }
+
+#[cfg(test)]
+#[path = "send_tests.rs"]
+mod tests;
