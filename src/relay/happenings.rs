@@ -10,20 +10,35 @@ use std::time::Duration;
 
 use super::send::Outcome;
 use super::validate::Repair;
+use crate::event::Kind;
 
 /// Events were taken by GA4.
 #[derive(Debug)]
 pub(super) struct Sent {
-    pub(super) events: usize,
+    pub(super) kinds: Vec<Kind>,
     pub(super) took: Duration,
 }
 
 impl Sent {
     pub(super) fn emit(&self) {
-        tracing::debug!(events = self.events, "sent");
-        metrics::counter!("mailtap_relay_sent_total").increment(self.events as u64);
+        tracing::debug!(events = self.kinds.len(), "sent");
+        for kind in &self.kinds {
+            metrics::counter!("mailtap_relay_sent_total", "event" => kind.as_str()).increment(1);
+        }
         metrics::counter!("mailtap_relay_requests_total", "outcome" => "sent").increment(1);
         metrics::histogram!("mailtap_relay_request_seconds").record(self.took.as_secs_f64());
+    }
+}
+
+/// So many requests are under way.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) requests: usize,
+}
+
+impl InFlight {
+    pub(super) fn emit(&self) {
+        metrics::gauge!("mailtap_relay_requests_in_flight").set(self.requests as f64);
     }
 }
 
@@ -74,6 +89,28 @@ impl Dead {
     }
 }
 
+/// Events were refused with their request, which is told of by itself.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) events: usize,
+}
+
+impl Refused {
+    pub(super) fn emit(&self) {
+        metrics::counter!("mailtap_relay_dead_total", "reason" => "refused").increment(self.events as u64);
+    }
+}
+
+/// An event is tried again later; why is told with its request.
+#[derive(Debug)]
+pub(super) struct Retried;
+
+impl Retried {
+    pub(super) fn emit(&self) {
+        metrics::counter!("mailtap_relay_retried_total").increment(1);
+    }
+}
+
 /// An event was mended before it was sent.
 #[derive(Debug)]
 pub(super) struct Repaired {
@@ -104,11 +141,18 @@ impl Duplicates {
 #[derive(Debug)]
 pub(super) struct Paused {
     pub(super) pause: Duration,
+    /// It paused before, and nothing has got through since.
+    pub(super) again: bool,
 }
 
 impl Paused {
     pub(super) fn emit(&self) {
-        tracing::warn!(pause_s = self.pause.as_secs(), "nothing gets through; events wait");
+        let pause_ms = u64::try_from(self.pause.as_millis()).unwrap_or(u64::MAX);
+        if self.again {
+            tracing::debug!(pause_ms, "still nothing gets through");
+        } else {
+            tracing::warn!(pause_ms, "nothing gets through; events wait");
+        }
         metrics::gauge!("mailtap_relay_paused").set(1.0);
     }
 }

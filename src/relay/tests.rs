@@ -1,0 +1,335 @@
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::event::Kind;
+use crate::queue::Publish;
+use crate::queue::source::{Settlement, SourceError, SpoolSource, Tag};
+use crate::queue::spool::{self, Admin, Spool, Status};
+use crate::queue::testing;
+use crate::service::secret::Secret;
+
+/// What the receiver does with a request, after it has read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Status(u16),
+    Close,
+    Never,
+}
+
+/// A receiver that counts, by event id, what it said 204 to or left without an answer.
+#[derive(Debug, Clone)]
+struct Receiver {
+    base_url: String,
+    answer: Arc<Mutex<Answer>>,
+    got: Arc<Mutex<BTreeMap<String, usize>>>,
+    requests: Arc<Mutex<usize>>,
+}
+
+impl Receiver {
+    async fn start(answer: Answer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let receiver = Self {
+            base_url: format!("http://{}", listener.local_addr().unwrap()),
+            answer: Arc::new(Mutex::new(answer)),
+            got: Arc::default(),
+            requests: Arc::default(),
+        };
+        let serving = receiver.clone();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(serving.clone().serve(stream));
+            }
+        });
+        receiver
+    }
+
+    async fn serve(self, mut stream: TcpStream) {
+        let mut read = Vec::new();
+        loop {
+            let mut buffer = [0; 16_384];
+            let Ok(count @ 1..) = stream.read(&mut buffer).await else { return };
+            read.extend_from_slice(&buffer[..count]);
+            let text = String::from_utf8_lossy(&read).into_owned();
+            let Some((_, body)) = text.split_once("\r\n\r\n") else { continue };
+            let Ok(body) = serde_json::from_str::<Value>(body) else { continue };
+            read.clear();
+            let answer = *self.answer.lock().unwrap();
+            *self.requests.lock().unwrap() += 1;
+            if !matches!(answer, Answer::Status(300..)) {
+                for event in body["events"].as_array().unwrap() {
+                    let id = event["params"]["event_id"].as_str().unwrap().to_owned();
+                    *self.got.lock().unwrap().entry(id).or_default() += 1;
+                }
+            }
+            match answer {
+                Answer::Status(status) => {
+                    let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n");
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+                Answer::Close => return,
+                Answer::Never => std::future::pending::<()>().await,
+            }
+        }
+    }
+
+    fn counts(&self) -> (usize, usize) {
+        let got = self.got.lock().unwrap();
+        (got.len(), got.values().sum())
+    }
+}
+
+/// A source that gives its first deliveries several times, or does not settle when told.
+#[derive(Debug)]
+struct Odd {
+    spool: SpoolSource,
+    copies: usize,
+    deaf: Arc<Mutex<bool>>,
+}
+
+impl Source for Odd {
+    fn next(&mut self, max: usize) -> BoxFuture<'_, Result<Vec<Delivery>, SourceError>> {
+        Box::pin(async move {
+            let first = self.spool.next(max).await?;
+            Ok(std::iter::repeat_n(first, std::mem::replace(&mut self.copies, 1)).flatten().collect())
+        })
+    }
+
+    fn settle(&mut self, outcomes: Vec<(Tag, Settlement)>) -> BoxFuture<'_, Result<(), SourceError>> {
+        if *self.deaf.lock().unwrap() {
+            return Box::pin(async { Err(SourceError::Broker("away".into())) });
+        }
+        self.spool.settle(outcomes)
+    }
+}
+
+struct Site {
+    directory: tempfile::TempDir,
+    receiver: Receiver,
+    life: Lifecycle,
+    deaf: Arc<Mutex<bool>>,
+    copies: usize,
+    in_flight: usize,
+}
+
+impl Site {
+    async fn new(answer: Answer) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            receiver: Receiver::start(answer).await,
+            life: Lifecycle::detached(),
+            deaf: Arc::default(),
+            copies: 1,
+            in_flight: 4,
+        }
+    }
+
+    fn spool(&self) -> Spool {
+        let directory = self.directory.path().join("spool");
+        Spool::open(spool::Settings { directory, ..spool::Settings::default() }).unwrap()
+    }
+
+    fn settings(&self) -> Settings {
+        let property = Property {
+            domains: Vec::new(),
+            measurement_id: "G-TEST".into(),
+            api_secret: Some(Secret::new("SECRET-MARKER".into())),
+            base_url: self.receiver.base_url.clone(),
+        };
+        Settings {
+            properties: vec![property],
+            max_in_flight: self.in_flight,
+            batch_window: Duration::from_millis(20),
+            timeout: Duration::from_millis(400),
+            retry_uncertain: false,
+        }
+    }
+
+    /// A new life of the relay over the same spool and memory.
+    fn relay(&mut self) -> JoinHandle<Result<(), SenderError>> {
+        self.life = Lifecycle::detached();
+        let source = Odd {
+            spool: SpoolSource::new(self.spool(), 10_000, self.life.stop.clone()),
+            copies: self.copies,
+            deaf: self.deaf.clone(),
+        };
+        let dedupe = Dedupe::open(&self.directory.path().join("relay")).unwrap();
+        tokio::spawn(run(self.settings(), Box::new(source), dedupe, self.life.clone()))
+    }
+
+    fn status(&self) -> Status {
+        Admin::open(&self.directory.path().join("spool")).unwrap().status().unwrap()
+    }
+
+    async fn until(&self, what: impl Fn(&Status) -> bool) -> Status {
+        for _ in 0..300 {
+            let status = self.status();
+            if what(&status) {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{:?}", self.status());
+    }
+}
+
+fn event(number: u64) -> Event {
+    Event { time: clock::now().minus(Duration::from_secs(60)), ..testing::event(number) }
+}
+
+fn nothing_waits(status: &Status) -> bool {
+    status.pending == 0 && status.claimed == 0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_an_event_go_out_once() {
+    let mut site = Site { copies: 3, ..Site::new(Answer::Status(204)).await };
+    site.spool().publish((0..40).map(event).collect()).await.unwrap();
+    let relay = site.relay();
+    site.until(nothing_waits).await;
+    site.life.stop.cancel();
+    relay.await.unwrap().unwrap();
+    assert_eq!(site.receiver.counts(), (40, 40));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_and_never_settled_is_not_sent_by_the_next_life() {
+    let mut site = Site::new(Answer::Status(204)).await;
+    site.spool().publish((0..40).map(event).collect()).await.unwrap();
+    *site.deaf.lock().unwrap() = true;
+    let relay = site.relay();
+    while site.receiver.counts().0 < 40 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    relay.abort();
+    let _ = relay.await;
+    *site.deaf.lock().unwrap() = false;
+    let relay = site.relay();
+    let status = site.until(nothing_waits).await;
+    site.life.stop.cancel();
+    relay.await.unwrap().unwrap();
+    assert_eq!(site.receiver.counts(), (40, 40));
+    assert_eq!((status.dead, status.uncertain), (0, 0));
+}
+
+/// Killed between the missing answer and the settlement: the event is still listed as uncertain, not taken for sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_uncertain_and_never_settled_is_uncertain_in_the_next_life() {
+    let mut site = Site::new(Answer::Never).await;
+    site.spool().publish(vec![event(1)]).await.unwrap();
+    *site.deaf.lock().unwrap() = true;
+    let relay = site.relay();
+    while site.receiver.counts().0 < 1 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    relay.abort();
+    let _ = relay.await;
+    *site.deaf.lock().unwrap() = false;
+    *site.receiver.answer.lock().unwrap() = Answer::Status(204);
+    let relay = site.relay();
+    let status = site.until(nothing_waits).await;
+    site.life.stop.cancel();
+    relay.await.unwrap().unwrap();
+    assert_eq!((site.receiver.counts(), status.uncertain), ((1, 1), 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_makes_few_events_uncertain_and_shows_in_health() {
+    let mut site = Site::new(Answer::Never).await;
+    // Each event is of a client of its own, so a request of its own.
+    site.spool().publish((0..200).map(event).collect()).await.unwrap();
+    let relay = site.relay();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let troubles = site.life.health.troubles();
+    assert!(troubles.iter().any(|(_, why)| why.contains("GA4")), "{troubles:?}");
+    let tried = *site.receiver.requests.lock().unwrap();
+    assert!(tried <= site.in_flight + 5, "{tried} requests hung");
+    *site.receiver.answer.lock().unwrap() = Answer::Status(204);
+    let status = site.until(nothing_waits).await;
+    assert_eq!(site.life.health.troubles(), []);
+    site.life.stop.cancel();
+    relay.await.unwrap().unwrap();
+    assert_eq!(site.receiver.counts(), (200, 200), "those that hung arrived too, and were not sent again");
+    assert_eq!(
+        usize::try_from(status.uncertain).unwrap(),
+        *site.receiver.requests.lock().unwrap() - (200 - tried)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_connection_is_uncertain_a_5xx_is_not() {
+    let mut site = Site::new(Answer::Close).await;
+    site.spool().publish(vec![event(1)]).await.unwrap();
+    let relay = site.relay();
+    assert_eq!(site.until(nothing_waits).await.uncertain, 1);
+    *site.receiver.answer.lock().unwrap() = Answer::Status(503);
+    site.spool().publish(vec![event(2)]).await.unwrap();
+    site.until(|status| status.pending == 1).await;
+    *site.receiver.answer.lock().unwrap() = Answer::Status(204);
+    let status = site.until(nothing_waits).await;
+    site.life.stop.cancel();
+    relay.await.unwrap().unwrap();
+    assert_eq!((site.receiver.counts(), status.uncertain), ((2, 2), 1));
+}
+
+#[tokio::test]
+async fn what_grows_too_old_while_it_waits_is_not_sent() {
+    let now = clock::now();
+    let site = Site::new(Answer::Status(204)).await;
+    let limit = Duration::from_secs(71 * 3_600);
+    let mut events: Vec<Event> = (0..3).map(event).collect();
+    for (event, age) in events.iter_mut().zip([limit, limit / 2, limit]) {
+        event.time = now.minus(age).plus(Duration::from_secs(5));
+        event.data.recipient = Some([1; 12].into());
+    }
+    site.spool().publish(events.clone()).await.unwrap();
+    let mut source = SpoolSource::new(site.spool(), 10, site.life.stop.clone());
+    let deliveries = source.next(10).await.unwrap();
+    let settings = site.settings();
+    let relay = Relay {
+        sender: Sender::new(&settings.properties, settings.timeout, 1).unwrap(),
+        settings,
+        mapping: Mapping::default(),
+        dedupe: Dedupe::open(&site.directory.path().join("relay")).unwrap(),
+    };
+    let (mut requests, settled) = relay.prepare(deliveries, &mut Settler::default()).await;
+    assert_eq!((requests.len(), settled.len()), (1, 0));
+    let request = requests.remove(0);
+    let (all, expired) = work::fresh(request.clone(), now);
+    assert_eq!((all.as_ref(), expired.len()), (Some(&request), 0));
+    let (left, expired) = work::fresh(request.clone(), now.plus(Duration::from_secs(10)));
+    let left = left.unwrap();
+    assert_eq!((left.tags.len(), left.body["events"].as_array().unwrap().len()), (1, 1));
+    assert_eq!(left.body["events"][0]["params"]["event_id"], json!(events[1].id.to_string()));
+    assert!(expired.iter().all(|settled| settled.what == Settlement::Dead { reason: "expired".into() }));
+    assert_eq!(work::fresh(request, now.plus(limit)).0, None);
+}
+
+#[test]
+fn a_dry_run_shows_requests_without_the_secret_and_what_is_dead() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let site = runtime.block_on(Site::new(Answer::Status(204)));
+    let mut mapping = Mapping::default();
+    mapping.rename_event(Kind::Opened, "newsletter_read").unwrap();
+    let mut opened = event(1);
+    (opened.kind, opened.data.link_path) = (Kind::Opened, Some("/a@b".into()));
+    let old = Event { time: clock::now().minus(Duration::from_secs(80 * 3_600)), ..event(2) };
+    let lines = dry_run(&site.settings(), &mapping, &[opened, old], clock::now()).unwrap();
+    let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 3);
+    assert_eq!(lines[0]["body"]["events"][0]["name"], "newsletter_read");
+    assert!(lines[0]["url"].as_str().unwrap().ends_with("/mp/collect?measurement_id=G-TEST"));
+    assert_eq!((&lines[1]["repair"], &lines[2]["dead"]), (&json!("address"), &json!("expired")));
+    assert!(lines.iter().all(|line| !line.to_string().contains("MARKER")));
+    assert!(site.receiver.requests.lock().unwrap().eq(&0));
+}

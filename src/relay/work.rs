@@ -1,0 +1,229 @@
+//! What the relay does with events: sort out, make requests, send them.
+//!
+//! - Layer: role
+//! - Takes: deliveries.
+//! - Gives: requests; for each delivery what became of it.
+//! - On failure: without its memory the relay sends nothing. Each request is noted before its first byte and remembered
+//!   before it is settled.
+//! - See: `docs/decisions/0006-uncertain-is-kept.md`.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::Settings;
+use super::batch::{self, Request};
+use super::breaker::Fate;
+use super::happenings::{Dead, Duplicates, Failed, QueueTrouble, Refused, Repaired, Retried, Sent};
+use super::map::Mapping;
+use super::send::{Outcome, Sender};
+use super::settle::{Settled, Settler};
+use super::validate::{self, MAX_AGE};
+use crate::event::{EventId, Kind};
+use crate::identity::Timestamp;
+use crate::queue::StoreError;
+use crate::queue::dedupe::Dedupe;
+use crate::queue::source::{BoxFuture, Delivery, Settlement, Tag};
+use crate::service::clock;
+
+const BLOCKED: &str = "GA4 does not take requests; events wait";
+/// Why events wait when nobody could remember that they were sent.
+const NO_DEDUPE: &str = "the memory of what was sent can't be read or written";
+const TWIN: &str = "the same event is being sent";
+const EXPIRED: &str = validate::Reject::Expired.as_str();
+const NOTE_AGAIN: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(600);
+
+/// A delivery within a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Item {
+    tag: Tag,
+    id: EventId,
+    kind: Kind,
+    time: Timestamp,
+    attempts: u32,
+}
+
+impl Item {
+    fn settled(&self, what: Settlement, fate: Fate) -> Settled {
+        Settled { tag: self.tag, id: Some(self.id), what, fate }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Relay {
+    pub(super) settings: Settings,
+    pub(super) mapping: Mapping,
+    pub(super) sender: Sender,
+    pub(super) dedupe: Dedupe,
+}
+
+impl Relay {
+    /// Sorts out what is in hand, was sent before, or can't be sent; makes requests of the rest.
+    pub(super) async fn prepare(
+        &self,
+        deliveries: Vec<Delivery>,
+        settler: &mut Settler,
+    ) -> (Vec<Request<Item>>, Vec<Settled>) {
+        let (first, twins): (Vec<_>, Vec<_>) =
+            deliveries.into_iter().partition(|delivery| settler.take(delivery.event.id));
+        let items: Vec<Item> = first.iter().map(item).collect();
+        let (requests, mut settled) = match self.sort_out(first).await {
+            Ok(sorted) => sorted,
+            Err(error) => {
+                QueueTrouble { why: error.to_string() }.emit();
+                (Vec::new(), each(&items, Fate::Blocked(NO_DEDUPE), |item| retry(item.attempts, NO_DEDUPE)))
+            }
+        };
+        settled.extend(twins.into_iter().map(|twin| Settled {
+            tag: twin.tag,
+            id: None,
+            what: retry(twin.attempts.max(2), TWIN),
+            fate: Fate::Neither,
+        }));
+        (requests, settled)
+    }
+
+    async fn sort_out(
+        &self,
+        deliveries: Vec<Delivery>,
+    ) -> Result<(Vec<Request<Item>>, Vec<Settled>), StoreError> {
+        let ids: Vec<EventId> = deliveries.iter().map(|delivery| delivery.event.id).collect();
+        let already = self.dedupe.already(&ids).await?;
+        let interrupted = self.dedupe.interrupted(&ids).await?;
+        let domains = self.settings.domains();
+        let now = clock::now();
+        let (mut good, mut settled, mut duplicates) = (Vec::new(), Vec::new(), 0);
+        for ((delivery, already), interrupted) in deliveries.iter().zip(already).zip(interrupted) {
+            let item = item(delivery);
+            if already {
+                duplicates += 1;
+                settled.push(item.settled(Settlement::Done, Fate::Neither));
+                continue;
+            }
+            if interrupted && !self.settings.retry_uncertain {
+                Failed { events: 1, outcome: &Outcome::Uncertain("ended in the middle".into()) }.emit();
+                settled.push(item.settled(Settlement::Uncertain, Fate::Neither));
+                continue;
+            }
+            let Some(mapped) = self.mapping.map(&delivery.event, &domains) else {
+                settled.push(dead(&item, "no_property"));
+                continue;
+            };
+            match validate::validate(mapped, now) {
+                Ok((mapped, repairs)) => {
+                    repairs.into_iter().for_each(|repair| Repaired { repair }.emit());
+                    good.push((mapped, item));
+                }
+                Err(reject) => settled.push(dead(&item, reject.as_str())),
+            }
+        }
+        if duplicates > 0 {
+            Duplicates { events: duplicates }.emit();
+        }
+        Ok((batch::batch(good), settled))
+    }
+
+    /// Sends one request: noted before the first byte, remembered before it is settled. What nobody knows of stays noted
+    /// as begun until it is settled.
+    pub(super) fn send(&self, request: Request<Item>) -> BoxFuture<'_, Vec<Settled>> {
+        Box::pin(async move {
+            let ids: Vec<EventId> = request.tags.iter().map(|item| item.id).collect();
+            if let Err(error) = self.dedupe.begin(&ids).await {
+                QueueTrouble { why: error.to_string() }.emit();
+                let fate = Fate::Blocked(NO_DEDUPE);
+                return each(&request.tags, fate, |item| retry(item.attempts, NO_DEDUPE));
+            }
+            let started = Instant::now();
+            let outcome = self.sender.send(request.property, request.body.to_string()).await;
+            if outcome == Outcome::Sent {
+                let kinds = request.tags.iter().map(|item| item.kind).collect();
+                Sent { kinds, took: started.elapsed() }.emit();
+            } else {
+                Failed { events: ids.len(), outcome: &outcome }.emit();
+            }
+            let items = &request.tags;
+            let again =
+                |reason: &str| each(items, Fate::Blocked(BLOCKED), |item| retry(item.attempts, reason));
+            match outcome {
+                Outcome::Sent => {
+                    self.note(&ids, true).await;
+                    each(items, Fate::Through, |_| Settlement::Done)
+                }
+                Outcome::Uncertain(_) if !self.settings.retry_uncertain => {
+                    each(items, Fate::Blocked(BLOCKED), |_| Settlement::Uncertain)
+                }
+                Outcome::Refused(status) => {
+                    self.note(&ids, false).await;
+                    Refused { events: ids.len() }.emit();
+                    each(items, Fate::Through, |_| Settlement::Dead { reason: format!("HTTP {status}") })
+                }
+                Outcome::NotSent(_) => {
+                    self.note(&ids, false).await;
+                    again("no connection")
+                }
+                Outcome::Trouble(status) => {
+                    self.note(&ids, false).await;
+                    again(&format!("HTTP {status}"))
+                }
+                Outcome::Uncertain(_) => {
+                    self.note(&ids, false).await;
+                    again("no answer")
+                }
+            }
+        })
+    }
+
+    /// Writes down that events are not to be sent again, or that they may be. Goes on until it is written: settled
+    /// before, they could be sent twice.
+    async fn note(&self, ids: &[EventId], over: bool) {
+        loop {
+            let noted = if over {
+                self.dedupe.remember(ids, clock::now()).await
+            } else {
+                self.dedupe.abandon(ids).await
+            };
+            let Err(error) = noted else { return };
+            QueueTrouble { why: error.to_string() }.emit();
+            tokio::time::sleep(NOTE_AGAIN).await;
+        }
+    }
+}
+
+/// A request that waited, without the events that grew too old meanwhile.
+pub(super) fn fresh(mut request: Request<Item>, now: Timestamp) -> (Option<Request<Item>>, Vec<Settled>) {
+    let is_old = |item: &Item| now.since(item.time) > MAX_AGE;
+    if !request.tags.iter().any(is_old) {
+        return (Some(request), Vec::new());
+    }
+    if let Some(events) = request.body.get_mut("events").and_then(Value::as_array_mut) {
+        let mut items = request.tags.iter();
+        events.retain(|_| items.next().is_some_and(|item| !is_old(item)));
+    }
+    let (old, young): (Vec<_>, Vec<_>) = request.tags.into_iter().partition(is_old);
+    request.tags = young;
+    let settled = old.iter().map(|item| dead(item, EXPIRED)).collect();
+    ((!request.tags.is_empty()).then_some(request), settled)
+}
+
+fn item(delivery: &Delivery) -> Item {
+    let Delivery { tag, event, attempts } = delivery;
+    Item { tag: *tag, id: event.id, kind: event.kind, time: event.time, attempts: *attempts }
+}
+
+fn dead(item: &Item, reason: &'static str) -> Settled {
+    Dead { reason }.emit();
+    item.settled(Settlement::Dead { reason: reason.to_owned() }, Fate::Neither)
+}
+
+fn each(items: &[Item], fate: Fate, what: impl Fn(&Item) -> Settlement) -> Vec<Settled> {
+    items.iter().map(|item| item.settled(what(item), fate)).collect()
+}
+
+/// Again, each time later, and not all at once.
+fn retry(attempts: u32, reason: &str) -> Settlement {
+    Retried.emit();
+    let seconds = 1_u64 << attempts.min(10);
+    let after = Duration::from_secs(seconds).min(LONGEST_RETRY).mul_f64(rand::random_range(0.5..1.0));
+    Settlement::Retry { after, reason: reason.to_owned() }
+}
