@@ -42,7 +42,8 @@ impl Field<'_> {
 #[must_use]
 pub fn fields(message: &[u8]) -> (Vec<Field<'_>>, usize) {
     let mut fields: Vec<Field<'_>> = Vec::new();
-    let mut at = 0;
+    // A mailbox file separates its messages by such a line; it is no field.
+    let mut at = if message.starts_with(b"From ") { line_end(message) } else { 0 };
     while let Some(rest) = message.get(at..).filter(|rest| !rest.is_empty()) {
         let mut end = line_end(rest);
         let Some(colon) = rest.get(..end).and_then(name_end) else { break };
@@ -98,6 +99,8 @@ impl HeaderEdits {
         let first_line = message.get(..line_end(message)).unwrap_or_default();
         let line_end: &[u8] = if first_line.ends_with(b"\r\n") { b"\r\n" } else { b"\n" };
         let mut output = Vec::with_capacity(message.len() + 256);
+        let start = fields.first().map_or(end, |field| field.range.start);
+        output.extend_from_slice(message.get(..start).unwrap_or_default());
         for (position, field) in fields.iter().enumerate() {
             let number = fields.iter().take(position).filter(|other| other.is(field.name)).count() + 1;
             if !self.delete.iter().any(|(name, at)| field.is(name) && *at == number) {
@@ -136,6 +139,14 @@ mod tests {
             assert_eq!(fields(message), (vec![], 0), "{message:?}");
         }
         assert_eq!(fields(b"A: 1\nnot a field\n\nbody").1, 5);
+    }
+
+    #[test]
+    fn a_mailbox_line_stays_on_top() {
+        let message = b"From a@example.org Mon Nov 23 12:00:00 2026\nSubject: s\n\nbody\n";
+        let edits = HeaderEdits { delete: vec![], add: vec![("X-New", "v".into())] };
+        let output = String::from_utf8_lossy(&edits.apply(message)).into_owned();
+        assert_eq!(output, "From a@example.org Mon Nov 23 12:00:00 2026\nSubject: s\nX-New: v\n\nbody\n");
     }
 
     #[test]

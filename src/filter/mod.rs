@@ -148,7 +148,10 @@ impl Handler for Filter {
                 return Answer::unmodified().into();
             }
         };
-        let edits = edits(&tracked, &original);
+        let Some(edits) = edits(&tracked, &original, message.body().len()) else {
+            done(&message, "failed", "internal", started);
+            return Answer::unmodified().into();
+        };
         if message.answer_room_bytes().is_some_and(|room| room < size_of_edits(&edits)) {
             done(&message, "failed", "answer_too_large", started);
             return Answer::unmodified().into();
@@ -265,8 +268,8 @@ fn done(message: &Message, outcome: &'static str, reason: &'static str, started:
     .emit();
 }
 
-/// What Postfix is to change.
-fn edits(tracked: &Tracked, original: &[u8]) -> Vec<Edit> {
+/// What Postfix is to change; `None` if a patch lay outside of the body, which must not happen.
+fn edits(tracked: &Tracked, original: &[u8], body_bytes: usize) -> Option<Vec<Edit>> {
     let mut edits = Vec::new();
     for (name, index) in &tracked.headers.delete {
         let index = u32::try_from(*index).unwrap_or(u32::MAX);
@@ -276,13 +279,13 @@ fn edits(tracked: &Tracked, original: &[u8]) -> Vec<Edit> {
         edits.push(Edit::AddHeader { name: name.as_bytes().to_vec(), value: value.clone().into_bytes() });
     }
     if tracked.rewrites() {
-        let (_, header_end) = header::fields(original);
+        // Where the body begins is known from Postfix, not from reading the header block again.
+        let body_start = original.len().checked_sub(body_bytes)?;
+        let within = tracked.report.patches.iter().all(|patch| patch.range.start >= body_start);
         let whole = rewrite::apply(original, &tracked.report.patches);
-        // The patches lie in the body, behind the empty line.
-        let body = whole.get(header_end..).unwrap_or_default();
-        edits.push(Edit::ReplaceBody(body.strip_prefix(b"\r\n").unwrap_or(body).to_vec()));
+        edits.push(Edit::ReplaceBody(whole.get(body_start..).filter(|_| within)?.to_vec()));
     }
-    edits
+    Some(edits)
 }
 
 /// The size of the answer on the wire, rather more than less.
