@@ -189,6 +189,22 @@ fn a_broker_that_goes_away_loses_nothing() {
 }
 
 #[test]
+fn what_waits_can_be_looked_at_without_sending_it() {
+    let change = ("[relay]\n#enabled = true", "[relay]\nenabled = false".to_owned());
+    let site = Site::start(&Options { changes: vec![change], ..Options::default() });
+    site.send("anna@example.net", NEWSLETTER);
+    delivered(&site, 1);
+    wait_for("two events", Duration::from_secs(20), || spool_status(&site)["pending"] == 2);
+    let lines = harness::run(site.command().args(["relay", "--dry-run"]));
+    assert!(lines.contains("email_sent") && lines.contains("email_delivered"), "{lines}");
+    assert!(!lines.contains("test-secret") && !lines.contains('@'), "{lines}");
+    let listed = harness::run(site.command().args(["events", "list", "--json"]));
+    assert_eq!(listed.lines().count(), 2);
+    assert!(site.collected().is_empty());
+    assert_eq!(spool_status(&site)["pending"], 2);
+}
+
+#[test]
 fn several_recipients_get_shared_tokens() {
     let site = Site::start(&Options::default());
     let answer = smtp(site.smtp, harness::SENDER, &["anna@example.net", "nobody@example.net"], NEWSLETTER);

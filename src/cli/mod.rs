@@ -17,6 +17,7 @@ pub mod exit;
 mod init;
 mod keys;
 mod postfix;
+mod relay;
 mod rewrite;
 mod roles;
 mod tap;
@@ -83,7 +84,7 @@ enum Command {
     /// Run the tracker: answers clicks and opens
     Tracker(roles::Args),
     /// Run the relay: sends events to GA4
-    Relay(roles::Args),
+    Relay(relay::Args),
     /// Run the forwarder: takes events from this host's spool to RabbitMQ
     Forward(roles::Args),
     /// Rewrite one message from standard input, just as the milter does
@@ -149,7 +150,7 @@ impl Cli {
             // A report must not go back to its sender because of our own trouble.
             Command::Bounce(args) => args.run(&Config::load(&self.config).or_exit(Exit::TempFail)?),
             Command::Tracker(_) => roles::run(&load()?, roles::Which::Tracker),
-            Command::Relay(_) => roles::run(&load()?, roles::Which::Relay),
+            Command::Relay(args) => args.run(&load()?),
             Command::Forward(_) => roles::run(&load()?, roles::Which::Forward),
             Command::Rewrite(args) => args.run(&load()?),
             Command::Keys(args) => args.run(&self.config),

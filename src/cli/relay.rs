@@ -1,0 +1,43 @@
+//! `mailtap relay`: the role, or a look at what it would send.
+//!
+//! - Layer: cli
+//! - Takes: the configuration; with `--dry-run` the events that wait in the spool.
+//! - Gives: a daemon; with `--dry-run` requests as JSON lines, without the API secret, and nothing is changed.
+//! - On failure: exit code 69 where there is no spool yet.
+
+use super::exit::{Exit, OrExit, Result};
+use super::{assemble, events, print, roles};
+use crate::config::Config;
+use crate::event::Event;
+use crate::queue::spool::{Filter, State};
+use crate::relay::{self, map::Mapping};
+use crate::service::clock;
+
+/// Run the relay: sends events to GA4.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mailtap relay                              as a daemon
+  mailtap relay --dry-run | jq .body         what would be sent of the events that wait in the spool?")]
+pub(super) struct Args {
+    /// Print the requests that the relay would send now, and send nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// With --dry-run: of at most so many events.
+    #[arg(long, default_value_t = 1_000, requires = "dry_run")]
+    max: usize,
+}
+
+impl Args {
+    pub(super) fn run(self, config: &Config) -> Result {
+        if !self.dry_run {
+            return roles::run(config, roles::Which::Relay);
+        }
+        let filter = Filter { states: vec![State::Pending], ..Filter::default() };
+        let waiting = events::open(config)?.list(&filter, None, self.max).or_exit(Exit::Io)?;
+        let events: Vec<Event> =
+            waiting.iter().filter_map(|stored| Event::from_json(stored.body.as_bytes()).ok()).collect();
+        let lines = relay::dry_run(&assemble::relay(config), &Mapping::default(), &events, clock::now());
+        print(lines.or_exit(Exit::Config)?.iter().map(|line| line.clone() + "\n").collect::<String>())
+    }
+}
