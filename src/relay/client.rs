@@ -4,7 +4,7 @@
 //! - Takes: an event.
 //! - Gives: the `client_id`: the visitor's own, else one of the recipient, else one of this event alone.
 //! - On failure: a cookie's client that is not `number.number` counts as none.
-//! - See: facts, "Identity and sessions"; `docs/ga4.md`.
+//! - See: `docs/ga4.md`.
 
 use sha2::{Digest, Sha256};
 

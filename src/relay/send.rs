@@ -6,7 +6,7 @@
 //! - On failure: every failure is an outcome. URLs hold the API secret: they are in no log and no error.
 //! - Limits: `Settings::timeout` a request, at most half of it (and 5 seconds) for the connection, so that a receiver that
 //!   can't be reached is never taken for one that did not answer; connections are reused.
-//! - See: facts of the Measurement Protocol, "Reliability": no idempotency key, so that a retry after an ambiguous
+//! - See: `docs/ga4.md`, "What an answer means": no idempotency key, so that a retry after an ambiguous
 //!   time-out can count twice.
 
 use std::time::Duration;

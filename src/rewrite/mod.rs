@@ -5,7 +5,7 @@
 //! - Gives: patches to the bytes of links and pixel, nothing else; for every part and link what was done and why.
 //! - On failure: any doubt about the message's structure leaves the whole message as it came, with the reason.
 //! - Limits: linear in the size of the message; message, parts, depth, links and URLs are limited by the plan.
-//! - See: RFC 2045, 2046, 2231, 3676; WHATWG HTML 13.2.5 (tokenisation); facts on links, cases 1–53
+//! - See: RFC 2045, 2046, 2231, 3676; WHATWG HTML 13.2.5 (tokenisation); `tests/data/rewrite`
 
 mod charset;
 mod engine;

@@ -5,7 +5,7 @@
 //! - Gives: what the sender asks for, separately for links in HTML, links in text, and opens.
 //! - On failure: a value of a known header that cannot be read counts as an opt-out: the strictest reading wins.
 //! - Limits: linear in the headers; JSON is read to a depth of 128.
-//! - See: facts on links, the table of opt-outs
+//! - See: `docs/configuration.md`, "What is tracked"
 
 use serde_json::Value;
 

@@ -5,7 +5,7 @@
 //! - Gives: the message behind a queue id; itself in a form that goes into the checkpoint.
 //! - On failure: over the limit the oldest messages are forgotten, and counted.
 //! - Limits: `max_tracked` messages, at about 250 bytes each; 60 seconds after `removed` a message is forgotten.
-//! - See: facts of the log: lines of several daemons interleave, so `removed` need not be the last one.
+//! - See: lines of several daemons interleave, so `removed` need not be the last one.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;

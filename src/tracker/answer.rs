@@ -4,7 +4,7 @@
 //! - Takes: what was decided.
 //! - Gives: status, headers and body.
 //! - On failure: nothing can fail.
-//! - See: RFC 9110; RFC 9111 section 5.2; facts case 66.
+//! - See: RFC 9110; RFC 9111 section 5.2.
 
 use std::borrow::Cow;
 

@@ -5,7 +5,7 @@
 //! - Gives: the client id of `_ga` and the session id of `_ga_<stream>`, both only when they are beyond doubt.
 //! - On failure: anything unknown is `None`; nothing is guessed.
 //! - Limits: numbers of at most 20 digits.
-//! - See: facts, "Identity and sessions" (GA1, GS1, GS2); RFC 6265 section 5.4.
+//! - See: `docs/ga4.md` (cookies GA1, GS1, GS2); RFC 6265 section 5.4.
 #![warn(clippy::indexing_slicing)]
 
 const MAX_DIGITS: usize = 20;

@@ -4,7 +4,7 @@
 //! - Takes: the request, the keyring, the site, the rules, consents, the time.
 //! - Gives: the answer, and the event or the reason why there is none.
 //! - On failure: nothing can fail; without a good signature nothing redirects, and a pixel is a pixel whatever its token.
-//! - See: `docs/tracker.md`; facts cases 58–62, 65, 66, 73.
+//! - See: `docs/tracker.md`.
 
 use std::time::Duration;
 

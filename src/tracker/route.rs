@@ -4,7 +4,7 @@
 //! - Takes: method and path of a request, the paths of the site.
 //! - Gives: the resource; for links and pixels with the text of the token.
 //! - On failure: `Unknown` and `WrongMethod`.
-//! - See: facts cases 64 and 72; RFC 3986 section 6.2.2.2.
+//! - See: RFC 3986 section 6.2.2.2.
 #![warn(clippy::indexing_slicing)]
 
 use std::borrow::Cow;

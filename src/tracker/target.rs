@@ -5,7 +5,7 @@
 //! - Gives: the same URL in ASCII, its host and its path.
 //! - On failure: `TargetError`: what is no web address, or could break a header, is never a redirect.
 //! - Limits: a path of 500 bytes is given out for events; the location has no limit of its own.
-//! - See: WHATWG URL, RFC 3987 section 3.1, RFC 9110 section 10.2.2, facts cases 8, 18, 61 and 71.
+//! - See: WHATWG URL, RFC 3987 section 3.1, RFC 9110 section 10.2.2.
 #![warn(clippy::indexing_slicing)]
 
 use url::Url;

@@ -4,7 +4,7 @@
 //! - Takes: a target, the parameters that the site wants, campaign and link of the click.
 //! - Gives: the target with those that it has not yet, behind its own, before its fragment.
 //! - On failure: `UtmError` for a template that can't work; a value that is not known leaves its parameter out.
-//! - See: `docs/tracker.md`; facts case 61 (nothing else is ever appended).
+//! - See: `docs/tracker.md`; nothing else is ever appended.
 #![warn(clippy::indexing_slicing)]
 
 use super::percent;
