@@ -11,6 +11,8 @@
 pub mod fault;
 pub mod judge;
 pub mod report;
+mod rules;
+mod shape;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
