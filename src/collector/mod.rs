@@ -3,8 +3,8 @@
 //! - Layer: role
 //! - Takes: requests of the Measurement Protocol.
 //! - Gives: the answers that Google documents; a record of every request with what GA4 would make of it.
-//! - On failure: a record that can't be written is an error of the process: a test must not trust a gap.
-//! - Limits: bodies of 1 MiB; more is cut off with 413.
+//! - On failure: a record that can't be written ends the process with an error: a test must not trust a gap.
+//! - Limits: bodies of 4 MiB; more is not read, and recorded as dropped.
 //! - See: `docs/collector.md`.
 
 // Decisions.
@@ -14,26 +14,21 @@ pub mod report;
 mod rules;
 mod shape;
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+// Edges.
+mod record;
+mod serve;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Query, State};
-use axum::http::StatusCode;
+use axum::body::{Bytes, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -41,9 +36,13 @@ use tokio_util::sync::CancellationToken;
 use crate::service::{Lifecycle, clock};
 use fault::{Fault, FaultMode};
 use judge::{Behaviour, Judgement};
+use record::{Record, Target};
+use serve::broken_off;
 
-const MAX_BODY_BYTES: usize = 1024 * 1024;
+/// Far more than GA4 takes, so that what is too large is judged.
+const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 const HANG: Duration = Duration::from_secs(600);
+const SLOW: Duration = Duration::from_secs(2);
 
 /// What the collector is told.
 #[derive(Debug, Clone)]
@@ -83,14 +82,12 @@ pub enum CollectorError {
 
 #[derive(Debug)]
 struct Shared {
-    record: Option<Mutex<File>>,
+    record: Record,
     fault: Mutex<FaultMode>,
     behaviour: Behaviour,
-    requests: AtomicU64,
-    processed: AtomicU64,
-    modified: AtomicU64,
-    dropped: AtomicU64,
+    /// Ends with the life, or with the record.
     stop: CancellationToken,
+    failure: Mutex<Option<std::io::Error>>,
 }
 
 /// Runs the collector until `life.stop`; `ready` is called with the address it listens on.
@@ -104,138 +101,80 @@ pub async fn run(
 ) -> Result<(), CollectorError> {
     let address = settings.listen;
     let listen = |error| CollectorError::Listen { address, error };
-    let record = match &settings.record {
-        Some(path) => {
-            let file = OpenOptions::new().append(true).create(true).open(path);
-            Some(Mutex::new(file.map_err(|error| CollectorError::Record { path: path.clone(), error })?))
-        }
-        None => None,
-    };
+    let path = settings.record.clone().unwrap_or_default();
+    let record = Record::open(settings.record.as_deref())
+        .map_err(|error| CollectorError::Record { path: path.clone(), error })?;
     let shared = Arc::new(Shared {
         record,
         fault: Mutex::new(settings.fault),
         behaviour: settings.behaviour,
-        requests: AtomicU64::new(0),
-        processed: AtomicU64::new(0),
-        modified: AtomicU64::new(0),
-        dropped: AtomicU64::new(0),
-        stop: life.stop.clone(),
+        stop: life.stop.child_token(),
+        failure: Mutex::new(None),
     });
     let app = Router::new()
         .route("/mp/collect", post(collect))
         .route("/debug/mp/collect", post(debug))
-        .route("/collector/summary", get(summary))
+        .route("/collector/summary", get(async |State(shared): Shares| axum::Json(shared.record.summary())))
+        .route("/collector/events", get(async |State(shared): Shares| axum::Json(shared.record.events())))
         .route("/collector/fail", post(fail))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .with_state(shared);
+        .with_state(shared.clone());
     let listener = TcpListener::bind(address).await.map_err(listen)?;
     ready(listener.local_addr().map_err(listen)?);
-    serve(listener, app, life.stop).await;
-    Ok(())
+    serve::serve(listener, app, shared.stop.clone()).await;
+    let failure = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+    failure.map_or(Ok(()), |error| Err(CollectorError::Record { path, error }))
 }
 
-/// Serves until `stop`. A response marked [`BreakOff`] is never written: its connection closes instead.
-async fn serve(listener: TcpListener, app: Router, stop: CancellationToken) {
-    let graceful = GracefulShutdown::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => break,
-        };
-        let Ok((stream, _)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let inner = TowerToHyperService::new(app.clone());
-        let service = service_fn(move |request| {
-            let response = inner.call(request);
-            async move {
-                match response.await {
-                    Ok(response) if response.extensions().get::<BreakOff>().is_none() => Ok(response),
-                    _ => Err(std::io::Error::other("told to break off")),
-                }
-            }
-        });
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-        let connection = graceful.watch(connection);
-        tokio::spawn(connection);
-    }
-    let _ = tokio::time::timeout(Duration::from_secs(2), graceful.shutdown()).await;
-}
+type Shares = State<Arc<Shared>>;
 
-/// Marks a response that is not to be written.
-#[derive(Debug, Clone, Copy)]
-struct BreakOff;
-
-/// What of the query is kept: not the secret.
-#[derive(Debug, Deserialize)]
-struct Target {
-    measurement_id: Option<String>,
-    api_secret: Option<String>,
-}
-
-async fn collect(State(shared): State<Arc<Shared>>, Query(target): Query<Target>, body: Bytes) -> Response {
-    let number = shared.requests.fetch_add(1, Ordering::Relaxed) + 1;
+async fn collect(State(shared): Shares, request: Request) -> Response {
+    let number = shared.record.request();
     let mode = *shared.fault.lock().unwrap_or_else(PoisonError::into_inner);
     let fault = mode.fault(number, rand::random());
-    match fault {
-        Some(Fault::HangBefore) => return hang(&shared).await,
-        Some(Fault::Status(status)) => {
-            return StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR).into_response();
+    if fault.is_some() {
+        shared.record.fault();
+    }
+    if fault == Some(Fault::HangBefore) {
+        return shared.hang().await;
+    }
+    let target = target(request.uri());
+    let body = match body(request).await {
+        Ok(body) => body,
+        Err(Unread::Broken) => return broken_off(),
+        Err(Unread::TooLarge) => {
+            let judgement = Judgement::whole("", "The body has 130 kB or more.", "EXCEEDED_MAX_ENTITIES");
+            return shared.kept(shared.record.collected(&target, b"", &judgement));
         }
-        _ => {}
+    };
+    if let Some(Fault::Status(status)) = fault {
+        return StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR).into_response();
     }
     let judgement = judge::judge(&body, clock::now().as_micros(), Behaviour::Relaxed);
-    if let Err(error) = shared.keep("/mp/collect", &target, &body, &judgement) {
-        tracing::error!(%error, "the record can't be written");
-        return StatusCode::INSUFFICIENT_STORAGE.into_response();
-    }
+    let answer = shared.kept(shared.record.collected(&target, &body, &judgement));
     match fault {
-        Some(Fault::HangAfter) => hang(&shared).await,
-        Some(Fault::Reset) => broken(),
+        Some(Fault::HangAfter) => shared.hang().await,
+        Some(Fault::Reset) => broken_off(),
         Some(Fault::Slow) => {
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            StatusCode::NO_CONTENT.into_response()
+            tokio::time::sleep(SLOW).await;
+            answer
         }
-        _ => StatusCode::NO_CONTENT.into_response(),
+        _ => answer,
     }
 }
 
-async fn hang(shared: &Shared) -> Response {
-    tokio::select! {
-        () = tokio::time::sleep(HANG) => {}
-        () = shared.stop.cancelled() => {}
-    }
-    broken()
-}
-
-fn broken() -> Response {
-    let mut response = Response::default();
-    response.extensions_mut().insert(BreakOff);
-    response
-}
-
-async fn debug(State(shared): State<Arc<Shared>>, Query(target): Query<Target>, body: Bytes) -> Response {
+async fn debug(State(shared): Shares, request: Request) -> Response {
+    let target = target(request.uri());
+    let Ok(body) = body(request).await else { return broken_off() };
     let judgement = judge::judge(&body, clock::now().as_micros(), shared.behaviour);
-    if let Err(error) = shared.keep("/debug/mp/collect", &target, &body, &judgement) {
-        tracing::error!(%error, "the record can't be written");
+    let kept = shared.kept(shared.record.checked(&target, &body, &judgement));
+    if !kept.status().is_success() {
+        return kept;
     }
     let messages: Vec<Value> = judgement.messages.iter().map(judge::Message::to_json).collect();
     axum::Json(json!({ "validationMessages": messages })).into_response()
 }
 
-async fn summary(State(shared): State<Arc<Shared>>) -> Response {
-    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let summary = json!({
-        "requests": count(&shared.requests),
-        "processed": count(&shared.processed),
-        "modified": count(&shared.modified),
-        "dropped": count(&shared.dropped),
-    });
-    axum::Json(summary).into_response()
-}
-
-async fn fail(State(shared): State<Arc<Shared>>, body: String) -> Response {
+async fn fail(State(shared): Shares, body: String) -> Response {
     match body.trim().parse() {
         Ok(mode) => {
             *shared.fault.lock().unwrap_or_else(PoisonError::into_inner) = mode;
@@ -245,43 +184,52 @@ async fn fail(State(shared): State<Arc<Shared>>, body: String) -> Response {
     }
 }
 
-impl Shared {
-    fn keep(
-        &self,
-        endpoint: &str,
-        target: &Target,
-        body: &Bytes,
-        judgement: &Judgement,
-    ) -> std::io::Result<()> {
-        if endpoint == "/mp/collect" {
-            for verdict in &judgement.verdicts {
-                let counter = match verdict.outcome {
-                    "processed" => &self.processed,
-                    "modified" => &self.modified,
-                    _ => &self.dropped,
-                };
-                counter.fetch_add(1, Ordering::Relaxed);
-            }
+/// Why there is no body.
+enum Unread {
+    TooLarge,
+    Broken,
+}
+
+async fn body(request: Request) -> Result<Bytes, Unread> {
+    let length =
+        request.headers().get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: u64| length > MAX_BODY_BYTES as u64) {
+        return Err(Unread::TooLarge);
+    }
+    to_bytes(request.into_body(), MAX_BODY_BYTES).await.map_err(|_| Unread::Broken)
+}
+
+/// Any query is taken, as by GA4.
+fn target(uri: &Uri) -> Target {
+    let mut target = Target::default();
+    for (key, value) in url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+        match &*key {
+            "measurement_id" => target.measurement_id = Some(value.into_owned()),
+            "api_secret" => target.has_api_secret = true,
+            _ => {}
         }
-        let Some(record) = &self.record else { return Ok(()) };
-        let now = clock::now();
-        let verdicts: Vec<Value> = judgement
-            .verdicts
-            .iter()
-            .map(|verdict| json!({ "event": verdict.event, "outcome": verdict.outcome, "why": verdict.why }))
-            .collect();
-        let parsed = serde_json::from_slice(body).unwrap_or_else(|_| json!(String::from_utf8_lossy(body)));
-        let line = json!({
-            "received_at": now,
-            "received_micros": now.as_micros(),
-            "endpoint": endpoint,
-            "measurement_id": target.measurement_id,
-            "has_api_secret": target.api_secret.is_some(),
-            "bytes": body.len(),
-            "body": parsed,
-            "verdicts": verdicts,
-        });
-        let mut file = record.lock().unwrap_or_else(PoisonError::into_inner);
-        file.write_all(format!("{line}\n").as_bytes())
+    }
+    target
+}
+
+impl Shared {
+    async fn hang(&self) -> Response {
+        tokio::select! {
+            () = tokio::time::sleep(HANG) => {}
+            () = self.stop.cancelled() => {}
+        }
+        broken_off()
+    }
+
+    /// 204 for what is kept; what can't be kept ends the collector.
+    fn kept(&self, result: std::io::Result<()>) -> Response {
+        let Err(error) = result else { return StatusCode::NO_CONTENT.into_response() };
+        tracing::error!(%error, "the record can't be written");
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.stop.cancel();
+        StatusCode::INSUFFICIENT_STORAGE.into_response()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,8 @@ use serde_json::Value;
 pub struct Row {
     /// When it happened, in microseconds since 1970; else when it came.
     pub time_micros: u64,
+    /// When it came, in microseconds since 1970.
+    pub received_micros: u64,
     /// Its GA4 name.
     pub event: String,
     /// Its campaign.
@@ -52,9 +54,13 @@ pub fn report(text: &str) -> Report {
             report.unreadable += 1;
             continue;
         };
-        report.rows.extend(rows(&record));
+        // What was only checked was not collected.
+        if record["endpoint"] != "/debug/mp/collect" {
+            report.rows.extend(rows(&record));
+        }
     }
-    for row in report.rows.iter().filter(|row| !row.event_id.is_empty()) {
+    let counts = |row: &&Row| !row.event_id.is_empty() && row.outcome != "dropped";
+    for row in report.rows.iter().filter(counts) {
         let times = seen.entry(row.event_id.clone()).or_default();
         report.duplicates += u64::from(*times > 0);
         *times += 1;
@@ -77,12 +83,14 @@ fn rows(record: &Value) -> Vec<Row> {
                 .as_u64()
                 .or(record["received_micros"].as_u64())
                 .unwrap_or_default(),
+            received_micros: record["received_micros"].as_u64().unwrap_or_default(),
             event: text(&event["name"]),
             campaign: text(&params["campaign_id"]),
             message: text(&params["email_id"]),
             link: text(&params["link_domain"]) + &text(&params["link_path"]),
             client: text(&record["body"]["client_id"]),
-            outcome: text(&record["verdicts"][at]["outcome"]),
+            // One verdict for several events: the whole request was dropped.
+            outcome: text(&record["verdicts"].get(at).unwrap_or(&record["verdicts"][0])["outcome"]),
             event_id: text(&params["event_id"]),
         }
     });
@@ -100,8 +108,11 @@ mod tests {
                 r#"{{"body":{{"client_id":"1.2","events":[{{"name":"email_open","timestamp_micros":{micros},"params":{{"event_id":"{id}","campaign_id":"c"}}}}]}},"verdicts":[{{"outcome":"processed"}}]}}"#
             )
         };
-        let report = report(&[line("b", 2), line("a", 1), line("b", 2), "{half".into()].join("\n"));
-        assert_eq!(report.rows.iter().map(|row| &row.event_id[..]).collect::<Vec<_>>(), ["a", "b", "b"]);
+        let checked = line("b", 3).replacen('{', r#"{"endpoint":"/debug/mp/collect","#, 1);
+        let dropped = line("b", 4).replace("processed", "dropped");
+        let lines = [line("b", 2), line("a", 1), line("b", 2), checked, dropped, "{half".into()];
+        let report = report(&lines.join("\n"));
+        assert_eq!(report.rows.iter().map(|row| &row.event_id[..]).collect::<Vec<_>>(), ["a", "b", "b", "b"]);
         assert_eq!((report.duplicates, report.unreadable), (1, 1));
         assert_eq!((report.rows[0].campaign.as_str(), report.rows[0].outcome.as_str()), ("c", "processed"));
     }
