@@ -205,6 +205,19 @@ fn what_waits_can_be_looked_at_without_sending_it() {
 }
 
 #[test]
+fn uncertain_events_are_sent_when_an_administrator_says_so() {
+    let change = ("#timeout = \"10s\"", "timeout = \"500ms\"".to_owned());
+    let mut site = Site::start(&Options { changes: vec![change], ..Options::default() });
+    site.start_collector(&["--fail", "hang-before"]);
+    site.send("anna@example.net", NEWSLETTER);
+    wait_for("two uncertain events", Duration::from_secs(40), || spool_status(&site)["uncertain"] == 2);
+    site.start_collector(&[]);
+    let replayed = harness::run(site.command().args(["dead", "replay", "--all"]));
+    assert_eq!(replayed, "replayed 2\n");
+    site.wait_for_events(&[("email_sent", 1), ("email_delivered", 1)]);
+}
+
+#[test]
 fn several_recipients_get_shared_tokens() {
     let site = Site::start(&Options::default());
     let answer = smtp(site.smtp, harness::SENDER, &["anna@example.net", "nobody@example.net"], NEWSLETTER);

@@ -6,6 +6,7 @@
 //! - On failure: one message that names the key.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -203,7 +204,12 @@ pub(super) fn forward(config: &Config) -> Result<forward::Settings> {
 
 /// What remembers which events were sent.
 pub(super) fn dedupe(config: &Config) -> Result<Dedupe> {
-    Dedupe::open(&config.state_dir.join("relay")).or_exit(Exit::Unavailable)
+    Dedupe::open(&relay_directory(config)).or_exit(Exit::Unavailable)
+}
+
+/// Where the relay keeps what it remembers.
+pub(super) fn relay_directory(config: &Config) -> PathBuf {
+    config.state_dir.join("relay")
 }
 
 /// Where the relay takes events from; a spool that is open in this process is shared, so that it tells its news.

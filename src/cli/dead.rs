@@ -7,10 +7,13 @@
 
 use clap::Subcommand;
 
+use super::assemble;
 use super::events::{self, Which};
 use super::exit::{Exit, Failure, OrExit, Result};
 use super::print;
 use crate::config::Config;
+use crate::event::{Event, EventId};
+use crate::queue::dedupe::Dedupe;
 use crate::queue::spool::{Filter, State};
 use crate::service::clock;
 
@@ -78,6 +81,12 @@ impl Args {
             }
             Command::Replay { which, all } => {
                 let filter = chosen(&which, all, "replay")?;
+                // The relay remembers uncertain events as sent: without this it would take a replay for a duplicate.
+                let uncertain = Filter { states: vec![State::Uncertain], ..filter.clone() };
+                let rows = spool.list(&uncertain, None, usize::MAX).or_exit(Exit::Io)?;
+                let events = rows.iter().filter_map(|row| Event::from_json(row.body.as_bytes()).ok());
+                let ids: Vec<EventId> = events.map(|event| event.id).collect();
+                Dedupe::forget(&assemble::relay_directory(config), &ids).or_exit(Exit::Io)?;
                 let count = spool.replay(&filter, clock::now()).or_exit(Exit::Io)?;
                 print(format!("replayed {count}\n"))
             }

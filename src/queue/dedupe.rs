@@ -71,6 +71,26 @@ impl Dedupe {
             .map_err(|error| StoreError::Open { path, why: error.to_string() })
     }
 
+    /// Forgets these ids in the memory in this directory, so that a replay sends them: an administrator decided that they
+    /// did not arrive. Works beside a running relay; nothing happens where there is no memory yet.
+    ///
+    /// # Errors
+    /// `StoreError`: nothing was forgotten.
+    pub fn forget(directory: &Path, ids: &[EventId]) -> Result<(), StoreError> {
+        let path = directory.join("sent.db");
+        if !path.exists() {
+            return Ok(());
+        }
+        let mut connection = sqlite::open_existing(&path, MIGRATIONS)?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for id in ids {
+            transaction.execute("DELETE FROM seen WHERE id = ?1", [id.as_bytes().as_slice()])?;
+            transaction.execute("DELETE FROM under_way WHERE id = ?1", [id.as_bytes().as_slice()])?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
     /// For each id, whether it was sent.
     ///
     /// # Errors

@@ -275,6 +275,8 @@ impl Site {
     }
 
     pub fn start_collector(&mut self, more: &[&str]) {
+        // The one before lets go of the port.
+        self.collector = None;
         let listen = format!("127.0.0.1:{}", self.collector_port);
         let mut command = mailtap();
         command
