@@ -1,0 +1,307 @@
+//! What attackers send: nothing of it redirects, breaks a header, holds a connection, or shows in a log.
+
+use std::io::Write;
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::tracker::Limits;
+
+#[tokio::test]
+async fn the_usual_open_redirects_redirect_nowhere() {
+    let tracker = Tracker::start(Settings::default()).await;
+    let payloads = [
+        "//evil.example",
+        "///evil.example",
+        "////evil.example/%2e%2e",
+        "/\\evil.example",
+        "/%5cevil.example",
+        "/%09/evil.example",
+        "/%2f%2fevil.example",
+        "/.evil.example",
+        "//evil%E3%80%82example",
+        "//evil.example%00.t.example",
+        "https://evil.example",
+        "https:evil.example",
+        "http:/evil.example",
+        "https:///evil.example",
+        "ht%09tps://evil.example",
+        "javascript:alert(1)",
+        "JavaScript:alert(1)",
+        "data:text/html,x",
+        "//t.example.org@evil.example",
+        "%68ttp://evil.example",
+        "?url=https://evil.example",
+        "?redirect=//evil.example",
+        "?next=/%0d%0aLocation:%20//evil.example",
+        "?u=evil.example",
+        "?target=https%3A%2F%2Fevil.example",
+        "?goto=\\\\evil.example",
+        "?r=%E3%80%B1evil.example",
+        "/%0d%0aLocation:%20//evil.example",
+        "%0d%0aSet-Cookie:%20a=b",
+        "%E5%98%8A%E5%98%8DLocation:evil.example",
+        "/..;/evil.example",
+        "/%2e%2e/c/",
+        "/;@evil.example",
+    ];
+    for payload in payloads {
+        for prefix in ["/", "/c/", "/c/AAAA", "/o/", "/c/?", "/robots.txt/", "//"] {
+            let reply = tracker.get(&format!("{prefix}{payload}")).await;
+            assert!(!reply.is_redirect() && reply.status < 500, "{prefix}{payload}: {reply:?}");
+            assert!(!reply.html_lossy().contains("evil"), "{prefix}{payload} shows what it was given");
+        }
+    }
+    // The forms of a request line that are no path.
+    for line in
+        ["GET https://evil.example/ HTTP/1.1", "GET http://evil.example/c/x HTTP/1.1", "OPTIONS * HTTP/1.1"]
+    {
+        let bytes = format!("{line}\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+        let reply = Reply::parse(&tracker.send(bytes.as_bytes()).await);
+        assert!(!reply.is_redirect() && reply.status < 500, "{line}: {reply:?}");
+    }
+    assert_eq!(tracker.events(), []);
+}
+
+impl Reply {
+    fn html_lossy(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+#[tokio::test]
+async fn a_signed_target_can_break_no_header() {
+    let tracker = Tracker::start(Settings::default()).await;
+    for target in [
+        "https://e.com/\r\nSet-Cookie: evil=1",
+        "https://e.com/\nLocation: https://evil.example/",
+        "https://e.com/\u{0}",
+        "https://e.com/\u{85}Set-Cookie: evil=1",
+    ] {
+        let reply = tracker.get(&tracker.link(target)).await;
+        assert!(
+            reply.status == 404 && !reply.is_redirect() && reply.header("set-cookie").is_none(),
+            "{reply:?}"
+        );
+    }
+    // Characters whose low byte is CR or LF, for those who cut characters to bytes.
+    let reply = tracker.get(&tracker.link("https://e.com/嘊嘍Set-Cookie:evil")).await;
+    assert_eq!(reply.header("location"), Some("https://e.com/%E5%98%8A%E5%98%8DSet-Cookie:evil"));
+}
+
+#[tokio::test]
+async fn a_request_that_two_parsers_could_read_differently_is_one_or_none() {
+    let tracker = Tracker::start(Settings::default()).await;
+    let link = tracker.link("https://shop.example/");
+    let smuggled = format!("GET {link} HTTP/1.1\r\nHost: t\r\n\r\n");
+    for head in [
+        "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\nContent-Length: 9\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: t\r\nContent-Length: -1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost : t\r\n\r\n",
+        "GET /\tHTTP/1.1\r\nHost: t\r\n\r\n",
+    ] {
+        let mut stream = TcpStream::connect(tracker.address).await.unwrap();
+        stream.write_all(format!("{head}{smuggled}").as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut bytes = Vec::new();
+        let _ = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut bytes)).await;
+        assert_eq!(tracker.events(), [], "{head:?} {:?}", String::from_utf8_lossy(&bytes));
+    }
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let tracker = Tracker::start(Settings::default()).await;
+    let (one, two) = (tracker.link("https://one.example/"), tracker.link("https://two.example/"));
+    let bytes = format!(
+        "GET {one} HTTP/1.1\r\nHost: t\r\n\r\nGET {two} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
+    );
+    let answer = String::from_utf8(tracker.send(bytes.as_bytes()).await).unwrap();
+    let at = |text: &str| answer.find(text).unwrap();
+    assert!(at("https://one.example/") < at("https://two.example/"));
+    assert_eq!(tracker.events().len(), 2);
+}
+
+#[tokio::test]
+async fn too_large_a_head_is_refused() {
+    let limits = Limits { head_bytes: Limits::MIN_HEAD_BYTES, headers: 10, ..Limits::default() };
+    let tracker = Tracker::start(Settings { limits, ..Settings::default() }).await;
+    let link = tracker.link("https://shop.example/");
+    let many = "X-A: b\r\n".repeat(20);
+    assert_eq!(tracker.ask("GET", &link, &many).await.status, 431);
+    let long = format!("X-A: {}\r\n", "b".repeat(20_000));
+    assert_eq!(tracker.ask("GET", &link, &long).await.status, 431);
+    assert_eq!(tracker.events(), []);
+    assert_eq!(tracker.get(&link).await.status, 302);
+}
+
+fn hasty() -> Settings {
+    let (head_timeout, idle_timeout) = (Duration::from_millis(300), Duration::from_millis(600));
+    Settings { limits: Limits { head_timeout, idle_timeout, ..Limits::default() }, ..Settings::default() }
+}
+
+/// How long the tracker left a connection open.
+async fn time_until_cut(stream: &mut TcpStream) -> Duration {
+    let began = Instant::now();
+    let mut bytes = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut bytes))
+        .await
+        .expect("never cut");
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn slow_clients_are_cut() {
+    let tracker = Tracker::start(hasty()).await;
+    let mut silent = TcpStream::connect(tracker.address).await.unwrap();
+    let took = time_until_cut(&mut silent).await;
+    assert!(took > Duration::from_millis(200) && took < Duration::from_millis(2_000), "silent: {took:?}");
+
+    // A byte now and then does not help.
+    let (mut reader, mut writer) = TcpStream::connect(tracker.address).await.unwrap().into_split();
+    let began = Instant::now();
+    let trickle = tokio::spawn(async move {
+        for byte in b"GET / HTTP/1.1\r\nX-Slow: ".iter().chain([b'a'; 1_000].iter()) {
+            if writer.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let mut bytes = Vec::new();
+    let _ = reader.read_to_end(&mut bytes).await;
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(200) && took < Duration::from_millis(2_000), "trickle: {took:?}");
+    trickle.abort();
+}
+
+#[tokio::test]
+async fn an_idle_connection_stays_longer_than_a_slow_one_and_not_for_ever() {
+    let tracker = Tracker::start(hasty()).await;
+    let mut stream = TcpStream::connect(tracker.address).await.unwrap();
+    let request = format!("HEAD {} HTTP/1.1\r\nHost: t\r\n\r\n", tracker.pixel());
+    for pause in [0, 400] {
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("still open"));
+        }
+    }
+    let took = time_until_cut(&mut stream).await;
+    assert!(took > Duration::from_millis(400) && took < Duration::from_millis(2_500), "{took:?}");
+
+    // A second request that does not end is cut by the shorter time.
+    let mut stream = TcpStream::connect(tracker.address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stream.write_all(b"GET / HT").await.unwrap();
+    let took = time_until_cut(&mut stream).await;
+    assert!(took < Duration::from_millis(550), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_client_has_only_so_many_connections() {
+    let limits = Limits { connections_per_client: 3, ..Limits::default() };
+    let strangers = Settings { trusted_proxies: vec![], limits, ..Settings::default() };
+    let tracker = Tracker::start(strangers.clone()).await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(tracker.address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n").await.unwrap();
+        stream.read_u8().await.unwrap();
+        open.push(stream);
+    }
+    let mut fourth = TcpStream::connect(tracker.address).await.unwrap();
+    assert!(fourth.read_u8().await.is_err());
+    drop(open);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(tracker.get("/").await.status, 200);
+
+    let proxied = Settings { trusted_proxies: Settings::default().trusted_proxies, ..strangers };
+    let tracker = Tracker::start(proxied).await;
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(tracker.address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n").await.unwrap();
+        stream.read_u8().await.expect("a proxy has all connections of all clients");
+        open.push(stream);
+    }
+}
+
+#[tokio::test]
+async fn beyond_the_limit_connections_wait_for_a_place() {
+    let limits = Limits { connections: 2, ..hasty().limits };
+    let tracker = Tracker::start(Settings { limits, ..hasty() }).await;
+    let held: Vec<_> = [
+        TcpStream::connect(tracker.address).await.unwrap(),
+        TcpStream::connect(tracker.address).await.unwrap(),
+    ]
+    .into();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let began = Instant::now();
+    assert_eq!(tracker.get("/").await.status, 200, "the silent ones are cut, then it is this one's turn");
+    assert!(began.elapsed() > Duration::from_millis(100));
+    drop(held);
+}
+
+/// What was logged, as bytes.
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// One thread, so that the log of this thread is the log of the tracker.
+#[tokio::test(flavor = "current_thread")]
+async fn no_log_names_a_client_a_token_or_a_target() {
+    let captured = Captured::default();
+    let writer = captured.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let tracker = Tracker::start(hasty()).await;
+    let headers = format!(
+        "{BROWSER}X-Forwarded-For: 203.0.113.77\r\nCookie: _ga=GA1.1.987654.321\r\nReferer: https://mail.example/inbox\r\n"
+    );
+    let link = tracker.link("https://shop.example/secret?mail=ann@example.org");
+    let pixel = tracker.pixel();
+    for path in [link.as_str(), &pixel, "/c/forged-token", "/nowhere"] {
+        tracker.ask("GET", path, &headers).await;
+    }
+    tracker.send(b"nonsense\r\n\r\n").await;
+    tracker.life.stop.cancel();
+    tracker.task.await.unwrap().unwrap();
+
+    let log = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("recorded") && log.contains("refused"), "the log is captured: {log}");
+    let recipient = Pseudonym::from([0x11; 12]).to_string();
+    let (click_token, open_token) = (&link["/c/".len()..], &pixel["/o/".len()..]);
+    for secret in [
+        "203.0.113.77",
+        "987654",
+        "mail.example",
+        "shop.example",
+        "ann@",
+        "forged-token",
+        recipient.as_str(),
+        click_token,
+        open_token,
+    ] {
+        assert!(!log.contains(secret), "{secret}: {log}");
+    }
+}

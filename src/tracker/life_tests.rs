@@ -1,0 +1,126 @@
+//! Start, reload, stalls and stop.
+
+use std::time::Instant;
+
+use super::*;
+use crate::tracker::rules::CATALOGUE;
+use crate::tracker::{TrackerError, check, load_rules, run};
+
+#[tokio::test]
+async fn case_59_with_the_spool_stalled_links_work_and_nothing_is_lost() {
+    let settings = Settings { answer_wait: Duration::from_millis(150), ..Settings::default() };
+    let tracker = Tracker::start(settings).await;
+    tracker.spool.stalls.store(true, Ordering::Relaxed);
+    for _ in 0..3 {
+        let began = Instant::now();
+        let reply = tracker.get(&tracker.link("https://shop.example/")).await;
+        let took = began.elapsed();
+        assert_eq!(reply.status, 302);
+        assert!(took >= Duration::from_millis(140) && took < Duration::from_millis(1_000), "{took:?}");
+    }
+    assert_eq!(tracker.events(), []);
+    tracker.spool.stalls.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(tracker.events().len(), 3);
+}
+
+#[tokio::test]
+async fn a_full_queue_costs_events_and_no_redirect() {
+    let settings =
+        Settings { queue_events: 2, answer_wait: Duration::from_millis(50), ..Settings::default() };
+    let tracker = Tracker::start(settings).await;
+    tracker.spool.stalls.store(true, Ordering::Relaxed);
+    for _ in 0..6 {
+        assert_eq!(tracker.get(&tracker.link("https://shop.example/")).await.status, 302);
+    }
+    tracker.spool.stalls.store(false, Ordering::Relaxed);
+    tracker.life.stop.cancel();
+    let spool = tracker.spool.clone();
+    tracker.task.await.unwrap().unwrap();
+    assert_eq!(spool.events.lock().unwrap().len(), 3, "one in hand and two queued");
+}
+
+#[tokio::test]
+async fn a_stop_lets_answers_out_and_stores_what_is_queued() {
+    let settings = Settings { answer_wait: Duration::from_millis(400), ..Settings::default() };
+    let tracker = Tracker::start(settings).await;
+    let idle = TcpStream::connect(tracker.address).await.unwrap();
+    assert_eq!(tracker.get("/").await.status, 200);
+    assert_eq!(tracker.life.health.troubles(), []);
+    tracker.spool.stalls.store(true, Ordering::Relaxed);
+    let link = tracker.link("https://shop.example/");
+    let (address, spool, life) = (tracker.address, tracker.spool.clone(), tracker.life.clone());
+    let asking = tokio::spawn(async move { (tracker.get(&link).await, tracker.task) });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    life.stop.cancel();
+    let (reply, task) = asking.await.unwrap();
+    assert_eq!(reply.status, 302);
+    spool.stalls.store(false, Ordering::Relaxed);
+    tokio::time::timeout(Duration::from_secs(5), task).await.unwrap().unwrap().unwrap();
+    assert_eq!(spool.events.lock().unwrap().len(), 1);
+    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    drop(idle);
+}
+
+#[tokio::test]
+async fn a_reload_brings_new_rules_and_a_broken_file_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bots.toml");
+    std::fs::write(&path, CATALOGUE).unwrap();
+    let settings = Settings { rules_file: Some(path.clone()), ..Settings::default() };
+    let tracker = Tracker::start(settings).await;
+    let link = tracker.link("https://shop.example/");
+    let mut rules_seen = Vec::new();
+    let rule = "\n[[rule]]\nname = \"everybody\"\nscope = \"both\"\ncertainty = \"probable\"\nuser_agent_parts = [\"firefox\"]\n";
+    for (number, content) in
+        [(0, CATALOGUE.to_owned()), (1, format!("{CATALOGUE}{rule}")), (2, "version = 9".into())]
+    {
+        std::fs::write(&path, content).unwrap();
+        tracker.reload.send(number).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(tracker.get(&link).await.status, 302);
+        rules_seen.push(tracker.take_event().data.machine_rule);
+    }
+    assert_eq!(rules_seen, [None, Some("everybody".into()), Some("everybody".into())]);
+}
+
+#[tokio::test]
+async fn what_cannot_work_is_said_at_the_start() {
+    let mut settings = Settings { queue_events: 0, ..Settings::default() };
+    settings.site.utm = vec![("source".into(), "x".into())];
+    let Err(TrackerError::Settings(problems)) = check(&settings) else { panic!("no error") };
+    assert_eq!(problems.len(), 2, "{problems:?}");
+
+    let missing = Settings { rules_file: Some("/nonexistent/bots.toml".into()), ..Settings::default() };
+    assert!(matches!(load_rules(&missing), Err(TrackerError::RulesFile { .. })));
+
+    let tracker = Tracker::start(Settings::default()).await;
+    let taken = Settings { listen: tracker.address, ..Settings::default() };
+    let deps = Deps {
+        keys: Keys::fixed(tracker.ring.clone()),
+        publisher: tracker.spool.clone(),
+        consents: Arc::new(Fixed { opens: Consent::Denied, clicks: Consent::Denied }),
+        host: "test".into(),
+    };
+    assert!(matches!(run(taken, deps, Lifecycle::detached()).await, Err(TrackerError::Listen { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clicks_at_one_moment_are_events_of_their_own() {
+    let tracker = Arc::new(Tracker::start(Settings::default()).await);
+    let link = tracker.link("https://shop.example/");
+    let mut tasks = Vec::new();
+    for _ in 0..50 {
+        let (tracker, link) = (tracker.clone(), link.clone());
+        tasks.push(tokio::spawn(async move {
+            for _ in 0..10 {
+                assert_eq!(tracker.get(&link).await.status, 302);
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let ids: std::collections::BTreeSet<_> = tracker.events().iter().map(|event| event.id).collect();
+    assert_eq!(ids.len(), 500);
+}
