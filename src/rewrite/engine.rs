@@ -26,9 +26,6 @@ pub(super) fn run(message: &[u8], plan: &Plan, mint: &mut dyn Mint) -> Result<Re
     if message.len() > plan.max_message_bytes {
         return Err(Reason::MessageTooBig);
     }
-    if !plan.clicks && !plan.opens {
-        return Ok(Report::unchanged(Reason::NothingAllowed));
-    }
     let lines = Lines::read(message)?;
     let block = Block::read(message, 0..message.len(), true)?;
     let Gate { opt_out, unsubscribe } = gate::ask(message, &block, plan)?;
@@ -37,14 +34,18 @@ pub(super) fn run(message: &[u8], plan: &Plan, mint: &mut dyn Mint) -> Result<Re
         text: plan.clicks && plan.text && opt_out.text != Some(false),
         opens: plan.opens && opt_out.opens != Some(false),
     };
-    if !allowed.clicks && !allowed.text && !allowed.opens {
-        return Ok(Report { opt_out, ..Report::unchanged(Reason::OptedOut) });
-    }
     let parts = mime::split(message, &block, &lines, plan)?;
     if let [Part { kind: Kind::Other(reason), .. }] = parts.as_slice()
         && matches!(reason, Reason::Signed | Reason::Encrypted | Reason::Pkcs7 | Reason::Report)
     {
         return Err(*reason);
+    }
+    // Only now: what must pass exactly as it came does so whatever is allowed.
+    if !plan.clicks && !plan.opens {
+        return Ok(Report { opt_out, ..Report::unchanged(Reason::NothingAllowed) });
+    }
+    if !allowed.clicks && !allowed.text && !allowed.opens {
+        return Ok(Report { opt_out, ..Report::unchanged(Reason::OptedOut) });
     }
     if !plan.rewrite_invitations && parts.iter().any(|part| part.kind == Kind::Other(Reason::Calendar)) {
         return Ok(Report { opt_out, ..Report::unchanged(Reason::Invitation) });

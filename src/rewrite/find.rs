@@ -8,6 +8,7 @@
 
 #![warn(clippy::indexing_slicing)]
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use memchr::{memchr, memmem};
@@ -59,7 +60,7 @@ pub(super) fn examine<'m>(
     part: &Part,
     plan: &Plan,
     allowed: Allowed,
-    unsubscribe: &[String],
+    unsubscribe: &HashSet<String>,
 ) -> Result<Result<Found<'m>, Reason>, Reason> {
     if let Kind::Other(reason) = part.kind {
         return Ok(Err(reason));
@@ -96,7 +97,12 @@ fn charset_of(body: &Body<'_>, part: &Part) -> Result<Charset, Reason> {
     Ok(charset)
 }
 
-fn plain<'m>(body: Body<'m>, part: &Part, plan: &Plan, unsubscribe: &[String]) -> Result<Found<'m>, Reason> {
+fn plain<'m>(
+    body: Body<'m>,
+    part: &Part,
+    plan: &Plan,
+    unsubscribe: &HashSet<String>,
+) -> Result<Found<'m>, Reason> {
     let charset = charset_of(&body, part)?;
     let (links, more) = text::scan(body.text(), charset, part.delsp);
     let mut candidates = Vec::with_capacity(links.len());
@@ -120,7 +126,7 @@ fn html<'m>(
     part: &Part,
     plan: &Plan,
     allowed: Allowed,
-    unsubscribe: &[String],
+    unsubscribe: &HashSet<String>,
 ) -> Result<Found<'m>, Reason> {
     let charset = charset_of(&body, part)?;
     let mut scan = scan(body.text(), plan)?;
@@ -146,7 +152,7 @@ fn target_of(
     anchor: &Anchor,
     charset: Charset,
     plan: &Plan,
-    unsubscribe: &[String],
+    unsubscribe: &HashSet<String>,
 ) -> (String, Result<(), Reason>) {
     let raw = slice(html, &anchor.value);
     let Some(value) = charset.decode(raw) else {

@@ -9,6 +9,8 @@
 
 #![warn(clippy::indexing_slicing)]
 
+use std::collections::HashSet;
+
 use super::header::{Block, MimeValue, slice};
 use super::optout::{self, MessageOptOut};
 use super::plan::Plan;
@@ -19,7 +21,7 @@ use super::reason::Reason;
 pub(super) struct Gate {
     pub(super) opt_out: MessageOptOut,
     /// URLs of List-Unsubscribe.
-    pub(super) unsubscribe: Vec<String>,
+    pub(super) unsubscribe: HashSet<String>,
 }
 
 /// Asks the header.
@@ -39,11 +41,11 @@ pub(super) fn ask(message: &[u8], block: &Block, plan: &Plan) -> Result<Gate, Re
         .iter()
         .map(|field| (slice(message, &field.name), slice(message, &field.value)))
         .collect();
-    let mut unsubscribe = Vec::new();
+    let mut unsubscribe = HashSet::new();
     for value in block.all(message, b"list-unsubscribe") {
         let value = String::from_utf8_lossy(value);
         for uri in value.split('<').skip(1).filter_map(|rest| rest.split('>').next()) {
-            unsubscribe.push(uri.chars().filter(|c| !c.is_whitespace()).collect());
+            unsubscribe.insert(uri.chars().filter(|c| !c.is_whitespace()).collect());
         }
     }
     Ok(Gate { opt_out: optout::message(&fields), unsubscribe })
@@ -69,6 +71,7 @@ mod tests {
     #[test]
     fn unsubscribe_targets() {
         let gate = ask_of("List-Unsubscribe: <mailto:u@e.com>,\n <https://e.com/u?\n id=1>\n").unwrap();
-        assert_eq!(gate.unsubscribe, ["mailto:u@e.com", "https://e.com/u?id=1"]);
+        let expected = ["mailto:u@e.com", "https://e.com/u?id=1"].map(str::to_owned);
+        assert_eq!(gate.unsubscribe, HashSet::from(expected));
     }
 }

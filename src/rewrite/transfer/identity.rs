@@ -38,7 +38,8 @@ impl<'t> LineGuard<'t> {
 
     /// Accepts an edit unless a line would become too long.
     pub(in crate::rewrite) fn accept(&mut self, range: &Range<usize>, new_len: usize) -> bool {
-        if range.start >= self.line.end {
+        // An edit at the very end of a line still belongs to it.
+        if range.start > self.line.end {
             let before = self.text.get(..range.start).unwrap_or_default();
             self.line.start = memrchr(b'\n', before).map_or(0, |at| at + 1);
             self.growth = 0;
@@ -66,6 +67,20 @@ impl<'t> LineGuard<'t> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_a_line_belongs_to_it() {
+        let text = [b'a'; 900];
+        let mut guard = LineGuard::new(&text);
+        assert!(guard.accept(&(10..20), 60));
+        assert!(!guard.accept(&(900..900), 100));
+        let mut text = [b'a'; 900];
+        text[800] = b'\n';
+        let mut guard = LineGuard::new(&text);
+        assert!(guard.accept(&(10..20), 200));
+        assert!(!guard.accept(&(800..800), 100));
+        assert!(guard.accept(&(801..801), 100), "the next line is another one");
+    }
 
     #[test]
     fn a_line_fills_up_edit_by_edit() {
