@@ -63,7 +63,8 @@ impl Args {
             Decision::Pass(..) => Cow::Borrowed(&input),
             Decision::Track(tracked) => Cow::Owned(tracked.apply(&input)),
         };
-        std::io::stdout().lock().write_all(&output).or_exit(Exit::Io)?;
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(&output).and_then(|()| stdout.flush()).or_exit(Exit::Io)?;
         if self.explain {
             let text = if self.json {
                 as_json(&decision, &input).to_string() + "\n"

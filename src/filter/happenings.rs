@@ -134,8 +134,8 @@ impl Protocol<'_> {
             }
             Happening::OverLimit { queue_id, excess } => unmodified(queue_id, excess.as_str()),
             Happening::CannotEdit { queue_id, why } => {
+                // The message's own line counts it.
                 tracing::warn!(queue_id = queue(queue_id), %why, "the answer can't be given");
-                unmodified(queue_id, "cannot_edit");
             }
             Happening::Panicked { queue_id } => {
                 tracing::error!(

@@ -107,6 +107,9 @@ impl HeaderEdits {
                 output.extend_from_slice(message.get(field.range.clone()).unwrap_or_default());
             }
         }
+        if !self.add.is_empty() && end > 0 && !output.ends_with(b"\n") {
+            output.extend_from_slice(line_end);
+        }
         for (name, value) in &self.add {
             output.extend_from_slice(name.as_bytes());
             output.extend_from_slice(b": ");
@@ -158,5 +161,7 @@ mod tests {
         assert_eq!(edits.delete, [("x-t".to_owned(), 2), ("X-T".to_owned(), 3)]);
         assert_eq!(edits.apply(message), b"X-T: 1\nSubject:  two   spaces\nX-New: v\n\nbody\r\nmixed\n");
         assert_eq!(HeaderEdits::default().apply(message), message);
+        let added = HeaderEdits { delete: vec![], add: vec![("X-New", "v".into())] };
+        assert_eq!(added.apply(b"Subject: x"), b"Subject: x\nX-New: v\n");
     }
 }

@@ -20,7 +20,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mailtap_milter::driver::{self, Handler, Happening, Oversize, Response, Timeouts};
+use mailtap_milter::driver::{self, Handler, Happening, Oversize, Response, Settled, Timeouts};
 use mailtap_milter::edits::{Answer, Edit};
 use mailtap_milter::session::{Interest, Message};
 
@@ -160,21 +160,11 @@ impl Handler for Filter {
             done(&message, "failed", reason, started);
             return Answer::unmodified().into();
         }
-        MessageDone {
-            queue_id: &queue_id(&message),
-            outcome: if tracked.rewrites() { "rewritten" } else { "headers_only" },
-            reason: match tracked.report.outcome {
-                Outcome::Rewritten => "",
-                Outcome::Unchanged(reason) | Outcome::LeftAlone(reason) => reason.as_str(),
-            },
-            id: Some(tracked.id),
-            links: tracked.report.tracked.into(),
-            pixel: tracked.report.pixel.is_ok(),
-            recipients: message.recipients().len(),
-            took: started.elapsed(),
-        }
-        .emit();
-        Answer::edited(edits).into()
+        let recipients = message.recipients().len();
+        let queue_id = queue_id(&message).into_owned();
+        Response::new(Answer::edited(edits), move |fate| {
+            settled(&queue_id, &tracked, recipients, fate, started);
+        })
     }
 
     fn observe(&self, happening: &Happening<'_>) {
@@ -268,6 +258,30 @@ fn done(message: &Message, outcome: &'static str, reason: &'static str, started:
     .emit();
 }
 
+/// The line of a tracked message, once it is known what became of the answer.
+fn settled(queue_id: &str, tracked: &Tracked, recipients: usize, fate: Settled, started: Instant) {
+    let (outcome, reason) = match (fate, tracked.report.outcome) {
+        (Settled::Unmodified(_), _) => ("failed", "cannot_edit"),
+        (Settled::Lost, _) => ("failed", "answer_lost"),
+        (Settled::Sent { .. }, Outcome::Rewritten) => ("rewritten", ""),
+        (Settled::Sent { .. }, Outcome::Unchanged(why) | Outcome::LeftAlone(why)) => {
+            ("headers_only", why.as_str())
+        }
+    };
+    let sent = outcome != "failed";
+    MessageDone {
+        queue_id,
+        outcome,
+        reason,
+        id: Some(tracked.id),
+        links: if sent { tracked.report.tracked.into() } else { 0 },
+        pixel: sent && tracked.report.pixel.is_ok(),
+        recipients,
+        took: started.elapsed(),
+    }
+    .emit();
+}
+
 /// What Postfix is to change; `None` if a patch lay outside of the body, which must not happen.
 fn edits(tracked: &Tracked, original: &[u8], body_bytes: usize) -> Option<Vec<Edit>> {
     let mut edits = Vec::new();
@@ -282,8 +296,12 @@ fn edits(tracked: &Tracked, original: &[u8], body_bytes: usize) -> Option<Vec<Ed
         // Where the body begins is known from Postfix, not from reading the header block again.
         let body_start = original.len().checked_sub(body_bytes)?;
         let within = tracked.report.patches.iter().all(|patch| patch.range.start >= body_start);
-        let whole = rewrite::apply(original, &tracked.report.patches);
-        edits.push(Edit::ReplaceBody(whole.get(body_start..).filter(|_| within)?.to_vec()));
+        let mut body = rewrite::apply(original, &tracked.report.patches);
+        if !within || body.len() < body_start {
+            return None;
+        }
+        body.drain(..body_start);
+        edits.push(Edit::ReplaceBody(body));
     }
     Some(edits)
 }

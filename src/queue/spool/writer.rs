@@ -148,6 +148,13 @@ impl Writer {
             let mut room = Room::look(&transaction, settings.max_rows, settings.max_bytes)?;
             let mut replies = Vec::with_capacity(commands.len());
             for command in commands {
+                if let Command::Publish { answer, .. } = command
+                    && answer.is_closed()
+                {
+                    // Who gave up waiting has done without: stored now, the event would tell of what did not happen.
+                    replies.push(Reply::Published(Err(PublishError::Closed)));
+                    continue;
+                }
                 if let (Command::Publish { .. }, Some(refused)) = (command, &reserved) {
                     replies.push(Reply::Published(Err(refused.clone())));
                     continue;
