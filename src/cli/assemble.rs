@@ -37,10 +37,7 @@ pub(super) fn policy(config: &Config) -> std::result::Result<Policy, PatternErro
         clicks: raw.clicks,
         opens: raw.opens,
         text: raw.text_links,
-        // Not the whole host: the site's own pages may be there too.
-        own_prefixes: [CLICK_SEGMENT, OPEN_SEGMENT]
-            .map(|segment| format!("{}{segment}/", config.tracking_url))
-            .into(),
+        own_prefixes: own_prefixes(config),
         pixel_template: raw.pixel.clone(),
         conditional_comments: raw.outlook_comments,
         skip_visible_url: raw.skip_visible_urls,
@@ -71,6 +68,16 @@ pub(super) fn policy(config: &Config) -> std::result::Result<Policy, PatternErro
         max_url_bytes: plan.max_url_bytes,
         plan,
     })
+}
+
+/// How our own links begin, now and formerly, whichever scheme a proxy or an editor gave them.
+fn own_prefixes(config: &Config) -> Vec<String> {
+    let bases = std::iter::once(&config.tracking_url).chain(&config.previous_tracking_urls);
+    let rests = bases.filter_map(|base| base.split_once("://")).map(|(_, rest)| rest);
+    // Not the whole host: the site's own pages may be there too.
+    let paths =
+        rests.flat_map(|rest| [CLICK_SEGMENT, OPEN_SEGMENT].map(|segment| format!("{rest}{segment}/")));
+    paths.flat_map(|path| [format!("https://{path}"), format!("http://{path}")]).collect()
 }
 
 /// Opens this host's spool.
@@ -246,7 +253,8 @@ pub(super) fn milter(config: &Config) -> Result<filter::Settings> {
         message_timeout: milter.message_timeout,
         idle_timeout: milter.idle_timeout,
         drain: milter.drain,
-        publish_wait: Duration::from_secs(5),
+        // Before the whole message is given up, so that no event is stored for one that passes as it came.
+        publish_wait: Duration::from_secs(5).min(milter.message_timeout / 2),
     })
 }
 

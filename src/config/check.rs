@@ -126,6 +126,7 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
         keyring: at.existing("keys.keyring", &raw.keys.keyring),
         pseudonym_key: at.existing("keys.pseudonym_key", &raw.keys.pseudonym_key),
         tracking_url: tracking_url(&mut at, &raw.tracking.url),
+        previous_tracking_urls: previous_tracking_urls(&mut at, &raw.tracking.previous_urls),
         sender_domains: at.domains("policy.sender_domains", &raw.policy.sender_domains),
         skip_link_hosts: at.domains("policy.skip_link_hosts", &raw.policy.skip_link_hosts),
         max_message_bytes: at.size("policy.max_message", &raw.policy.max_message),
@@ -197,23 +198,31 @@ fn admin(at: &mut Checker<'_>, raw: &Raw) -> Vec<(&'static str, Option<SocketAdd
     .collect()
 }
 
-/// The base URL with a slash at its end.
 fn tracking_url(at: &mut Checker<'_>, text: &str) -> String {
     if text.is_empty() {
         at.note("tracking.url", "is missing: the public URL of the tracker, like \"https://t.example.org\"");
-    } else {
-        match Url::parse(text) {
-            Ok(url) if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() => {
-                at.note("tracking.url", "must begin with https:// (or http://) and a host");
-            }
-            Ok(url) if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() => {
-                at.note("tracking.url", "must have no user, query or fragment");
-            }
-            Ok(url) => return format!("{}/", url.as_str().trim_end_matches('/')),
-            Err(error) => at.note("tracking.url", format!("`{text}`: {error}")),
-        }
+        return String::new();
     }
-    String::new()
+    at.some("tracking.url", base_url(text)).unwrap_or_default()
+}
+
+fn previous_tracking_urls(at: &mut Checker<'_>, list: &[String]) -> Vec<String> {
+    let numbered = list.iter().enumerate();
+    numbered
+        .filter_map(|(number, text)| at.some(&format!("tracking.previous_urls[{number}]"), base_url(text)))
+        .collect()
+}
+
+/// The base URL with a slash at its end.
+fn base_url(text: &str) -> Result<String, String> {
+    let url = Url::parse(text).map_err(|error| format!("`{text}`: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err("must begin with https:// (or http://) and a host".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
+        return Err("must have no user, query or fragment".to_owned());
+    }
+    Ok(format!("{}/", url.as_str().trim_end_matches('/')))
 }
 
 fn campaigns(at: &mut Checker<'_>, raw: &Raw) -> Vec<CampaignSource> {

@@ -53,6 +53,8 @@ pub struct Config {
     pub pseudonym_key: PathBuf,
     /// Base of tracking URLs, with a slash at its end.
     pub tracking_url: String,
+    /// Base URLs of the past, each ending in a slash.
+    pub previous_tracking_urls: Vec<String>,
     /// Domains whose mail is tracked: names and `*.` patterns, ASCII, lower case.
     pub sender_domains: Vec<String>,
     /// Hosts of links that are left alone.

@@ -113,6 +113,8 @@ table! {
     Tracking {
         /// Public base URL of the tracker.
         url: String = text(""),
+        /// Base URLs that it had before: links in forwarded and quoted mail are not tracked twice.
+        previous_urls: Vec<String> = Vec::new(),
         /// Longer tracking URLs are not written; the link stays as it is.
         max_url_bytes: u64 = 2_000,
     }
