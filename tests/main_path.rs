@@ -269,3 +269,28 @@ fn mail_from_the_sendmail_command_is_tracked_too() {
     assert!(output.status.success(), "{}", harness::said(&output));
     assert!(delivered(&site, 1)[0].contains("X-Mailtap-Ref"));
 }
+
+#[test]
+fn a_message_can_be_sent_through_the_running_milter() {
+    let site = Site::start(&Options::default());
+    let socket = format!("unix:{}", site.dir.join("relay/queue/mailtap/milter.sock").display());
+    let via = |address: &str, sender: &str, message: &str| {
+        let mut command = harness::mailtap();
+        command.args(["rewrite", "--sender", sender, "--recipient", "anna@example.net"]);
+        harness::run_with_input(command.args(["--via-milter", address]), message.as_bytes())
+    };
+    let output = via(&socket, harness::SENDER, NEWSLETTER);
+    assert!(output.status.success(), "{}", harness::said(&output));
+    let message = String::from_utf8(output.stdout).unwrap();
+    let (links, pixels) = tracking_paths(&site, &message);
+    assert_eq!((links.len(), pixels.len()), (2, 1), "{message}");
+    assert!(message.contains("X-Mailtap-Ref: ") && message.contains("\r\n"), "{message}");
+
+    let foreign = NEWSLETTER.replace("\r\n", "\n");
+    let output = via(&socket, "news@elsewhere.example", &foreign);
+    assert_eq!(output.stdout, foreign.as_bytes(), "not a line end differs");
+
+    let output = via("unix:/nowhere/milter.sock", harness::SENDER, NEWSLETTER);
+    assert_eq!(output.status.code(), Some(69));
+    assert!(output.stdout.is_empty() && harness::said(&output).contains("/nowhere/milter.sock"));
+}

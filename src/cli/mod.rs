@@ -23,6 +23,7 @@ mod roles;
 mod tap;
 mod terminal;
 mod token;
+mod via_milter;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -152,7 +153,7 @@ impl Cli {
             Command::Tracker(_) => roles::run(&load()?, roles::Which::Tracker),
             Command::Relay(args) => args.run(&load()?),
             Command::Forward(_) => roles::run(&load()?, roles::Which::Forward),
-            Command::Rewrite(args) => args.run(&load()?),
+            Command::Rewrite(args) => args.run(load),
             Command::Keys(args) => args.run(&self.config),
             Command::Token(args) => args.run(&load()?),
             Command::Pseudonym(args) => args.run(&load()?),

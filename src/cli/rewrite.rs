@@ -1,4 +1,4 @@
-//! `mailtap rewrite`: the very function that the milter applies, on one message.
+//! `mailtap rewrite`: the very function that the milter applies, or the running milter itself, on one message.
 //!
 //! - Layer: cli
 //! - Takes: a message on standard input, its envelope as options.
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::assemble;
 use super::exit::{Exit, OrExit, Result};
 use super::terminal::{CARE, DIM, GOOD, paint};
+use super::via_milter;
 use crate::config::Config;
 use crate::filter::decide::{self, Decision, Envelope, Means};
 use crate::keys::{self, Keys};
@@ -26,7 +27,11 @@ use crate::service::clock;
 #[command(after_help = "\
 Examples:
   mailtap rewrite --sender news@example.org --recipient ann@example.net < in.eml > out.eml
-  mailtap rewrite --sender news@example.org --recipient ann@example.net --explain < in.eml > /dev/null")]
+  mailtap rewrite --sender news@example.org --recipient ann@example.net --explain < in.eml > /dev/null
+  mailtap rewrite --sender news@example.org --recipient ann@example.net --via-milter inet:127.0.0.1:8891 < in.eml
+
+With --via-milter the message goes through a running milter, ours or any other. Ours takes it for real mail: it is
+counted, and its event is stored.")]
 pub(super) struct Args {
     /// The envelope sender; empty for the null sender.
     #[arg(long, value_name = "ADDRESS")]
@@ -40,15 +45,24 @@ pub(super) struct Args {
     /// With --explain: as JSON.
     #[arg(long, requires = "explain")]
     json: bool,
+    /// Send the message through the milter at this address, unix:PATH or inet:HOST:PORT, as Postfix would.
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["explain", "json"])]
+    via_milter: Option<String>,
 }
 
 impl Args {
-    pub(super) fn run(self, config: &Config) -> Result {
+    pub(super) fn run(self, load: impl FnOnce() -> Result<Config>) -> Result {
+        if let Some(address) = &self.via_milter {
+            return via_milter::run(address, &self.sender, &self.recipients, &read_input()?);
+        }
+        self.rewrite(&load()?)
+    }
+
+    fn rewrite(self, config: &Config) -> Result {
         let policy = assemble::policy(config).or_exit(Exit::Config)?;
         let ring = Keys::open(&config.keyring).or_exit(Exit::Config)?.current();
         let pseudonyms = keys::load_pseudonym_key(&config.pseudonym_key).or_exit(Exit::Config)?;
-        let mut input = Vec::new();
-        std::io::stdin().lock().read_to_end(&mut input).or_exit(Exit::NoInput)?;
+        let input = read_input()?;
         let means = Means {
             policy: &policy,
             ring: &ring,
@@ -75,6 +89,12 @@ impl Args {
         }
         Ok(())
     }
+}
+
+fn read_input() -> Result<Vec<u8>> {
+    let mut input = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut input).or_exit(Exit::NoInput)?;
+    Ok(input)
 }
 
 /// What became of the message: the word, the reason's label, the reason's sentence.

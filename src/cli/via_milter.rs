@@ -1,0 +1,133 @@
+//! `mailtap rewrite --via-milter`: one message through a running milter, ours or any other, as Postfix would send it.
+//!
+//! - Layer: cli
+//! - Takes: a milter's address, a message with its envelope.
+//! - Gives: the message as Postfix would queue it, with the line ends it came with; the verdict on standard error.
+//! - On failure: nothing on standard output; `Exit::Unavailable` when the milter does not answer as it should.
+//! - Limits: 30 s for the whole conversation, Postfix's default for one command.
+
+use std::io::Write;
+use std::time::Duration;
+
+use mailtap_milter::client::{Delivery, Mail, Mailbox, Outcome};
+use mailtap_milter::driver::{Client, ClientError, Peer};
+use mailtap_milter::wire::Offer;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::exit::{Exit, Failure, OrExit, Result};
+use crate::config::units::{self, Listen};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What stands for a queue id in the milter's log line.
+const QUEUE_ID: &str = "via-milter";
+
+/// Sends the message and prints what becomes of it.
+pub(super) fn run(address: &str, sender: &str, recipients: &[String], message: &[u8]) -> Result {
+    let listen = units::listen(address).or_exit(Exit::Usage)?;
+    let mailbox = |address: &str| Mailbox::new(format!("<{}>", bare(address)));
+    let recipients = recipients.iter().map(|address| mailbox(address)).collect();
+    let mail = Mail::parse(mailbox(sender), recipients, message);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Software)?;
+    let conversation = async { tokio::time::timeout(PATIENCE, deliver(&listen, &mail)).await };
+    let delivery = match runtime.block_on(conversation) {
+        Ok(Ok(delivery)) => delivery,
+        Ok(Err(error)) => {
+            return Err(Failure::new(Exit::Unavailable, format!("{address}: {}", chain(&error))));
+        }
+        Err(_) => {
+            let text = format!("{address}: no verdict within {} s", PATIENCE.as_secs());
+            return Err(Failure::new(Exit::Unavailable, text));
+        }
+    };
+    show(&delivery, message)
+}
+
+async fn deliver(listen: &Listen, mail: &Mail) -> std::result::Result<Delivery, ClientError> {
+    match listen {
+        Listen::Unix(path) => converse(UnixStream::connect(path).await?, mail).await,
+        Listen::Tcp(address) => converse(TcpStream::connect(address).await?, mail).await,
+    }
+}
+
+async fn converse<S>(stream: S, mail: &Mail) -> std::result::Result<Delivery, ClientError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut client = Client::negotiate(stream, &Offer::POSTFIX).await?;
+    client.open(&Peer::default()).await?;
+    let delivery = client.send(mail, QUEUE_ID).await?;
+    let _ = client.quit().await;
+    Ok(delivery)
+}
+
+fn show(delivery: &Delivery, original: &[u8]) -> Result {
+    match &delivery.outcome {
+        Outcome::Refused(reply) => {
+            let text =
+                format!("the milter refuses the message: {}", String::from_utf8_lossy(reply).trim_end());
+            return Err(Failure::new(Exit::No, text));
+        }
+        Outcome::Discarded => return Err(Failure::new(Exit::No, "the milter throws the message away")),
+        Outcome::Accepted => (),
+    }
+    // Without an edit not even a line end is other than it was.
+    let output =
+        if delivery.edits == 0 { original.to_vec() } else { like(original, delivery.mail.to_bytes()) };
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(&output).and_then(|()| stdout.flush()).or_exit(Exit::Io)?;
+    let held = match &delivery.quarantine {
+        Some(reason) => format!(", to be held: {}", String::from_utf8_lossy(reason)),
+        None => String::new(),
+    };
+    let edits = if delivery.edits == 1 { "edit" } else { "edits" };
+    let _ = writeln!(anstream::stderr(), "accepted, {} {edits}{held}", delivery.edits);
+    Ok(())
+}
+
+/// Gives a message with CRLF the line ends of another.
+fn like(original: &[u8], message: Vec<u8>) -> Vec<u8> {
+    let first = memchr::memchr(b'\n', original);
+    if first.is_none_or(|at| at > 0 && original.get(at - 1) == Some(&b'\r')) {
+        return message;
+    }
+    let mut output = Vec::with_capacity(message.len());
+    let mut rest = message.as_slice();
+    while let Some(at) = memchr::memmem::find(rest, b"\r\n") {
+        let (line, after) = rest.split_at(at);
+        output.extend_from_slice(line);
+        output.push(b'\n');
+        rest = after.get(2..).unwrap_or_default();
+    }
+    output.extend_from_slice(rest);
+    output
+}
+
+fn bare(address: &str) -> &str {
+    address.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(address)
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_ends_are_those_of_the_original() {
+        let message = || b"A: b\r\n\r\nc\rd\r\n".to_vec();
+        assert_eq!(like(b"A: b\n\nc\n", message()), b"A: b\n\nc\rd\n");
+        assert_eq!(like(b"A: b\r\n\r\nc\n", message()), message());
+        assert_eq!(like(b"", message()), message());
+    }
+}
