@@ -248,6 +248,7 @@ pub(super) fn milter(config: &Config) -> Result<filter::Settings> {
         address,
         policy: policy(config).or_exit(Exit::Config)?,
         tempfail: milter.tempfail,
+        postfix_config_dirs: milter.postfix_config_dirs.clone(),
         connections: milter.max_connections,
         memory_bytes: milter.max_memory_bytes,
         message_timeout: milter.message_timeout,

@@ -262,6 +262,7 @@ fn milter(at: &mut Checker<'_>, raw: &Raw) -> MilterConfig {
             &milter.default_action,
             &[("accept", false), ("tempfail", true)],
         ),
+        postfix_config_dirs: milter.postfix_config_dirs.iter().map(|dir| at.path(dir)).collect(),
         max_connections: at.count("milter.max_connections", milter.max_connections),
         message_timeout: at.ok("milter.message_timeout", units::duration(&milter.message_timeout)),
         idle_timeout: at.ok("milter.idle_timeout", units::duration(&milter.idle_timeout)),

@@ -109,6 +109,8 @@ pub struct MilterConfig {
     pub socket_group: Option<String>,
     /// Whether Postfix answers 451 when the milter fails (otherwise it takes the mail).
     pub tempfail: bool,
+    /// Where main.cf lies, to be compared.
+    pub postfix_config_dirs: Vec<PathBuf>,
     /// Connections at once.
     pub max_connections: usize,
     /// Beyond it a message passes unmodified.

@@ -211,6 +211,8 @@ table! {
         socket_group: String = text("postfix"),
         /// What `milter_default_action` says in main.cf: accept or tempfail.
         default_action: String = text("tempfail"),
+        /// Directories whose main.cf should say the same; the milter asks `postconf` when it starts.
+        postfix_config_dirs: Vec<String> = texts(&["/etc/postfix"]),
         /// Connections at once.
         max_connections: u64 = 1_000,
         /// Beyond it the message passes unmodified.

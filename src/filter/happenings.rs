@@ -12,6 +12,9 @@ use std::time::Duration;
 use mailtap_milter::driver::{BindError, End, Happening};
 
 use super::listen::Address;
+use super::main_cf::DefaultAction;
+use super::patience::Turn;
+use super::postconf::Said;
 use crate::identity::MessageId;
 use crate::queue::PublishError;
 
@@ -75,6 +78,53 @@ impl Listening<'_> {
     pub(super) fn emit(&self) {
         let Self { address, send_buffer_bytes, default_action } = self;
         tracing::info!(%address, wanted_send_buffer_bytes = send_buffer_bytes, default_action, "milter listens");
+    }
+}
+
+/// What a main.cf says of us, beside what we were told.
+#[derive(Debug)]
+pub(super) struct PostfixSays<'a> {
+    pub(super) said: &'a Said,
+    pub(super) tempfail: bool,
+}
+
+impl PostfixSays<'_> {
+    pub(super) fn emit(&self) {
+        let directory = self.said.directory.display();
+        match (self.said.action, self.tempfail) {
+            (Some(DefaultAction::Accept), true) => tracing::error!(
+                %directory,
+                "main.cf says default_action=accept, milter.default_action says tempfail: taken for accept, so large \
+                 messages pass unmodified; set both alike"
+            ),
+            (Some(DefaultAction::NotAccept), false) => tracing::warn!(
+                %directory,
+                "milter.default_action says accept, main.cf does not: large messages pass unmodified without need"
+            ),
+            (Some(_), _) => (),
+            (None, _) => {
+                tracing::info!(%directory, "main.cf names no milter at this address; see `mailtap postfix`")
+            }
+        }
+    }
+}
+
+/// The spool ceases to answer, or answers again.
+#[derive(Debug)]
+pub(super) struct SpoolTurn(pub(super) Turn);
+
+impl SpoolTurn {
+    pub(super) fn emit(&self) {
+        match self.0 {
+            Turn::Same => (),
+            Turn::Stalled => {
+                tracing::error!(
+                    "the spool does not answer: messages pass as they came, at once, until it does"
+                );
+                metrics::counter!("mailtap_milter_spool_stalls_total").increment(1);
+            }
+            Turn::Recovered => tracing::warn!("the spool answers again"),
+        }
     }
 }
 

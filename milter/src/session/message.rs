@@ -279,8 +279,9 @@ impl Message {
         self.header_text.len() + self.body.len()
     }
 
-    /// The memory held, in bytes.
-    pub(crate) const fn held_bytes(&self) -> usize {
+    /// The memory that headers and body take, in bytes.
+    #[must_use]
+    pub const fn held_bytes(&self) -> usize {
         self.header_text.capacity() + self.body.capacity() + self.headers.capacity() * size_of::<Span>()
     }
 

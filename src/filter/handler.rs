@@ -1,0 +1,270 @@
+//! What is done with one message, from its last byte to the edits for Postfix.
+//!
+//! - Layer: role
+//! - Takes: messages; keyring, pseudonym key, consents, a publisher.
+//! - Gives: the answer for Postfix, one log line, `message.accepted`.
+//! - On failure: the message goes through as it came, with the reason counted.
+//! - Limits: as many large messages are worked on at once as there are processors; a publisher that stalls delays few.
+//! - See: `docs/architecture.md`, "One message"
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use mailtap_milter::driver::{Handler, Happening, Response, Settled};
+use mailtap_milter::edits::{Answer, Edit};
+use mailtap_milter::session::{Interest, Message};
+use tokio::sync::Semaphore;
+
+use super::Deps;
+use super::decide::{self, Decision, Envelope, Means, Pass, Policy, Tracked};
+use super::happenings::{EventRefused, MessageDone, Protocol, SpoolTurn};
+use super::patience::{Patience, Turn};
+use crate::event::{Event, EventId, Kind};
+use crate::identity::Timestamp;
+use crate::rewrite::{self, Outcome};
+use crate::service::{Component, clock};
+
+/// Work on a larger message leaves the runtime's own threads alone.
+const LARGE_BYTES: usize = 256 * 1024;
+
+/// The handler of all messages.
+#[derive(Debug)]
+pub(super) struct Filter {
+    source: String,
+    policy: Arc<Policy>,
+    patience: Mutex<Patience>,
+    /// Each large message takes several times its size while it is worked on, so only a few are at a time.
+    large: Arc<Semaphore>,
+    health: Component,
+    deps: Deps,
+}
+
+/// What a log line says of a message.
+#[derive(Debug)]
+struct About {
+    queue_id: String,
+    recipients: usize,
+    started: Instant,
+}
+
+/// A message that is tracked, and what Postfix is to change in it.
+#[derive(Debug)]
+struct Changed {
+    tracked: Box<Tracked>,
+    edits: Vec<Edit>,
+}
+
+/// Why a message passes as it came: outcome and reason of its line.
+type Unchanged = (&'static str, &'static str);
+
+impl Handler for Filter {
+    fn headers(&self, message: &Message) -> Interest {
+        let started = Instant::now();
+        let Err(pass) = decide::in_scope(&self.policy, &text(message.sender().bare())) else {
+            return Interest::Body;
+        };
+        About::new(message, started).unchanged("passed", pass.as_str());
+        Interest::Accept
+    }
+
+    async fn message(&self, message: Message) -> Response {
+        let now = clock::now();
+        let about = About::new(&message, Instant::now());
+        let changed = match self.work(message, now).await {
+            Ok(changed) => self.publish(&about, &changed.tracked, now).await.map(|()| changed),
+            Err(why) => Err(why),
+        };
+        match changed {
+            Ok(Changed { tracked, edits }) => {
+                Response::new(Answer::edited(edits), move |fate| about.settled(&tracked, fate))
+            }
+            Err((outcome, reason)) => {
+                about.unchanged(outcome, reason);
+                Answer::unmodified().into()
+            }
+        }
+    }
+
+    fn observe(&self, happening: &Happening<'_>) {
+        Protocol(happening).emit();
+    }
+}
+
+impl Filter {
+    pub(super) fn new(policy: Policy, publish_wait: Duration, health: Component, deps: Deps) -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        Self {
+            source: format!("mailtap/milter/{}", deps.host),
+            policy: Arc::new(policy),
+            patience: Mutex::new(Patience::new(publish_wait)),
+            large: Arc::new(Semaphore::new(cores)),
+            health,
+            deps,
+        }
+    }
+
+    /// Decides on a message and prepares its edits.
+    async fn work(&self, message: Message, now: Timestamp) -> Result<Changed, Unchanged> {
+        let large = message.held_bytes() > LARGE_BYTES;
+        let (policy, deps) = (Arc::clone(&self.policy), self.deps.clone());
+        let work = move || change(&message, &policy, &deps, now);
+        if !large {
+            return work();
+        }
+        let place = Arc::clone(&self.large).acquire_owned().await;
+        // The place goes with the work: that somebody gives up waiting makes no room for more.
+        let work = move || (work(), place).0;
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done,
+            // The driver lets the message of a handler that panics through as it came.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// Stores the event before Postfix hears of the message's fate.
+    async fn publish(&self, about: &About, tracked: &Tracked, now: Timestamp) -> Result<(), Unchanged> {
+        let mut data = tracked.data.clone();
+        data.queue_id = (!about.queue_id.is_empty()).then(|| about.queue_id.clone());
+        let event = Event {
+            id: EventId::of("accepted").part(tracked.id.as_bytes()).finish(),
+            source: self.source.clone(),
+            kind: Kind::Accepted,
+            time: now,
+            message: tracked.id,
+            data,
+        };
+        let late = ("failed", "event_late");
+        let wait = self.patience(|patience| patience.next_wait(Instant::now())).ok_or(late)?;
+        let stored = tokio::time::timeout(wait, self.deps.publisher.publish(vec![event])).await;
+        self.learn(stored.is_ok());
+        stored.map_err(|_| late)?.map_err(|error| {
+            EventRefused { queue_id: &about.queue_id, error: &error }.emit();
+            ("failed", "event_refused")
+        })
+    }
+
+    /// Whether a wait for the spool got an answer: one that never answers must not delay every message.
+    fn learn(&self, answered: bool) {
+        let turn = self.patience(|patience| patience.ended(answered, Instant::now()));
+        SpoolTurn(turn).emit();
+        match turn {
+            Turn::Same => (),
+            Turn::Stalled => self.health.not_ready("the spool does not answer: messages pass as they came"),
+            Turn::Recovered => self.health.ready(),
+        }
+    }
+
+    fn patience<T>(&self, ask: impl FnOnce(&mut Patience) -> T) -> T {
+        ask(&mut self.patience.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl About {
+    fn new(message: &Message, started: Instant) -> Self {
+        let queue_id = text(message.queue_id().unwrap_or_default()).into_owned();
+        Self { queue_id, recipients: message.recipients().len(), started }
+    }
+
+    fn unchanged(&self, outcome: &'static str, reason: &'static str) {
+        self.done(outcome, reason, None);
+    }
+
+    /// The line of a tracked message, once it is known what became of the answer.
+    fn settled(&self, tracked: &Tracked, fate: Settled) {
+        let (outcome, reason) = match (fate, tracked.report.outcome) {
+            (Settled::Unmodified(_), _) => ("failed", "cannot_edit"),
+            (Settled::Lost, _) => ("failed", "answer_lost"),
+            (Settled::Sent { .. }, Outcome::Rewritten) => ("rewritten", ""),
+            (Settled::Sent { .. }, Outcome::Unchanged(why) | Outcome::LeftAlone(why)) => {
+                ("headers_only", why.as_str())
+            }
+        };
+        self.done(outcome, reason, Some(tracked));
+    }
+
+    fn done(&self, outcome: &'static str, reason: &'static str, tracked: Option<&Tracked>) {
+        let sent = tracked.filter(|_| outcome != "failed");
+        MessageDone {
+            queue_id: &self.queue_id,
+            outcome,
+            reason,
+            id: tracked.map(|tracked| tracked.id),
+            links: sent.map_or(0, |tracked| tracked.report.tracked.into()),
+            pixel: sent.is_some_and(|tracked| tracked.report.pixel.is_ok()),
+            recipients: self.recipients,
+            took: self.started.elapsed(),
+        }
+        .emit();
+    }
+}
+
+fn change(message: &Message, policy: &Policy, deps: &Deps, now: Timestamp) -> Result<Changed, Unchanged> {
+    let original = message.to_bytes();
+    let recipients: Vec<String> =
+        message.recipients().iter().map(|path| text(path.bare()).into_owned()).collect();
+    let ring = deps.keys.current();
+    let means = Means {
+        policy,
+        ring: &ring,
+        pseudonyms: &deps.pseudonyms,
+        consents: &*deps.consents,
+        now,
+        random: rand::random(),
+    };
+    let sender = text(message.sender().bare()).into_owned();
+    let envelope = Envelope { sender: &sender, recipients: &recipients };
+    let tracked = match decide::decide(&original, envelope, &means) {
+        Decision::Track(tracked) => tracked,
+        Decision::Pass(Pass::NoKey, _) => return Err(("failed", Pass::NoKey.as_str())),
+        Decision::Pass(pass, _) => return Err(("passed", pass.as_str())),
+    };
+    let edits = edits(&tracked, &original, message.body().len()).ok_or(("failed", "internal"))?;
+    if message.answer_room_bytes().is_some_and(|room| room < size_of_edits(&edits)) {
+        return Err(("failed", "answer_too_large"));
+    }
+    Ok(Changed { tracked, edits })
+}
+
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+/// What Postfix is to change; `None` if a patch lay outside of the body, which must not happen.
+fn edits(tracked: &Tracked, original: &[u8], body_bytes: usize) -> Option<Vec<Edit>> {
+    let mut edits = Vec::new();
+    for (name, index) in &tracked.headers.delete {
+        let index = u32::try_from(*index).unwrap_or(u32::MAX);
+        edits.push(Edit::DeleteHeader { index, name: name.clone().into_bytes() });
+    }
+    for (name, value) in &tracked.headers.add {
+        edits.push(Edit::AddHeader { name: name.as_bytes().to_vec(), value: value.clone().into_bytes() });
+    }
+    if tracked.rewrites() {
+        // Where the body begins is known from Postfix, not from reading the header block again.
+        let body_start = original.len().checked_sub(body_bytes)?;
+        let within = tracked.report.patches.iter().all(|patch| patch.range.start >= body_start);
+        let mut body = rewrite::apply(original, &tracked.report.patches);
+        if !within || body.len() < body_start {
+            return None;
+        }
+        body.drain(..body_start);
+        edits.push(Edit::ReplaceBody(body));
+    }
+    Some(edits)
+}
+
+/// The size of the answer on the wire, rather more than less.
+fn size_of_edits(edits: &[Edit]) -> usize {
+    let sizes = edits.iter().map(|edit| match edit {
+        Edit::ReplaceBody(body) => body.len() + 5 * (body.len() / 65_535 + 1),
+        Edit::AddHeader { name, value } => name.len() + value.len() + 16,
+        Edit::DeleteHeader { name, .. } => name.len() + 16,
+        _ => 64,
+    });
+    sizes.sum::<usize>() + 16
+}
+
+#[cfg(test)]
+#[path = "handler_tests.rs"]
+mod tests;
