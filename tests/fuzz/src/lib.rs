@@ -18,9 +18,10 @@ use mailtap::rewrite::Plan;
 use mailtap::tap::journal_line::JournalLine;
 use mailtap::tap::once::{Input, once};
 use mailtap::tracker::{cookies, target};
+use mailtap_milter::client::{Editor, Mail, Mailbox, refusal};
 use mailtap_milter::edits::Answer;
 use mailtap_milter::session::{Event as Milter, Interest, Session, SessionLimits, Wanted};
-use mailtap_milter::wire::{Command, Frame, Reply};
+use mailtap_milter::wire::{Actions, Command, Frame, Reply};
 
 /// A target: its name and what it does.
 pub type Target = (&'static str, fn(&[u8]));
@@ -36,6 +37,7 @@ pub const ALL: &[Target] = &[
     ("returned", returned),
     ("frame", frame),
     ("session", session),
+    ("client", client),
     ("tracker", tracker),
     ("collector", collector),
 ];
@@ -192,6 +194,26 @@ pub fn session(bytes: &[u8]) {
         let waiting = session.outgoing().len();
         session.sent(waiting);
     }
+}
+
+/// Whatever a filter replies to the end of a message, the client makes a mail of it, or refuses.
+pub fn client(bytes: &[u8]) {
+    let text = b"Subject: one\r\nsubject:two\r\nReceived: x\r\n\r\nbody\r\n";
+    let mail = Mail::parse(Mailbox::new("<a@example.org>"), vec![Mailbox::new("<b@example.net>")], text);
+    let mut editor = Editor::new(mail, Actions::VERSION_6, true);
+    let mut rest = bytes;
+    while let Ok(Some((frame, used))) = Frame::decode(rest, 1 << 20) {
+        rest = &rest[used..];
+        let Ok(reply) = Reply::decode(frame) else { break };
+        if refusal(&reply).is_some() || matches!(reply, Reply::Accept | Reply::Continue) {
+            break;
+        }
+        if editor.apply(&reply).is_err() {
+            return;
+        }
+    }
+    let (mail, _) = editor.finish();
+    assert!(mail.to_bytes().len() <= 2 * (bytes.len() + text.len()) + 64);
 }
 
 pub fn tracker(bytes: &[u8]) {
