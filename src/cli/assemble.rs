@@ -26,7 +26,7 @@ use crate::queue::amqp;
 use crate::queue::dedupe::Dedupe;
 use crate::queue::source::{AmqpSource, Source, SpoolSource};
 use crate::queue::spool::{self, Spool};
-use crate::rewrite::{HostRule, PatternError, Plan};
+use crate::rewrite::{HostRule, LinkPatterns, PatternError, Plan};
 use crate::service::Lifecycle;
 use crate::{bounce, filter, forward, relay, tap, tracker};
 
@@ -53,7 +53,7 @@ pub(super) fn policy(config: &Config) -> std::result::Result<Policy, PatternErro
         ..Plan::default()
     };
     if !raw.skip_login_links {
-        plan.login_patterns.clear();
+        plan.login_patterns = LinkPatterns::default();
     }
     let rule = |rule: &crate::config::CampaignSource| CampaignRule {
         sender: rule.sender.clone(),

@@ -15,7 +15,7 @@ use crate::filter::campaign::{self, CAMPAIGN_HEADER, CampaignRule};
 use crate::filter::header::{self, Field, HeaderEdits};
 use crate::identity::{CampaignId, MessageId, Pseudonym, PseudonymKey, Timestamp};
 use crate::keys::ring::{Key, Keyring};
-use crate::keys::token::{self, Click, Open, Ref, Token};
+use crate::keys::token::{self, Context, Open, Ref, Token};
 use crate::rewrite::{self, Mint, Outcome, Plan, Report};
 
 /// The header that names the message to log and DSN readers.
@@ -260,22 +260,21 @@ struct Minter<'a> {
 }
 
 impl Minter<'_> {
-    fn url(&self, path: &str, token: &Token) -> Option<String> {
-        let url = format!("{}{path}/{}", self.policy.tracking_url, token::sign(token, self.key));
+    fn url(&self, path: &str, sign: impl FnOnce(&mut String)) -> Option<String> {
+        let mut url = String::with_capacity(320);
+        for piece in [&self.policy.tracking_url, path, "/"] {
+            url.push_str(piece);
+        }
+        sign(&mut url);
         (url.len() <= self.policy.max_url_bytes).then_some(url)
     }
 }
 
 impl Mint for Minter<'_> {
     fn link(&mut self, target: &str, number: u16) -> Option<String> {
-        let token = Token::Click(Click {
-            message: self.id,
-            recipient: self.recipient,
-            link: number,
-            campaign: self.campaign.clone(),
-            target: target.to_owned(),
-        });
-        self.url(CLICK_SEGMENT, &token)
+        let Self { id, recipient, .. } = *self;
+        let context = Context { message: id, recipient, campaign: self.campaign.as_ref() };
+        self.url(CLICK_SEGMENT, |url| token::sign_click_onto(url, context, number, target, self.key))
     }
 
     fn pixel(&mut self) -> Option<String> {
@@ -284,7 +283,7 @@ impl Mint for Minter<'_> {
             recipient: self.recipient,
             campaign: self.campaign.clone(),
         });
-        self.url(OPEN_SEGMENT, &token)
+        self.url(OPEN_SEGMENT, |url| token::sign_onto(url, &token, self.key))
     }
 }
 

@@ -243,13 +243,11 @@ fn edits(tracked: &Tracked, original: &[u8], body_bytes: usize) -> Option<Vec<Ed
     if tracked.rewrites() {
         // Where the body begins is known from Postfix, not from reading the header block again.
         let body_start = original.len().checked_sub(body_bytes)?;
-        let within = tracked.report.patches.iter().all(|patch| patch.range.start >= body_start);
-        let mut body = rewrite::apply(original, &tracked.report.patches);
-        if !within || body.len() < body_start {
+        let patches = &tracked.report.patches;
+        if patches.iter().any(|patch| patch.range.start < body_start) {
             return None;
         }
-        body.drain(..body_start);
-        edits.push(Edit::ReplaceBody(body));
+        edits.push(Edit::ReplaceBody(rewrite::apply_from(original, body_start, patches)));
     }
     Some(edits)
 }

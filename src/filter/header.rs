@@ -7,6 +7,7 @@
 //! - See: RFC 5322 section 2.2, Postfix `src/global/is_header.c`.
 #![warn(clippy::indexing_slicing)]
 
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use memchr::memchr;
@@ -84,10 +85,14 @@ pub struct HeaderEdits {
 impl HeaderEdits {
     /// Deletes every field that `wanted` names.
     pub fn delete_where(&mut self, fields: &[Field<'_>], wanted: impl Fn(&Field<'_>) -> bool) {
-        for (position, field) in fields.iter().enumerate() {
+        if !fields.iter().any(&wanted) {
+            return;
+        }
+        let mut numbers = Numbers::default();
+        for field in fields {
+            let number = numbers.next(field);
             if wanted(field) {
-                let before = fields.iter().take(position).filter(|other| other.is(field.name)).count();
-                self.delete.push((field.name.to_owned(), before + 1));
+                self.delete.push((field.name.to_owned(), number));
             }
         }
     }
@@ -101,9 +106,12 @@ impl HeaderEdits {
         let mut output = Vec::with_capacity(message.len() + 256);
         let start = fields.first().map_or(end, |field| field.range.start);
         output.extend_from_slice(message.get(..start).unwrap_or_default());
-        for (position, field) in fields.iter().enumerate() {
-            let number = fields.iter().take(position).filter(|other| other.is(field.name)).count() + 1;
-            if !self.delete.iter().any(|(name, at)| field.is(name) && *at == number) {
+        let deleted: HashSet<_> =
+            self.delete.iter().map(|(name, number)| (name.to_ascii_lowercase(), *number)).collect();
+        let mut numbers = Numbers::default();
+        for field in &fields {
+            let number = numbers.next(field);
+            if deleted.is_empty() || !deleted.contains(&(field.name.to_ascii_lowercase(), number)) {
                 output.extend_from_slice(message.get(field.range.clone()).unwrap_or_default());
             }
         }
@@ -118,6 +126,18 @@ impl HeaderEdits {
         }
         output.extend_from_slice(message.get(end..).unwrap_or_default());
         output
+    }
+}
+
+/// Counts the fields of each name.
+#[derive(Debug, Default)]
+struct Numbers(HashMap<String, usize>);
+
+impl Numbers {
+    fn next(&mut self, field: &Field<'_>) -> usize {
+        let number = self.0.entry(field.name.to_ascii_lowercase()).or_default();
+        *number += 1;
+        *number
     }
 }
 

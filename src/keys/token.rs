@@ -130,36 +130,77 @@ impl TokenError {
 /// refuses what is longer than any URL of ours.
 #[must_use]
 pub fn sign(token: &Token, key: &Key) -> String {
-    let mut bytes = Vec::with_capacity(192);
-    let (kind, mac_bytes) = match token {
-        Token::Click(_) => (KIND_CLICK, MAC_BYTES),
-        Token::Open(_) => (KIND_OPEN, MAC_BYTES),
-        Token::Ref(_) => (KIND_REF, REF_MAC_BYTES),
-    };
-    bytes.push(VERSION | kind);
-    bytes.extend_from_slice(&key.id.to_be_bytes());
-    match token {
-        Token::Click(click) => {
-            put_context(&mut bytes, &click.message, click.recipient.as_ref(), click.campaign.as_ref());
-            bytes.extend_from_slice(&click.link.to_be_bytes());
-            bytes.extend_from_slice(click.target.as_bytes());
-        }
-        Token::Open(open) => {
-            put_context(&mut bytes, &open.message, open.recipient.as_ref(), open.campaign.as_ref());
-        }
-        Token::Ref(reference) => bytes.extend_from_slice(reference.message.as_bytes()),
-    }
-    let mac = key.mac().chain_update(purpose(kind)).chain_update(&bytes).finalize().into_bytes();
-    bytes.extend(mac.iter().take(mac_bytes));
-    BASE64URL_NOPAD.encode(&bytes)
+    let mut text = String::new();
+    sign_onto(&mut text, token, key);
+    text
 }
 
-fn put_context(
-    bytes: &mut Vec<u8>,
-    message: &MessageId,
-    recipient: Option<&Pseudonym>,
-    campaign: Option<&CampaignId>,
-) {
+/// As [`sign`], at the end of a text.
+pub fn sign_onto(text: &mut String, token: &Token, key: &Key) {
+    match token {
+        Token::Click(click) => {
+            let context = Context {
+                message: click.message,
+                recipient: click.recipient,
+                campaign: click.campaign.as_ref(),
+            };
+            sign_click_onto(text, context, click.link, &click.target, key);
+        }
+        Token::Open(open) => {
+            let mut bytes = begin(KIND_OPEN, key);
+            put_context(
+                &mut bytes,
+                Context {
+                    message: open.message,
+                    recipient: open.recipient,
+                    campaign: open.campaign.as_ref(),
+                },
+            );
+            finish(text, bytes, key, KIND_OPEN, MAC_BYTES);
+        }
+        Token::Ref(reference) => {
+            let mut bytes = begin(KIND_REF, key);
+            bytes.extend_from_slice(reference.message.as_bytes());
+            finish(text, bytes, key, KIND_REF, REF_MAC_BYTES);
+        }
+    }
+}
+
+/// Whose link or pixel a token is.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The message that carries it.
+    pub message: MessageId,
+    /// Whose copy it is; absent when several recipients share it.
+    pub recipient: Option<Pseudonym>,
+    /// The message's campaign.
+    pub campaign: Option<&'a CampaignId>,
+}
+
+/// Signs a click token at the end of a text, without a [`Click`] of its own: a newsletter has hundreds of links.
+pub fn sign_click_onto(text: &mut String, context: Context<'_>, link: u16, target: &str, key: &Key) {
+    let mut bytes = begin(KIND_CLICK, key);
+    put_context(&mut bytes, context);
+    bytes.extend_from_slice(&link.to_be_bytes());
+    bytes.extend_from_slice(target.as_bytes());
+    finish(text, bytes, key, KIND_CLICK, MAC_BYTES);
+}
+
+fn begin(kind: u8, key: &Key) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(256);
+    bytes.push(VERSION | kind);
+    bytes.extend_from_slice(&key.id.to_be_bytes());
+    bytes
+}
+
+fn finish(text: &mut String, mut bytes: Vec<u8>, key: &Key, kind: u8, mac_bytes: usize) {
+    let mac = key.mac().chain_update(purpose(kind)).chain_update(&bytes).finalize().into_bytes();
+    bytes.extend_from_slice(mac.get(..mac_bytes).unwrap_or_default());
+    BASE64URL_NOPAD.encode_append(&bytes, text);
+}
+
+fn put_context(bytes: &mut Vec<u8>, context: Context<'_>) {
+    let Context { message, recipient, campaign } = context;
     let mut flags = 0;
     if recipient.is_some() {
         flags |= HAS_RECIPIENT;
@@ -227,7 +268,7 @@ pub fn verify(text: &str, keys: &Keyring) -> Result<Verified, TokenError> {
 /// What is left to read of the signed bytes.
 struct Fields<'a>(&'a [u8]);
 
-type Context = (MessageId, Option<Pseudonym>, Option<CampaignId>);
+type ReadContext = (MessageId, Option<Pseudonym>, Option<CampaignId>);
 
 impl<'a> Fields<'a> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], TokenError> {
@@ -242,7 +283,7 @@ impl<'a> Fields<'a> {
         std::str::from_utf8(head).map_err(|_| TokenError::Layout)
     }
 
-    fn context(&mut self) -> Result<Context, TokenError> {
+    fn context(&mut self) -> Result<ReadContext, TokenError> {
         let [flags] = self.take()?;
         if flags & !(HAS_RECIPIENT | HAS_CAMPAIGN) != 0 {
             return Err(TokenError::Layout);

@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use super::find::{Allowed, Candidate, Found, examine};
 use super::gate::{self, Gate};
 use super::header::Block;
-use super::html::escape_into;
+use super::html::{Quote, escaped};
 use super::lines::{Lines, MAX_LINE_BYTES};
 use super::mime::{self, Kind, Part};
 use super::plan::{Mint, PixelAt, Plan};
@@ -132,9 +132,8 @@ fn pixel_of(
         return Err(Reason::BadPixelTemplate);
     }
     let url = mint.pixel().filter(|url| is_visible_ascii(url)).ok_or(Reason::NotMinted)?;
-    let mut escaped = Vec::with_capacity(url.len());
-    escape_into(&url, super::html::Quote::Double, &mut escaped);
-    let markup = template.replace("{url}", &String::from_utf8_lossy(&escaped)).into_bytes();
+    let url = escaped(url, Quote::Double);
+    let markup = template.replace("{url}", &String::from_utf8_lossy(&url)).into_bytes();
     if markup.len() > MAX_LINE_BYTES {
         return Err(Reason::LineTooLong);
     }
@@ -142,7 +141,7 @@ fn pixel_of(
 }
 
 fn is_visible_ascii(url: &str) -> bool {
-    !url.is_empty() && url.bytes().all(|b| b.is_ascii_graphic())
+    !url.is_empty() && url.bytes().fold(true, |good, byte| good & byte.is_ascii_graphic())
 }
 
 struct Writer<'a> {
@@ -176,7 +175,7 @@ impl Writer<'_> {
         let mut spots = self.spots(index, scan);
         spots.reverse();
         let mut edits = Edits {
-            edits: Vec::new(),
+            edits: Vec::with_capacity(candidates.len() + spots.len()),
             guard: if let Body::Identity(text) = body { Some(LineGuard::new(text)) } else { None },
         };
         for link in candidates {
@@ -192,7 +191,7 @@ impl Writer<'_> {
         if edits.edits.is_empty() {
             return PartWhat::Left(Reason::NoLinks);
         }
-        self.report.patches.extend(body.patch(&edits.edits, self.ending, base));
+        self.report.patches.extend(body.patch(edits.edits, self.ending, base));
         PartWhat::Rewritten
     }
 
@@ -231,11 +230,7 @@ impl Writer<'_> {
             let url = self.mint.link(&link.target, next).filter(|url| is_visible_ascii(url));
             let url = url.ok_or(Reason::NotMinted)?;
             let bytes = match link.quote {
-                Some(quote) => {
-                    let mut bytes = Vec::with_capacity(url.len() + 16);
-                    escape_into(&url, quote, &mut bytes);
-                    bytes
-                }
+                Some(quote) => escaped(url, quote),
                 None => url.into_bytes(),
             };
             if !edits.try_add(link.range.clone(), bytes) {

@@ -158,10 +158,10 @@ fn target_of(
     let Some(value) = charset.decode(raw) else {
         return (String::from_utf8_lossy(raw).into_owned(), Err(Reason::BadText));
     };
-    let Some(value) = decode_references(&value) else {
+    let Some(value) = decode_references(value.as_ref()) else {
         return (value.into_owned(), Err(Reason::UnknownEntity));
     };
-    let link = clean(&value);
+    let link = clean(value);
     let verdict = judge(&link, plan, unsubscribe);
     let target = charset.target(link);
     let verdict = match verdict {

@@ -16,6 +16,7 @@ mod html;
 mod lines;
 mod mime;
 pub mod optout;
+mod pattern;
 mod plan;
 mod reason;
 mod report;
@@ -23,12 +24,12 @@ mod target;
 mod text;
 mod transfer;
 
-pub use plan::{
-    DEFAULT_LOGIN_PATTERNS, DEFAULT_PIXEL, HostRule, LinkPattern, Mint, PatternError, PixelAt, Plan,
-};
+pub use pattern::{DEFAULT_LOGIN_PATTERNS, LinkPatterns};
+pub use plan::{DEFAULT_PIXEL, HostRule, Mint, PatternError, PixelAt, Plan};
 pub use reason::Reason;
 pub use report::{
-    LinkReport, LinkWhat, MAX_REPORTED_LINKS, Outcome, PartReport, PartWhat, Patch, Report, apply, line_of,
+    LinkReport, LinkWhat, MAX_REPORTED_LINKS, Outcome, PartReport, PartWhat, Patch, Report, apply,
+    apply_from, line_of,
 };
 
 /// Decides what to change in a message.

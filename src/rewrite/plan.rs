@@ -2,79 +2,15 @@
 //!
 //! - Layer: decision
 //! - Takes: values that the caller has decided.
-//! - Gives: the plan, host rules and link patterns that the rewriter asks.
+//! - Gives: the plan and host rules that the rewriter asks.
 //! - On failure: a pattern that is no pattern is an error with the text's position, never its content.
 //! - Limits: see the fields of `Plan`.
+
+use super::pattern::LinkPatterns;
 
 /// The pixel as it is by default: loads in webmail, shows nothing, and moves nothing by more than its own pixel.
 pub const DEFAULT_PIXEL: &str = "<img src=\"{url}\" width=\"1\" height=\"1\" alt=\"\" \
      style=\"display:block;width:1px;height:1px;border:0;margin:0;padding:0\">";
-
-/// Links that log in, confirm, reset or unsubscribe: left alone by default.
-pub const DEFAULT_LOGIN_PATTERNS: &[&str] = &[
-    "/login",
-    "/log-in",
-    "/signin",
-    "/sign-in",
-    "/sign_in",
-    "/sso",
-    "/oauth",
-    "/oauth2",
-    "/auth",
-    "/otp",
-    "/2fa",
-    "/mfa",
-    "/magic",
-    "/magic-link",
-    "/magiclink",
-    "/magic_link",
-    "/passwordless",
-    "/one-time",
-    "/onetime",
-    "/password",
-    "/reset",
-    "/reset-password",
-    "/password-reset",
-    "/reset_password",
-    "/password_reset",
-    "/resetpassword",
-    "/passwordreset",
-    "/verify",
-    "/verify-email",
-    "/verify_email",
-    "/verification",
-    "/confirm",
-    "/confirm-email",
-    "/confirmation",
-    "/activate",
-    "/activation",
-    "/invite",
-    "/invitation",
-    "/accept-invitation",
-    "/unsubscribe",
-    "/unsub",
-    "/optout",
-    "/opt-out",
-    "/opt_out",
-    "/abmelden",
-    "/desinscription",
-    "token=",
-    "access_token=",
-    "auth_token=",
-    "login_token=",
-    "reset_token=",
-    "reset_password_token=",
-    "confirmation_token=",
-    "invitation_token=",
-    "verification_token=",
-    "verify_token=",
-    "otp=",
-    "oobcode=",
-    "one_time_code=",
-    "magic=",
-    "ticket=",
-    "unsubscribe=",
-];
 
 /// What may be done to this message; the caller's policy has decided it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,8 +49,8 @@ pub struct Plan {
     pub max_depth: usize,
     /// Hosts that may or may not be tracked; the first rule that matches decides.
     pub host_rules: Vec<HostRule>,
-    /// Links left alone because they log in, confirm or unsubscribe. Default [`DEFAULT_LOGIN_PATTERNS`].
-    pub login_patterns: Vec<LinkPattern>,
+    /// Links left alone because they log in, confirm or unsubscribe. Default [`LinkPatterns::logins`].
+    pub login_patterns: LinkPatterns,
 }
 
 impl Default for Plan {
@@ -137,10 +73,7 @@ impl Default for Plan {
             max_parts: 500,
             max_depth: 20,
             host_rules: Vec::new(),
-            login_patterns: DEFAULT_LOGIN_PATTERNS
-                .iter()
-                .filter_map(|text| LinkPattern::parse(text).ok())
-                .collect(),
+            login_patterns: LinkPatterns::logins(),
         }
     }
 }
@@ -253,51 +186,6 @@ fn ascii_host(host: &str) -> Option<String> {
     idna::domain_to_ascii(host).ok()
 }
 
-/// A pattern of links that are left alone. `/login` is a whole path segment (or several: `/auth/callback`), `token=` the
-/// name of a query parameter, anything else a piece of the path and query. Letter case does not matter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LinkPattern {
-    kind: PatternKind,
-    text: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PatternKind {
-    Segments,
-    Parameter,
-    Piece,
-}
-
-impl LinkPattern {
-    /// Reads a pattern.
-    ///
-    /// # Errors
-    /// When nothing is left to look for.
-    pub fn parse(text: &str) -> Result<Self, PatternError> {
-        let lower = text.trim().to_ascii_lowercase();
-        let (kind, text) = if let Some(segments) = lower.strip_prefix('/') {
-            (PatternKind::Segments, format!("/{}/", segments.trim_end_matches('/')))
-        } else if lower.len() > 1 && lower.ends_with('=') {
-            (PatternKind::Parameter, lower)
-        } else {
-            (PatternKind::Piece, lower)
-        };
-        if text.trim_matches('/').is_empty() {
-            return Err(PatternError { what: "link pattern", why: "nothing to look for" });
-        }
-        Ok(Self { kind, text })
-    }
-
-    /// Whether a link is of this pattern. `path` has a slash at both ends, `query` no question mark; both in lower case.
-    pub(super) fn matches(&self, path: &str, query: &str) -> bool {
-        match self.kind {
-            PatternKind::Segments => path.contains(&self.text),
-            PatternKind::Parameter => query.split(['&', ';']).any(|pair| pair.starts_with(&self.text)),
-            PatternKind::Piece => path.contains(&self.text) || query.contains(&self.text),
-        }
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
@@ -320,22 +208,5 @@ mod tests {
         assert!(!HostRule::permits(&rules, "xn--bcher-kva.example"));
         assert!(!HostRule::permits(&rules, "BÜCHER.example."));
         assert!(HostRule::deny("a.*.b").is_err());
-    }
-
-    #[test]
-    fn patterns_match_whole_segments_and_parameters() {
-        let login = LinkPattern::parse("/login").unwrap();
-        assert!(login.matches("/user/login/", ""));
-        assert!(!login.matches("/blogin/", ""));
-        let token = LinkPattern::parse("token=").unwrap();
-        assert!(token.matches("/", "a=1&token=x"));
-        assert!(!token.matches("/", "mytoken=x"));
-        assert!(LinkPattern::parse("/").is_err());
-        assert!(LinkPattern::parse(" ").is_err());
-    }
-
-    #[test]
-    fn every_default_pattern_is_one() {
-        assert_eq!(Plan::default().login_patterns.len(), DEFAULT_LOGIN_PATTERNS.len());
     }
 }

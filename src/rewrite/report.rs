@@ -129,9 +129,15 @@ impl Report {
 /// The message with the patches applied.
 #[must_use]
 pub fn apply(message: &[u8], patches: &[Patch]) -> Vec<u8> {
+    apply_from(message, 0, patches)
+}
+
+/// As [`apply`], but only what follows `start`, such as the body. Patches before it are ignored.
+#[must_use]
+pub fn apply_from(message: &[u8], start: usize, patches: &[Patch]) -> Vec<u8> {
     let growth: usize = patches.iter().map(|patch| patch.bytes.len()).sum();
-    let mut output = Vec::with_capacity(message.len().saturating_add(growth));
-    let mut at = 0;
+    let mut output = Vec::with_capacity(message.len().saturating_sub(start).saturating_add(growth));
+    let mut at = start;
     for patch in patches {
         let Some(kept) = message.get(at..patch.range.start) else { continue };
         if patch.range.end < patch.range.start || patch.range.end > message.len() {

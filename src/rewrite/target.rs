@@ -7,31 +7,32 @@
 //! - Limits: linear.
 //! - See: WHATWG URL section 4.4
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::html::is_own;
 use super::plan::{HostRule, Plan};
 use super::reason::Reason;
 
-/// Marks of templates that somebody forgot to fill in.
-const TEMPLATE_MARKS: &[&str] = &["{{", "{%", "%%", "*|", "|*", "[[", "<%", "${"];
-
 /// The scheme suffix with which Postal marks links that are not tracked.
 pub(super) const NO_TRACK_SCHEME: &str = "+notrack";
 
+/// The parameter with which a link of some platforms says that it is not to be tracked.
+const OPT_OUT: &str = "disable-tracking=true";
+
 /// A link as a browser would take it: blanks around it cut, tabs and line breaks within removed.
-pub(super) fn clean(value: &str) -> String {
-    let value = value.trim_matches(|c: char| c <= ' ');
-    if value.contains(['\t', '\r', '\n']) {
-        return value.chars().filter(|c| !matches!(c, '\t' | '\r' | '\n')).collect();
+pub(super) fn clean(value: Cow<'_, str>) -> String {
+    let trimmed = value.trim_matches(|c: char| c <= ' ');
+    if trimmed.bytes().fold(false, |found, byte| found | matches!(byte, b'\t' | b'\r' | b'\n')) {
+        return trimmed.chars().filter(|c| !matches!(c, '\t' | '\r' | '\n')).collect();
     }
-    value.to_owned()
+    if trimmed.len() < value.len() { trimmed.to_owned() } else { value.into_owned() }
 }
 
 /// Says why a cleaned link is not tracked, if it is not.
 pub(super) fn judge(link: &str, plan: &Plan, unsubscribe: &HashSet<String>) -> Result<(), Reason> {
     let first = link.bytes().next().ok_or(Reason::EmptyLink)?;
-    if TEMPLATE_MARKS.iter().any(|mark| link.contains(mark)) {
+    if has_template_mark(link) {
         return Err(Reason::Template);
     }
     if first == b'#' {
@@ -45,7 +46,7 @@ pub(super) fn judge(link: &str, plan: &Plan, unsubscribe: &HashSet<String>) -> R
         return Err(Reason::UrlTooLong);
     }
     // C1 controls too: the tracker would refuse what it once signed.
-    if link.chars().any(char::is_control) {
+    if has_control(link) {
         return Err(Reason::BadUrl);
     }
     let authority_len = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
@@ -60,16 +61,44 @@ pub(super) fn judge(link: &str, plan: &Plan, unsubscribe: &HashSet<String>) -> R
     if unsubscribe.contains(link) {
         return Err(Reason::Unsubscribe);
     }
-    let tail = tail.split_once('#').map_or(tail, |(tail, _)| tail).to_ascii_lowercase();
-    let (path, query) = tail.split_once('?').unwrap_or((&tail, ""));
-    if query.split('&').any(|pair| pair == "disable-tracking=true") {
+    let tail = tail.split_once('#').map_or(tail, |(tail, _)| tail);
+    let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
+    if query.len() >= OPT_OUT.len() && query.split('&').any(|pair| pair.eq_ignore_ascii_case(OPT_OUT)) {
         return Err(Reason::LinkOptOut);
     }
-    let path = format!("/{}/", path.trim_matches('/'));
-    if plan.login_patterns.iter().any(|pattern| pattern.matches(&path, query)) {
+    if plan.login_patterns.matches(path, query) {
         return Err(Reason::LoginLink);
     }
     Ok(())
+}
+
+/// Whether a link has a mark of a template that somebody forgot to fill in.
+fn has_template_mark(link: &str) -> bool {
+    let begins = |b: u8| matches!(b, b'{' | b'%' | b'*' | b'|' | b'[' | b'<' | b'$');
+    if !link.bytes().fold(false, |found, byte| found | begins(byte)) {
+        return false;
+    }
+    let mut pairs = link.bytes().zip(link.bytes().skip(1));
+    pairs.any(|pair| {
+        matches!(
+            pair,
+            (b'{', b'{' | b'%')
+                | (b'%', b'%')
+                | (b'*', b'|')
+                | (b'|', b'*')
+                | (b'[', b'[')
+                | (b'<', b'%')
+                | (b'$', b'{')
+        )
+    })
+}
+
+fn has_control(link: &str) -> bool {
+    if link.is_ascii() {
+        link.bytes().fold(false, |found, byte| found | byte.is_ascii_control())
+    } else {
+        link.chars().any(char::is_control)
+    }
 }
 
 /// What follows `http://` or `https://`.
@@ -80,12 +109,11 @@ fn after_scheme(link: &str) -> Result<&str, Reason> {
     let Some(rest) = rest.strip_prefix(':').filter(|_| starts_with_letter) else {
         return Err(Reason::Relative);
     };
-    let scheme = scheme.to_ascii_lowercase();
-    match scheme.as_str() {
-        "http" | "https" => rest.strip_prefix("//").ok_or(Reason::BadUrl),
-        "http+notrack" | "https+notrack" => Err(Reason::LinkOptOut),
-        _ => Err(Reason::OtherScheme),
+    let is = |word: &str| scheme.eq_ignore_ascii_case(word);
+    if is("http") || is("https") {
+        return rest.strip_prefix("//").ok_or(Reason::BadUrl);
     }
+    Err(if is("http+notrack") || is("https+notrack") { Reason::LinkOptOut } else { Reason::OtherScheme })
 }
 
 /// The host of an authority without user name, if it can be one.
@@ -96,12 +124,12 @@ pub(super) fn host_of(authority: &str) -> Option<&str> {
     };
     let port_is_fine = port.is_empty()
         || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()));
-    let is_host = |c: char| c.is_ascii_alphanumeric() || !c.is_ascii() || "-._%~!$&'()*+,;=".contains(c);
+    let is_host = |b: u8| b.is_ascii_alphanumeric() || !b.is_ascii() || b"-._%~!$&'()*+,;=".contains(&b);
     let host_is_fine = match host.strip_prefix('[') {
         Some(inner) => inner.strip_suffix(']').is_some_and(|ip| {
             ip.contains(':') && ip.bytes().all(|b| b.is_ascii_hexdigit() || b":.".contains(&b))
         }),
-        None => !host.is_empty() && host.chars().all(is_host),
+        None => !host.is_empty() && host.bytes().all(is_host),
     };
     (port_is_fine && host_is_fine).then_some(host)
 }
@@ -112,7 +140,7 @@ mod tests {
 
     fn judged(link: &str) -> Result<(), Reason> {
         let plan = Plan { own_prefixes: vec!["https://t.example.org/c".to_owned()], ..Plan::default() };
-        judge(&clean(link), &plan, &HashSet::from(["https://e.com/leave".to_owned()]))
+        judge(&clean(link.into()), &plan, &HashSet::from(["https://e.com/leave".to_owned()]))
     }
 
     #[test]

@@ -154,8 +154,14 @@ const LATIN_1: [&str; 96] = [
     "uacute", "ucirc", "uuml", "yacute", "thorn", "yuml",
 ];
 
-/// Writes a URL as an attribute value that is quoted as the one it replaces.
-pub(in crate::rewrite) fn escape_into(url: &str, quote: Quote, out: &mut Vec<u8>) {
+/// A URL as an attribute value that is quoted as the one it replaces.
+pub(in crate::rewrite) fn escaped(url: String, quote: Quote) -> Vec<u8> {
+    let special = |b: u8| matches!(b, b'&' | b'"' | b'\'' | b'<' | b'>' | b'`');
+    // Without a way out early, so that it is done many bytes at a time.
+    if !url.bytes().fold(false, |found, byte| found | special(byte)) {
+        return url.into_bytes();
+    }
+    let mut out = Vec::with_capacity(url.len() + 16);
     let needs_quotes =
         quote == Quote::None && url.bytes().any(|b| matches!(b, b'"' | b'\'' | b'<' | b'>' | b'`'));
     if needs_quotes {
@@ -174,6 +180,7 @@ pub(in crate::rewrite) fn escape_into(url: &str, quote: Quote, out: &mut Vec<u8>
     if needs_quotes {
         out.push(b'"');
     }
+    out
 }
 
 #[cfg(test)]
@@ -198,6 +205,16 @@ mod tests {
         ] {
             assert_eq!(decode(value).as_deref(), Some(expected), "{value}");
         }
+    }
+
+    #[test]
+    fn urls_are_written_for_their_quotes() {
+        let of = |url: &str, quote| String::from_utf8(escaped(url.to_owned(), quote)).unwrap_or_default();
+        assert_eq!(of("https://t/c/x", Quote::None), "https://t/c/x");
+        assert_eq!(of("https://t/?a=1&b='", Quote::Single), "https://t/?a=1&amp;b=&#39;");
+        assert_eq!(of("https://t/?a=\"", Quote::Double), "https://t/?a=&quot;");
+        assert_eq!(of("https://t/?a&b", Quote::None), "https://t/?a&amp;b");
+        assert_eq!(of("https://t/`", Quote::None), "\"https://t/`\"");
     }
 
     #[test]

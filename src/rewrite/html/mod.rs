@@ -11,6 +11,6 @@ mod entity;
 mod scan;
 mod tag;
 
-pub(super) use entity::{decode_references, escape_into};
+pub(super) use entity::{decode_references, escaped};
 pub(super) use scan::{Anchor, Scan, is_own, scan};
 pub(super) use tag::Quote;

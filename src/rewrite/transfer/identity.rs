@@ -17,8 +17,8 @@ use super::Edit;
 use crate::rewrite::lines::MAX_LINE_BYTES;
 use crate::rewrite::report::Patch;
 
-pub(super) fn patch(edits: &[Edit]) -> Vec<Patch> {
-    edits.iter().map(|edit| Patch { range: edit.range.clone(), bytes: edit.bytes.clone() }).collect()
+pub(super) fn patch(edits: Vec<Edit>) -> Vec<Patch> {
+    edits.into_iter().map(|Edit { range, bytes }| Patch { range, bytes }).collect()
 }
 
 /// Keeps the length of the current line while edits are accepted in order.

@@ -72,11 +72,11 @@ impl<'m> Body<'m> {
 
     /// Patches to the encoded body, whose first byte has the offset `base`, that make the edits, which are in order and
     /// do not overlap.
-    pub(super) fn patch(&self, edits: &[Edit], ending: &[u8], base: usize) -> Vec<Patch> {
+    pub(super) fn patch(&self, edits: Vec<Edit>, ending: &[u8], base: usize) -> Vec<Patch> {
         let mut patches = match self {
             Self::Identity(_) => identity::patch(edits),
-            Self::QuotedPrintable(body) => body.patch(edits, ending),
-            Self::Base64(body) => body.patch(edits, ending),
+            Self::QuotedPrintable(body) => body.patch(&edits, ending),
+            Self::Base64(body) => body.patch(&edits, ending),
         };
         for patch in &mut patches {
             patch.range = patch.range.start + base..patch.range.end + base;
@@ -125,7 +125,7 @@ mod tests {
         ) {
             if let Ok(body) = Body::decode(raw.as_bytes(), "quoted-printable") {
                 let edits = edits_within(body.text(), &cuts);
-                let output = apply(raw.as_bytes(), &body.patch(&edits, b"\r\n", 0));
+                let output = apply(raw.as_bytes(), &body.patch(edits.clone(), b"\r\n", 0));
                 let again = Body::decode(&output, "quoted-printable").unwrap();
                 prop_assert_eq!(again.text(), edited(body.text(), &edits));
                 let longest = |text: &[u8]| text.split(|b| *b == b'\n').map(|l| l.trim_ascii_end().len()).max();
@@ -148,7 +148,7 @@ mod tests {
             let body = Body::decode(&raw, "base64").unwrap();
             prop_assert_eq!(body.text(), &text[..]);
             let edits = edits_within(&text, &cuts);
-            let output = apply(&raw, &body.patch(&edits, b"\r\n", 0));
+            let output = apply(&raw, &body.patch(edits.clone(), b"\r\n", 0));
             let again = Body::decode(&output, "base64").unwrap();
             prop_assert_eq!(again.text(), edited(&text, &edits));
             if let Some(first) = edits.first() {
