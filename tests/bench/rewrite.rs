@@ -1,10 +1,13 @@
-//! A newsletter of 64 KB with 200 links, rewritten and signed: mailtap's whole decision on the message against `lol_html` doing
-//! the same work on the HTML alone.
+//! Rewriting and signing: mailtap's whole decision on a message.
 //!
-//! `cargo bench --bench rewrite`; compare the two figures of one run.
+//! - `newsletter-64k-200-links`: against `lol_html` doing the same work on the HTML alone; compare the two of one run
+//! - `few-links`: messages of 1 KB to 10 MB with one link a 64 KB; what is looked at must cost as little as can be
+//! - `hostile`: input that would hurt if anything were worse than linear; the throughput must not fall with the size
+//!
+//! `cargo bench --bench rewrite [-- GROUP]`
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use lol_html::{RewriteStrSettings, element, rewrite_str};
 use mailtap::consent::{Consent, Fixed};
 use mailtap::filter::decide::{Decision, Envelope, Means, Policy, decide};
@@ -35,48 +38,83 @@ fn ring() -> Keyring {
     Keyring::new([7; 32], Timestamp::from_secs(1))
 }
 
-fn by_mailtap(criterion: &mut Criterion) {
-    let html = html();
-    let message = format!(
+fn message(html: &str) -> String {
+    format!(
         "From: a@example.org\r\nMIME-Version: 1.0\r\nContent-Type: text/html; charset=utf-8\r\n\r\n{html}"
-    );
-    let policy = Policy {
-        sender_domains: vec!["example.org".into()],
-        share: true,
-        campaign_headers: Vec::new(),
-        campaign_rules: Vec::new(),
-        tracking_url: "https://t.example.org/".into(),
-        max_url_bytes: 2_000,
-        plan: Plan { own_prefixes: vec!["https://t.example.org/".into()], ..Plan::default() },
-    };
-    let ring = ring();
-    let pseudonyms = PseudonymKey::new(&[9; 32]);
-    let consents = Fixed { clicks: Consent::Granted, opens: Consent::Granted };
-    let recipients = ["ann@example.net".to_owned()];
-    let means = Means {
-        policy: &policy,
-        ring: &ring,
-        pseudonyms: &pseudonyms,
-        consents: &consents,
-        now: Timestamp::from_secs(1_795_000_000),
-        random: 1,
-    };
-    let envelope = Envelope { sender: "news@example.org", recipients: &recipients };
+    )
+}
+
+/// All that a decision draws on.
+struct Site {
+    policy: Policy,
+    ring: Keyring,
+    pseudonyms: PseudonymKey,
+    consents: Fixed,
+    recipients: [String; 1],
+}
+
+impl Site {
+    fn new() -> Self {
+        let plan = Plan {
+            own_prefixes: vec!["https://t.example.org/c/".into(), "https://t.example.org/o/".into()],
+            max_message_bytes: 128 << 20,
+            ..Plan::default()
+        };
+        Self {
+            policy: Policy {
+                sender_domains: vec!["example.org".into()],
+                share: true,
+                campaign_headers: Vec::new(),
+                campaign_rules: Vec::new(),
+                tracking_url: "https://t.example.org/".into(),
+                max_url_bytes: 2_000,
+                plan,
+            },
+            ring: ring(),
+            pseudonyms: PseudonymKey::new(&[9; 32]),
+            consents: Fixed { clicks: Consent::Granted, opens: Consent::Granted },
+            recipients: ["ann@example.net".to_owned()],
+        }
+    }
+
+    fn means(&self) -> Means<'_> {
+        Means {
+            policy: &self.policy,
+            ring: &self.ring,
+            pseudonyms: &self.pseudonyms,
+            consents: &self.consents,
+            now: Timestamp::from_secs(1_795_000_000),
+            random: 1,
+        }
+    }
+
+    fn decide(&self, message: &str) -> Decision {
+        let envelope = Envelope { sender: "news@example.org", recipients: &self.recipients };
+        decide(message.as_bytes(), envelope, &self.means())
+    }
+
+    /// The links that were rewritten, and the message as it goes out.
+    fn rewrite(&self, message: &str) -> (usize, Vec<u8>) {
+        match self.decide(message) {
+            Decision::Track(tracked) => (tracked.report.tracked.into(), tracked.apply(message.as_bytes())),
+            Decision::Pass(..) => panic!("not tracked"),
+        }
+    }
+}
+
+fn newsletter(criterion: &mut Criterion) {
+    let html = html();
+    let message = message(&html);
+    let site = Site::new();
+    assert_eq!(site.rewrite(&message).0, LINKS);
+    let (means, ring, pseudonyms) = (site.means(), &site.ring, &site.pseudonyms);
     let mut group = criterion.benchmark_group("newsletter-64k-200-links");
     group.throughput(Throughput::Bytes(html.len() as u64));
-    group.bench_function("mailtap", |bencher| {
-        bencher.iter(|| match decide(message.as_bytes(), envelope, &means) {
-            Decision::Track(tracked) => {
-                assert_eq!(usize::from(tracked.report.tracked), LINKS);
-                tracked.apply(message.as_bytes())
-            }
-            Decision::Pass(..) => panic!("not tracked"),
-        });
-    });
+    group.bench_function("mailtap", |bencher| bencher.iter(|| site.rewrite(&message)));
     group.bench_function("lol_html-hmac", |bencher| {
         let key = ring.by_id(1).unwrap();
         let id = MessageId::new(means.now, 1);
-        let recipient = Some(pseudonyms.pseudonym("ann@example.net"));
+        let recipient = Some(pseudonyms.pseudonym(&site.recipients[0]));
         bencher.iter(|| {
             let mut link = 0;
             let handler = element!("a[href], area[href]", |element| {
@@ -101,5 +139,68 @@ fn by_mailtap(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, by_mailtap);
+/// Text of so many bytes with a link in every 64 KB.
+fn few_links(bytes: usize) -> String {
+    let paragraph = "<p>Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor incididunt.</p>\r\n";
+    let mut html = String::with_capacity(bytes + 200);
+    while html.len() < bytes {
+        html.push_str("<a href=\"https://www.example.org/shop\">x</a>\r\n");
+        let end = bytes.min(html.len() + 64 * 1024);
+        while html.len() < end {
+            html.push_str(paragraph);
+        }
+    }
+    html
+}
+
+fn sizes(criterion: &mut Criterion) {
+    let site = Site::new();
+    let mut group = criterion.benchmark_group("few-links");
+    group.sample_size(20);
+    for kilobytes in [1, 16, 64, 256, 1_024, 10_240] {
+        let message = message(&few_links(kilobytes * 1_024));
+        group.throughput(Throughput::Bytes(message.len() as u64));
+        group.bench_function(BenchmarkId::from_parameter(format!("{kilobytes}-KiB")), |bencher| {
+            bencher.iter(|| site.rewrite(&message));
+        });
+    }
+    group.finish();
+}
+
+/// Repeats a piece, one line each, up to so many bytes.
+fn repeated(piece: &str, bytes: usize) -> String {
+    format!("{piece}\r\n").repeat(bytes / (piece.len() + 2))
+}
+
+/// A way to make hostile HTML of so many bytes.
+type Hostile = (&'static str, fn(usize) -> String);
+
+const HOSTILE: &[Hostile] = &[
+    ("links", |bytes| repeated("<a href=\"https://e.org/a\">x</a>", bytes)),
+    ("attributes", |bytes| format!("<a {} href=\"https://e.org/\">x</a>", repeated("a=b", bytes))),
+    ("nesting", |bytes| repeated("<div>", bytes)),
+    ("open-quotes", |bytes| repeated("<a href=\"https://e.org/", bytes)),
+    ("open-comments", |bytes| repeated("<!-- <!--[if mso]>", bytes)),
+    ("open-tags", |bytes| repeated("<", bytes)),
+    ("references", |bytes| repeated("<a href=\"https://e.org/?&amp;&amp;&amp;&amp;&amp;&copy\">", bytes)),
+    ("raw-text", |bytes| repeated("<style></styl", bytes)),
+];
+
+fn hostile(criterion: &mut Criterion) {
+    let site = Site::new();
+    let mut group = criterion.benchmark_group("hostile");
+    group.sample_size(10);
+    for (name, make) in HOSTILE {
+        for megabytes in [1, 4, 16] {
+            let message = message(&make(megabytes << 20));
+            group.throughput(Throughput::Bytes(message.len() as u64));
+            group.bench_function(BenchmarkId::new(*name, format!("{megabytes}-MiB")), |bencher| {
+                bencher.iter(|| site.decide(&message));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, newsletter, sizes, hostile);
 criterion_main!(benches);
