@@ -39,6 +39,8 @@ pub(super) fn policy(config: &Config) -> std::result::Result<Policy, PatternErro
         text: raw.text_links,
         own_prefixes: own_prefixes(config),
         pixel_template: raw.pixel.clone(),
+        amp: raw.amp_parts,
+        https: config.tracking_url.starts_with("https://"),
         conditional_comments: raw.outlook_comments,
         skip_visible_url: raw.skip_visible_urls,
         rewrite_dkim_signed: raw.rewrite_dkim_signed,

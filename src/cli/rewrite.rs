@@ -19,7 +19,7 @@ use super::via_milter;
 use crate::config::Config;
 use crate::filter::decide::{self, Decision, Envelope, Means};
 use crate::keys::{self, Keys};
-use crate::rewrite::{LinkWhat, PartWhat, Report, line_of};
+use crate::rewrite::{LinkWhat, PartWhat, Reason, Report, line_of};
 use crate::service::clock;
 
 /// Rewrite one message from standard input, just as the milter does.
@@ -165,12 +165,15 @@ fn as_text(decision: &Decision, message: &[u8]) -> String {
         let _ =
             writeln!(text, "line {:<5} {}\n           {what}", line_of(message, link.offset), link.target);
     }
-    let _ = match &report.pixel {
-        Ok(part) => {
-            writeln!(text, "pixel      in part {}", report.parts.get(*part).map_or("", |part| &part.path))
-        }
-        Err(reason) => writeln!(text, "pixel      {}: {}", paint(CARE, "none"), reason.explain()),
-    };
+    for (name, pixel) in [("pixel", Some(&report.pixel)), ("AMP pixel", report.amp_pixel.as_ref())] {
+        let _ = match pixel {
+            Some(Ok(part)) => {
+                writeln!(text, "{name:<10} in part {}", report.parts.get(*part).map_or("", |part| &part.path))
+            }
+            Some(Err(reason)) => writeln!(text, "{name:<10} {}: {}", paint(CARE, "none"), reason.explain()),
+            None => Ok(()),
+        };
+    }
     text
 }
 
@@ -207,9 +210,11 @@ fn as_json(decision: &Decision, message: &[u8]) -> Value {
                     "number": link.number, "reason": reason })
         })
         .collect();
-    object["pixel"] = match &report.pixel {
+    let pixel = |pixel: &std::result::Result<usize, Reason>| match pixel {
         Ok(part) => json!({ "part": part_of(*part) }),
         Err(reason) => json!({ "part": null, "reason": reason.as_str() }),
     };
+    object["pixel"] = pixel(&report.pixel);
+    object["amp_pixel"] = report.amp_pixel.as_ref().map_or(Value::Null, pixel);
     object
 }

@@ -131,6 +131,8 @@ table! {
         opens: bool = true,
         /// Rewrite links in text/plain too.
         text_links: bool = false,
+        /// Rewrite AMP parts too; never done when the tracking URL is http.
+        amp_parts: bool = true,
         /// Rewrite mail that carries a DKIM signature already (which breaks it).
         rewrite_dkim_signed: bool = false,
         /// Rewrite links in Outlook's conditional comments.

@@ -225,7 +225,7 @@ fn decide_or_pass(message: &[u8], envelope: Envelope<'_>, means: &Means<'_>) -> 
         recipient,
         sender_domain: delivery::sender_domain(sender.as_bytes()),
         links: Some(report.tracked.into()),
-        pixel: Some(report.pixel.is_ok()),
+        pixel: Some(report.has_pixel()),
         recipients: u32::try_from(recipients.len()).ok(),
         ..Data::default()
     };

@@ -191,7 +191,7 @@ impl About {
             reason,
             id: tracked.map(|tracked| tracked.id),
             links: sent.map_or(0, |tracked| tracked.report.tracked.into()),
-            pixel: sent.is_some_and(|tracked| tracked.report.pixel.is_ok()),
+            pixel: sent.is_some_and(|tracked| tracked.report.has_pixel()),
             recipients: self.recipients,
             took: self.started.elapsed(),
         }

@@ -10,12 +10,13 @@
 
 use std::collections::HashSet;
 
-use super::find::{Allowed, Candidate, Found, examine};
+use super::find::{Allowed, Candidate, Flavour, Found, examine};
 use super::gate::{self, Gate};
 use super::header::Block;
-use super::html::{Quote, escaped};
-use super::lines::{Lines, MAX_LINE_BYTES};
+use super::html::{Scan, escaped};
+use super::lines::Lines;
 use super::mime::{self, Kind, Part};
+use super::pixel::{Pixels, is_visible_ascii};
 use super::plan::{Mint, PixelAt, Plan};
 use super::reason::Reason;
 use super::report::{LinkReport, LinkWhat, Outcome, PartReport, PartWhat, Report};
@@ -54,23 +55,21 @@ pub(super) fn run(message: &[u8], plan: &Plan, mint: &mut dyn Mint) -> Result<Re
     for part in &parts {
         found.push(examine(message, part, plan, allowed, &unsubscribe)?);
     }
-    cover_text(&mut found);
-    let (url, pixel) = match pixel_of(&found, plan, allowed, mint) {
-        Ok((index, markup)) => (Some(markup), Ok(index)),
-        Err(reason) => (None, Err(reason)),
-    };
+    cover_alternatives(&mut found);
+    let pixels = Pixels::of(&found, plan, allowed, mint);
     let mut report = Report::unchanged(Reason::NothingToRewrite);
     report.opt_out = opt_out;
-    report.pixel = pixel;
+    report.pixel = pixels.html.as_ref().map(|pixel| pixel.part).map_err(|reason| *reason);
     // Links that are ours already count: a second run must not go on where the first one stopped.
     let ours = found.iter().flatten().flat_map(|part| &part.candidates);
     let ours = ours.filter(|link| link.verdict == Err(Reason::AlreadyTracked)).count();
     let budget = plan.max_links.saturating_sub(u16::try_from(ours).unwrap_or(u16::MAX));
-    let mut writer = Writer { plan, mint, ending: lines.ending, budget, pixel: url, report };
+    let mut writer = Writer { plan, mint, ending: lines.ending, budget, pixels, report };
     for (index, (part, found)) in parts.into_iter().zip(found).enumerate() {
         writer.part(index, part, found);
     }
     let mut report = writer.report;
+    report.amp_pixel = writer.pixels.amp.map(|pixel| pixel.map(|pixel| pixel.part));
     let mut at = block.body;
     for patch in &report.patches {
         if patch.range.start < at || patch.range.end < patch.range.start || patch.range.end > message.len() {
@@ -87,8 +86,8 @@ pub(super) fn run(message: &[u8], plan: &Plan, mint: &mut dyn Mint) -> Result<Re
     Ok(report)
 }
 
-/// A link's opt-out in the HTML covers the same URL in the text.
-fn cover_text(found: &mut [Result<Found<'_>, Reason>]) {
+/// A link's opt-out in the HTML covers the same URL in the text, and in AMP, whose rules forbid most of the attributes.
+fn cover_alternatives(found: &mut [Result<Found<'_>, Reason>]) {
     let opted_out: HashSet<String> = found
         .iter()
         .flatten()
@@ -99,49 +98,12 @@ fn cover_text(found: &mut [Result<Found<'_>, Reason>]) {
     if opted_out.is_empty() {
         return;
     }
-    for link in found.iter_mut().flatten().flat_map(|part| &mut part.candidates) {
-        if link.quote.is_none() && link.verdict.is_ok() && opted_out.contains(&link.target) {
+    let alternatives = found.iter_mut().flatten().filter(|part| part.flavour != Flavour::Html);
+    for link in alternatives.flat_map(|part| &mut part.candidates) {
+        if link.verdict.is_ok() && opted_out.contains(&link.target) {
             link.verdict = Err(Reason::LinkOptOut);
         }
     }
-}
-
-/// The part that gets the pixel, and its markup.
-fn pixel_of(
-    found: &[Result<Found<'_>, Reason>],
-    plan: &Plan,
-    allowed: Allowed,
-    mint: &mut dyn Mint,
-) -> Result<(usize, Vec<u8>), Reason> {
-    if !allowed.opens {
-        return Err(Reason::OpensOff);
-    }
-    let scans = || {
-        let parts = found.iter().enumerate();
-        parts.filter_map(|(index, part)| Some((index, part.as_ref().ok()?.scan.as_ref()?)))
-    };
-    if scans().any(|(_, scan)| scan.own_pixel) {
-        return Err(Reason::AlreadyTracked);
-    }
-    if scans().next().is_none() {
-        return Err(Reason::NothingToRewrite);
-    }
-    let (index, _) = scans().rfind(|(_, scan)| scan.end.is_some()).ok_or(Reason::UnclosedMarkup)?;
-    let template = &plan.pixel_template;
-    if !template.contains("{url}") || !template.bytes().all(|b| matches!(b, b' '..=b'~')) {
-        return Err(Reason::BadPixelTemplate);
-    }
-    let url = mint.pixel().filter(|url| is_visible_ascii(url)).ok_or(Reason::NotMinted)?;
-    let url = escaped(url, Quote::Double);
-    let markup = template.replace("{url}", &String::from_utf8_lossy(&url)).into_bytes();
-    if markup.len() > MAX_LINE_BYTES {
-        return Err(Reason::LineTooLong);
-    }
-    Ok((index, markup))
-}
-
-fn is_visible_ascii(url: &str) -> bool {
-    !url.is_empty() && url.bytes().fold(true, |good, byte| good & byte.is_ascii_graphic())
 }
 
 struct Writer<'a> {
@@ -150,7 +112,7 @@ struct Writer<'a> {
     ending: &'static [u8],
     /// How many links may be tracked.
     budget: u16,
-    pixel: Option<Vec<u8>>,
+    pixels: Pixels,
     report: Report,
 }
 
@@ -170,23 +132,24 @@ impl Writer<'_> {
     }
 
     fn found(&mut self, index: usize, base: usize, found: Found<'_>) -> PartWhat {
-        let Found { body, candidates, more, scan } = found;
+        let Found { flavour, body, candidates, more, scan } = found;
         self.report.unlisted_links += more;
-        let mut spots = self.spots(index, scan);
+        let mut spots = self.spots(index, flavour, scan);
         spots.reverse();
         let mut edits = Edits {
             edits: Vec::with_capacity(candidates.len() + spots.len()),
             guard: if let Body::Identity(text) = body { Some(LineGuard::new(text)) } else { None },
+            room: (flavour == Flavour::Amp).then(|| self.pixels.amp_room(body.text().len())),
         };
         for link in candidates {
-            while let Some(spot) = spots.pop_if(|spot| *spot <= link.range.start) {
-                self.insert_pixel(spot, &mut edits);
+            while let Some((spot, markup)) = spots.pop_if(|(spot, _)| *spot <= link.range.start) {
+                edits.add_pixel(spot, markup, self.ending);
             }
             let offset = base + body.locate(link.range.start);
             self.link(index, offset, link, &mut edits);
         }
-        while let Some(spot) = spots.pop() {
-            self.insert_pixel(spot, &mut edits);
+        while let Some((spot, markup)) = spots.pop() {
+            edits.add_pixel(spot, markup, self.ending);
         }
         if edits.edits.is_empty() {
             return PartWhat::Left(Reason::NoLinks);
@@ -196,28 +159,17 @@ impl Writer<'_> {
     }
 
     /// Where the pixel goes in a part, in the order of the text.
-    fn spots(&self, index: usize, scan: Option<super::html::Scan>) -> Vec<usize> {
-        if self.report.pixel != Ok(index) {
-            return Vec::new();
-        }
+    fn spots(&self, index: usize, flavour: Flavour, scan: Option<Scan>) -> Vec<(usize, Vec<u8>)> {
+        let Some(markup) = self.pixels.markup(index) else { return Vec::new() };
         let Some((end, scan)) = scan.and_then(|scan| Some((scan.end?, scan))) else { return Vec::new() };
-        match (self.plan.pixel_at, scan.body_start.filter(|start| *start < end)) {
+        // AMP is shown whole or not at all: there is no clipped message to think of.
+        let at = if flavour == Flavour::Amp { PixelAt::End } else { self.plan.pixel_at };
+        let spots = match (at, scan.body_start.filter(|start| *start < end)) {
             (PixelAt::End, _) | (_, None) => vec![end],
             (PixelAt::Top, Some(start)) => vec![start],
             (PixelAt::Both, Some(start)) => vec![start, end],
-        }
-    }
-
-    fn insert_pixel(&self, spot: usize, edits: &mut Edits<'_>) {
-        let Some(markup) = &self.pixel else { return };
-        if edits.try_add(spot..spot, markup.clone()) {
-            return;
-        }
-        // On a line of its own: a line break is a blank to HTML.
-        let mut bytes = self.ending.to_vec();
-        bytes.extend_from_slice(markup);
-        bytes.extend_from_slice(self.ending);
-        edits.add_lines(spot, bytes);
+        };
+        spots.into_iter().map(|spot| (spot, markup.to_vec())).collect()
     }
 
     fn link(&mut self, part: usize, offset: usize, link: Candidate, edits: &mut Edits<'_>) {
@@ -233,6 +185,7 @@ impl Writer<'_> {
                 Some(quote) => escaped(url, quote),
                 None => url.into_bytes(),
             };
+            edits.take_room(link.range.len(), bytes.len())?;
             if !edits.try_add(link.range.clone(), bytes) {
                 return Err(Reason::LineTooLong);
             }
@@ -258,6 +211,8 @@ impl Writer<'_> {
 struct Edits<'t> {
     edits: Vec<Edit>,
     guard: Option<LineGuard<'t>>,
+    /// How many bytes links may add, where the size of the part is limited.
+    room: Option<usize>,
 }
 
 impl Edits<'_> {
@@ -267,6 +222,24 @@ impl Edits<'_> {
         }
         self.edits.push(Edit { range, bytes });
         true
+    }
+
+    /// Takes what a link adds from the room there is.
+    fn take_room(&mut self, old_len: usize, new_len: usize) -> Result<(), Reason> {
+        if let Some(room) = &mut self.room {
+            let growth = new_len.saturating_sub(old_len);
+            *room = room.checked_sub(growth).ok_or(Reason::AmpTooBig)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a pixel, on a line of its own if need be: a line break is a blank to HTML.
+    fn add_pixel(&mut self, spot: usize, markup: Vec<u8>, ending: &[u8]) {
+        if self.guard.as_mut().is_none_or(|guard| guard.accept(&(spot..spot), markup.len())) {
+            self.edits.push(Edit { range: spot..spot, bytes: markup });
+        } else {
+            self.add_lines(spot, [ending, &markup, ending].concat());
+        }
     }
 
     /// Adds whole lines, which split the line they are put into.

@@ -31,6 +31,14 @@ pub(super) struct Allowed {
     pub(super) opens: bool,
 }
 
+/// What kind of text a part is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flavour {
+    Plain,
+    Html,
+    Amp,
+}
+
 /// A link that may be rewritten.
 #[derive(Debug)]
 pub(super) struct Candidate {
@@ -47,6 +55,7 @@ pub(super) struct Candidate {
 /// A part that was examined.
 #[derive(Debug)]
 pub(super) struct Found<'m> {
+    pub(super) flavour: Flavour,
     pub(super) body: Body<'m>,
     pub(super) candidates: Vec<Candidate>,
     pub(super) more: usize,
@@ -77,6 +86,8 @@ pub(super) fn examine<'m>(
     Ok(match part.kind {
         Kind::Plain if !allowed.text => Err(Reason::TextOff),
         Kind::Plain => plain(body, part, plan, unsubscribe),
+        Kind::Amp if !plan.amp => Err(Reason::AmpOff),
+        Kind::Amp if !plan.https => Err(Reason::AmpNeedsHttps),
         _ => html(body, part, plan, allowed, unsubscribe),
     })
 }
@@ -118,7 +129,7 @@ fn plain<'m>(
             strip,
         });
     }
-    Ok(Found { body, candidates, more, scan: None })
+    Ok(Found { flavour: Flavour::Plain, body, candidates, more, scan: None })
 }
 
 fn html<'m>(
@@ -143,7 +154,8 @@ fn html<'m>(
         let strip = strip_of(body.text(), &anchor.value, verdict);
         candidates.push(Candidate { range: anchor.value, quote: Some(anchor.quote), target, verdict, strip });
     }
-    Ok(Found { body, candidates, more: scan.more_anchors, scan: Some(scan) })
+    let flavour = if part.kind == Kind::Amp { Flavour::Amp } else { Flavour::Html };
+    Ok(Found { flavour, body, candidates, more: scan.more_anchors, scan: Some(scan) })
 }
 
 /// Where an anchor leads, and whether it may be tracked.

@@ -43,6 +43,8 @@ pub(super) enum Kind {
     Html,
     /// Plain text that the reader sees.
     Plain,
+    /// AMP HTML that the reader sees instead of the HTML.
+    Amp,
     /// Something that is not touched.
     Other(Reason),
 }
@@ -203,7 +205,7 @@ fn kind_of(media: &str, attached: bool, seen: bool) -> Kind {
         _ if !seen => Reason::NotABody,
         "text/html" => return Kind::Html,
         "text/plain" => return Kind::Plain,
-        "text/x-amp-html" => Reason::Amp,
+        "text/x-amp-html" => return Kind::Amp,
         _ if media.starts_with("multipart/") => Reason::UnknownMultipart,
         _ => Reason::NotText,
     };

@@ -17,6 +17,7 @@ mod lines;
 mod mime;
 pub mod optout;
 mod pattern;
+mod pixel;
 mod plan;
 mod reason;
 mod report;

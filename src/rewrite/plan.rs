@@ -27,6 +27,10 @@ pub struct Plan {
     pub pixel_template: String,
     /// Where the pixel goes. Default at the end.
     pub pixel_at: PixelAt,
+    /// AMP parts are rewritten too. Default true.
+    pub amp: bool,
+    /// Tracking URLs are https, without which AMP parts are left alone. Default true.
+    pub https: bool,
     /// Links inside Outlook's conditional comments, and VML there, are links too. Default true.
     pub conditional_comments: bool,
     /// Leaves a link alone when its text is its own address. Default false.
@@ -62,6 +66,8 @@ impl Default for Plan {
             own_prefixes: Vec::new(),
             pixel_template: DEFAULT_PIXEL.to_owned(),
             pixel_at: PixelAt::End,
+            amp: true,
+            https: true,
             conditional_comments: true,
             skip_visible_url: false,
             rewrite_dkim_signed: false,

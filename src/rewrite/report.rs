@@ -99,6 +99,8 @@ pub struct Report {
     pub unlisted_links: usize,
     /// The part that got the pixel, as an index of `parts`, or why there is none.
     pub pixel: Result<usize, Reason>,
+    /// The AMP part that got a pixel of the same URL, or why there is none; `None` when no AMP part could have one.
+    pub amp_pixel: Option<Result<usize, Reason>>,
     /// What the message's headers ask for.
     pub opt_out: MessageOptOut,
 }
@@ -113,8 +115,15 @@ impl Report {
             tracked: 0,
             unlisted_links: 0,
             pixel: Err(reason),
+            amp_pixel: None,
             opt_out: MessageOptOut::default(),
         }
+    }
+
+    /// Whether any part got a pixel.
+    #[must_use]
+    pub fn has_pixel(&self) -> bool {
+        self.pixel.is_ok() || self.amp_pixel.is_some_and(|pixel| pixel.is_ok())
     }
 
     pub(super) fn left_alone(reason: Reason) -> Self {

@@ -68,6 +68,11 @@ fn summary(report: &Report) -> String {
         Ok(part) => writeln!(text, "pixel {}", path(part)),
         Err(reason) => writeln!(text, "pixel none {reason}"),
     };
+    let _ = match report.amp_pixel {
+        Some(Ok(part)) => writeln!(text, "amp pixel {}", path(part)),
+        Some(Err(reason)) => writeln!(text, "amp pixel none {reason}"),
+        None => Ok(()),
+    };
     text
 }
 
@@ -84,6 +89,10 @@ fn plan_of(message: &[u8]) -> Plan {
             "max-links-2" => plan.max_links = 2,
             "pixel-top" => plan.pixel_at = PixelAt::Top,
             "dkim" => plan.rewrite_dkim_signed = true,
+            "pixel-both" => plan.pixel_at = PixelAt::Both,
+            "pixel-hidden" => plan.pixel_template = "<img src='{url}' style='display:none'>".to_owned(),
+            "no-amp" => plan.amp = false,
+            "http" => plan.https = false,
             "no-pixel" => plan.opens = false,
             other => panic!("no such plan: {other}"),
         }
@@ -203,4 +212,27 @@ fn a_plan_that_allows_nothing() {
     let opens = Plan { clicks: false, ..plan() };
     let (report, _) = run(html("<a href=https://e.com/>x</a>").as_bytes(), &opens);
     assert_eq!((report.links[0].what, report.pixel), (LinkWhat::Left(Reason::ClicksOff), Ok(0)));
+}
+
+#[test]
+fn an_amp_part_stays_below_the_size_up_to_which_it_is_shown() {
+    let amp = |filler: usize, links: &str| {
+        let fill = format!("<p>{}</p>\r\n", "x".repeat(70)).repeat(filler);
+        let head = "Content-Type: text/x-amp-html; charset=utf-8\r\n\r\n<html amp4email><body>\r\n";
+        format!("{head}{fill}{links}\r\n</body></html>")
+    };
+    let links = "<a href=\"https://e.com/1\">1</a>\r\n".repeat(60);
+    let body_len =
+        |message: &[u8]| message.len() - message.windows(4).position(|w| w == b"\r\n\r\n").unwrap() - 4;
+    // 79 bytes each: room for the pixel and some of the links.
+    let message = amp(2496, &links);
+    let (report, output) = run(message.as_bytes(), &plan());
+    assert_eq!(report.amp_pixel, Some(Ok(0)));
+    assert!(report.tracked > 0 && report.tracked < 60, "{}", report.tracked);
+    assert!(report.links.iter().any(|link| link.what == LinkWhat::Left(Reason::AmpTooBig)));
+    assert!(body_len(&output) <= 200_000 && body_len(&output) > 199_900, "{}", body_len(&output));
+    let full = amp(2530, &"x".repeat(60));
+    assert!(body_len(full.as_bytes()) < 200_000);
+    let (report, output) = run(full.as_bytes(), &plan());
+    assert_eq!((report.amp_pixel, output), (Some(Err(Reason::AmpTooBig)), full.into_bytes()));
 }

@@ -315,6 +315,7 @@ impl Element {
             4 if is(b"math") => Self::Foreign,
             5 if is(b"style") || is(b"title") => Self::RawText,
             6 if is(b"script") || is(b"iframe") => Self::RawText,
+            7 if is(b"amp-img") => Self::Image,
             7 if is(b"noembed") => Self::RawText,
             8 if is(b"textarea") || is(b"noframes") => Self::RawText,
             9 if is(b"plaintext") => Self::Plaintext,
