@@ -281,3 +281,28 @@ fn tap_reads_a_log_once_and_touches_nothing() {
     let after: Vec<_> = fs::read_dir(site.dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(before.len(), after.len());
 }
+
+#[test]
+fn rules_hosts_and_the_pixels_place_come_from_the_configuration() {
+    let site = installed(&[]);
+    let text = fs::read_to_string(site.config()).unwrap();
+    let text = text
+        .replace("#only_link_hosts = []", "only_link_hosts = [\"*.example.org\"]")
+        .replace("#skip_link_hosts = []", "skip_link_hosts = [\"cdn.example.org\"]")
+        .replace("#pixel_at = \"end\"", "pixel_at = \"both\"");
+    let rule = "[[policy.rules]]\nrecipient_domains = [\"example.net\"]\nopens = false\n";
+    let message = b"From: a@example.org\r\nContent-Type: text/html\r\n\r\n<body>\r\n<a href=https://www.example.org/>1</a>\r\n\
+                    <a href=https://cdn.example.org/>2</a>\r\n<a href=https://example.com/>3</a>\r\n</body>\r\n";
+    let output = |text: &str| {
+        fs::write(site.config(), text).unwrap();
+        String::from_utf8(site.rewrite("a@example.org", message).stdout).unwrap()
+    };
+    let without = output(&text);
+    assert_eq!((without.matches("/c/").count(), without.matches("/o/").count()), (1, 2), "{without}");
+    assert!(
+        without.contains("<a href=https://cdn.example.org/>2") && without.contains("https://example.com/>3")
+    );
+    let with =
+        output(&text.replace("# Whether recipients may be", &format!("{rule}\n# Whether recipients may be")));
+    assert_eq!((with.matches("/c/").count(), with.matches("/o/").count()), (1, 0), "{with}");
+}

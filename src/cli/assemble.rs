@@ -19,6 +19,7 @@ use crate::config::{AmqpConfig, Config, PropertyConfig, TapSource};
 use crate::delivery::class::Classifier;
 use crate::filter::campaign::CampaignRule;
 use crate::filter::decide::{CLICK_SEGMENT, OPEN_SEGMENT, Policy};
+use crate::filter::rules::Rule;
 use crate::identity::PseudonymKey;
 use crate::keys::token::{self, Standing, Token};
 use crate::keys::{self, Keys};
@@ -47,11 +48,8 @@ pub(super) fn policy(config: &Config) -> std::result::Result<Policy, PatternErro
         max_links: u16::try_from(raw.max_links).unwrap_or(u16::MAX),
         max_url_bytes: usize::try_from(config.raw.tracking.max_url_bytes).unwrap_or(usize::MAX),
         max_message_bytes: config.max_message_bytes,
-        host_rules: config
-            .skip_link_hosts
-            .iter()
-            .map(|host| HostRule::deny(host))
-            .collect::<std::result::Result<_, _>>()?,
+        pixel_at: config.pixel_at,
+        host_rules: host_rules(config)?,
         ..Plan::default()
     };
     if !raw.skip_login_links {
@@ -66,10 +64,26 @@ pub(super) fn policy(config: &Config) -> std::result::Result<Policy, PatternErro
         share: config.share,
         campaign_headers: raw.campaign_headers.clone(),
         campaign_rules: config.campaigns.iter().map(rule).collect(),
+        rules: config.rules.iter().map(tracking_rule).collect(),
         tracking_url: config.tracking_url.clone(),
         max_url_bytes: plan.max_url_bytes,
         plan,
     })
+}
+
+fn tracking_rule(rule: &crate::config::raw::TrackingRule) -> Rule {
+    Rule {
+        sender_domains: rule.sender_domains.clone(),
+        recipient_domains: rule.recipient_domains.clone(),
+        clicks: rule.clicks,
+        opens: rule.opens,
+    }
+}
+
+/// What is denied comes first: a host that is in both lists is left alone.
+fn host_rules(config: &Config) -> std::result::Result<Vec<HostRule>, PatternError> {
+    let denied = config.skip_link_hosts.iter().map(|host| HostRule::deny(host));
+    denied.chain(config.only_link_hosts.iter().map(|host| HostRule::allow(host))).collect()
 }
 
 /// How our own links begin, now and formerly, whichever scheme a proxy or an editor gave them.

@@ -19,7 +19,7 @@ use super::via_milter;
 use crate::config::Config;
 use crate::filter::decide::{self, Decision, Envelope, Means};
 use crate::keys::{self, Keys};
-use crate::rewrite::{LinkWhat, PartWhat, Reason, Report, line_of};
+use crate::rewrite::{LinkWhat, PartWhat, Report, line_of};
 use crate::service::clock;
 
 /// Rewrite one message from standard input, just as the milter does.
@@ -210,11 +210,12 @@ fn as_json(decision: &Decision, message: &[u8]) -> Value {
                     "number": link.number, "reason": reason })
         })
         .collect();
-    let pixel = |pixel: &std::result::Result<usize, Reason>| match pixel {
-        Ok(part) => json!({ "part": part_of(*part) }),
-        Err(reason) => json!({ "part": null, "reason": reason.as_str() }),
-    };
-    object["pixel"] = pixel(&report.pixel);
-    object["amp_pixel"] = report.amp_pixel.as_ref().map_or(Value::Null, pixel);
+    for (name, pixel) in [("pixel", Some(&report.pixel)), ("amp_pixel", report.amp_pixel.as_ref())] {
+        object[name] = match pixel {
+            Some(Ok(part)) => json!({ "part": part_of(*part) }),
+            Some(Err(reason)) => json!({ "part": null, "reason": reason.as_str() }),
+            None => Value::Null,
+        };
+    }
     object
 }

@@ -5,6 +5,8 @@
 //! - Gives: `Config`.
 //! - On failure: problems, each with its key and the remedy. Files are looked at, secrets are read.
 
+mod rules;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,7 @@ use super::{
     AmqpConfig, CampaignSource, Config, MilterConfig, PropertyConfig, RelayConfig, TapSource, TrackerConfig,
 };
 use crate::consent::{Consent, Fixed};
+use crate::rewrite::PixelAt;
 use crate::service::files;
 use crate::service::secret::Secret;
 use crate::telemetry::Format;
@@ -129,6 +132,13 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
         previous_tracking_urls: previous_tracking_urls(&mut at, &raw.tracking.previous_urls),
         sender_domains: at.domains("policy.sender_domains", &raw.policy.sender_domains),
         skip_link_hosts: at.domains("policy.skip_link_hosts", &raw.policy.skip_link_hosts),
+        only_link_hosts: at.domains("policy.only_link_hosts", &raw.policy.only_link_hosts),
+        pixel_at: at.one_of(
+            "policy.pixel_at",
+            &raw.policy.pixel_at,
+            &[("end", PixelAt::End), ("top", PixelAt::Top), ("both", PixelAt::Both)],
+        ),
+        rules: rules::rules(&mut at, &raw),
         max_message_bytes: at.size("policy.max_message", &raw.policy.max_message),
         share: at.one_of(
             "policy.several_recipients",

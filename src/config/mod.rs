@@ -20,11 +20,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use parse::Problem;
-use raw::Raw;
+use raw::{Raw, TrackingRule};
 use units::Listen;
 
 use crate::consent::Fixed;
 use crate::identity::CampaignId;
+use crate::rewrite::PixelAt;
 use crate::service::files;
 use crate::service::secret::Secret;
 use crate::telemetry::Format;
@@ -59,6 +60,12 @@ pub struct Config {
     pub sender_domains: Vec<String>,
     /// Hosts of links that are left alone.
     pub skip_link_hosts: Vec<String>,
+    /// When not empty, the only hosts whose links are rewritten.
+    pub only_link_hosts: Vec<String>,
+    /// Where the pixel goes.
+    pub pixel_at: PixelAt,
+    /// What is tracked of some mail.
+    pub rules: Vec<TrackingRule>,
     /// Larger messages are left alone.
     pub max_message_bytes: usize,
     /// Whether messages to several recipients get shared tokens; otherwise they are left alone.

@@ -143,6 +143,8 @@ table! {
         skip_login_links: bool = true,
         /// Hosts of links that are never rewritten; `*.example.org` takes the subdomains.
         skip_link_hosts: Vec<String> = Vec::new(),
+        /// When not empty, only links to these hosts are rewritten, but for `skip_link_hosts`.
+        only_link_hosts: Vec<String> = Vec::new(),
         /// Several recipients in one transaction: `shared` or `skip`.
         several_recipients: String = text("shared"),
         /// Messages with more links are left alone.
@@ -151,10 +153,28 @@ table! {
         max_message: String = text("40MiB"),
         /// The pixel; `{url}` is its address.
         pixel: String = text(DEFAULT_PIXEL),
+        /// Where the pixel goes: `end`, `top` or `both`.
+        pixel_at: String = text("end"),
         /// Headers that may name the campaign, first hit counts; `X-Mailtap-Campaign` always comes first.
         campaign_headers: Vec<String> = texts(CAMPAIGN_HEADERS),
         /// Campaigns by envelope sender, where no header names one.
         campaign_rules: Vec<CampaignRule> = Vec::new(),
+        /// What is tracked of some mail, where it differs.
+        rules: Vec<TrackingRule> = Vec::new(),
+    }
+}
+
+table! {
+    /// `[[policy.rules]]`
+    TrackingRule {
+        /// Domains of envelope senders; empty: all.
+        sender_domains: Vec<String> = Vec::new(),
+        /// Domains of recipients; empty: all.
+        recipient_domains: Vec<String> = Vec::new(),
+        /// Rewrite links; absent: as `policy.clicks`.
+        clicks: Option<bool> = None,
+        /// Add the pixel; absent: as `policy.opens`.
+        opens: Option<bool> = None,
     }
 }
 
@@ -362,6 +382,11 @@ impl Raw {
     pub fn sample() -> Self {
         let mut raw = Self::default();
         raw.policy.campaign_rules.push(CampaignRule::default());
+        raw.policy.rules.push(TrackingRule {
+            clicks: Some(true),
+            opens: Some(true),
+            ..TrackingRule::default()
+        });
         raw.ga4.properties.push(Property::default());
         raw
     }

@@ -32,6 +32,8 @@ fn the_example_says_the_defaults() {
     expected.policy.sender_domains = vec!["example.org".into()];
     let mut found = raw;
     assert_eq!((found.policy.campaign_rules.len(), found.ga4.properties.len()), (1, 1));
+    assert_eq!(found.policy.rules.len(), 1);
+    found.policy.rules.clear();
     found.policy.campaign_rules.clear();
     found.ga4.properties.clear();
     assert_eq!(found, expected);
@@ -151,4 +153,31 @@ fn no_secret_shows() {
     let bad = text.replace("amqp://", "amqq://");
     fs::write(&path, bad).unwrap();
     assert!(!Config::load(&path).unwrap_err().to_string().contains("MARKER"));
+}
+
+#[test]
+fn rules_are_read_checked_and_may_leave_keys_out() {
+    let with = |rules: &str| {
+        let text =
+            EXAMPLE.replace("# Whether recipients may be", &format!("{rules}\n# Whether recipients may be"));
+        let (directory, path) = site(&text);
+        (directory, Config::load(&path))
+    };
+    let (_directory, config) =
+        with("[[policy.rules]]\nrecipient_domains = [\"*.Bücher.example\"]\nopens = false");
+    let config = config.unwrap();
+    assert_eq!(config.rules[0].recipient_domains, ["*.xn--bcher-kva.example"]);
+    assert_eq!((config.rules[0].clicks, config.rules[0].opens), (None, Some(false)));
+    assert!(toml::to_string(&config.effective()).unwrap().contains("opens = false"));
+    let (_directory, config) =
+        with("[[policy.rules]]\n[[policy.rules]]\nsender_domains = [\"a b\"]\nclicks = 1");
+    let report = config.unwrap_err().to_string();
+    for part in [
+        "policy.rules[0]: fits all mail",
+        "policy.rules[0]: changes nothing",
+        "policy.rules[1].sender_domains: `a b` is not a domain",
+        "policy.rules[1].clicks: expected true or false",
+    ] {
+        assert!(report.contains(part), "{part} is not in:\n{report}");
+    }
 }

@@ -13,6 +13,7 @@ use crate::delivery;
 use crate::event::Data;
 use crate::filter::campaign::{self, CAMPAIGN_HEADER, CampaignRule};
 use crate::filter::header::{self, Field, HeaderEdits};
+use crate::filter::rules::{self, Rule};
 use crate::identity::{CampaignId, MessageId, Pseudonym, PseudonymKey, Timestamp};
 use crate::keys::ring::{Key, Keyring};
 use crate::keys::token::{self, Context, Open, Ref, Token};
@@ -38,6 +39,8 @@ pub struct Policy {
     pub campaign_headers: Vec<String>,
     /// Campaigns by sender.
     pub campaign_rules: Vec<CampaignRule>,
+    /// What is tracked of some senders' mail or some recipients', where it differs from `plan`.
+    pub rules: Vec<Rule>,
     /// Base of tracking URLs, with a slash at its end.
     pub tracking_url: String,
     /// Longer tracking URLs are not written.
@@ -208,6 +211,9 @@ fn decide_or_pass(message: &[u8], envelope: Envelope<'_>, means: &Means<'_>) -> 
     }
     let mut plan = policy.plan.clone();
     let single = recipients.len() == 1;
+    let general = rules::Allowed { clicks: plan.clicks, opens: plan.opens };
+    let ruled = rules::allowed(&policy.rules, sender, envelope.recipients, general);
+    (plan.clicks, plan.opens) = (ruled.clicks, ruled.opens);
     plan.clicks &= clicks && (single || policy.share);
     plan.opens &= opens && (single || policy.share);
 

@@ -19,6 +19,7 @@ fn policy() -> Policy {
         share: true,
         campaign_headers: vec!["List-Id".into()],
         campaign_rules: Vec::new(),
+        rules: Vec::new(),
         tracking_url: "https://t.example.org/".into(),
         max_url_bytes: 2_000,
         plan: Plan { own_prefixes: vec!["https://t.example.org/".into()], ..Plan::default() },
@@ -172,4 +173,46 @@ fn a_url_that_would_be_too_long_stays() {
     let short = Policy { max_url_bytes: 80, ..policy() };
     let tracked = tracked(decide_with(HTML, "n@example.org", &["a@example.net"], &short, GRANTED));
     assert!(!tracked.rewrites());
+}
+
+#[test]
+fn a_rule_for_recipients_decides_and_deliveries_are_still_followed() {
+    let rule = |clicks, opens| rules::Rule {
+        recipient_domains: vec!["example.net".into()],
+        clicks,
+        opens,
+        ..rules::Rule::default()
+    };
+    let with = |rule, recipients: &[&str]| {
+        let policy = Policy { rules: vec![rule], ..policy() };
+        let tracked = tracked(decide_with(HTML, "news@example.org", recipients, &policy, GRANTED));
+        (tracked.data.links, tracked.data.pixel)
+    };
+    assert_eq!(with(rule(None, Some(false)), &["ann@example.net"]), (Some(1), Some(false)));
+    assert_eq!(with(rule(Some(false), None), &["ann@example.net"]), (Some(0), Some(true)));
+    assert_eq!(with(rule(Some(false), None), &["ann@example.com"]), (Some(1), Some(true)));
+    assert_eq!(with(rule(Some(false), None), &["ann@example.com", "b@example.net"]), (Some(0), Some(true)));
+    assert_eq!(with(rule(Some(false), Some(false)), &["ann@example.net"]), (Some(0), Some(false)));
+}
+
+#[test]
+fn a_rule_never_overrides_consent() {
+    let rule = rules::Rule { clicks: Some(true), opens: Some(true), ..rules::Rule::default() };
+    let policy = Policy { rules: vec![rule], ..policy() };
+    let denied = Fixed { opens: Consent::Denied, clicks: Consent::Granted };
+    let tracked = tracked(decide_with(HTML, "news@example.org", &["ann@example.net"], &policy, denied));
+    assert_eq!((tracked.data.links, tracked.data.pixel), (Some(1), Some(false)));
+}
+
+#[test]
+fn pixels_at_both_ends_are_one_open() {
+    let mut policy = policy();
+    policy.plan.pixel_at = rewrite::PixelAt::Both;
+    let tracked = tracked(decide_with(HTML, "news@example.org", &["ann@example.net"], &policy, GRANTED));
+    let output = output(&tracked, HTML);
+    let [Token::Open(first), Token::Open(second)] = &tokens(&output, "o")[..] else { panic!("{output}") };
+    assert_eq!((first.message, first.recipient), (second.message, second.recipient));
+    let urls: Vec<&str> = output.split("https://t.example.org/o/").skip(1).collect();
+    let token = |rest: &str| rest[..rest.find('"').unwrap()].to_owned();
+    assert_eq!(token(urls[0]), token(urls[1]), "the same URL, which caches and the tracker count once");
 }

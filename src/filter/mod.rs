@@ -13,6 +13,7 @@ pub mod decide;
 pub mod header;
 pub mod main_cf;
 mod patience;
+pub mod rules;
 
 // Edges.
 mod happenings;
