@@ -77,6 +77,7 @@ pub fn message(bytes: &[u8]) {
         share: true,
         campaign_headers: vec!["List-Id".into(), "X-SMTPAPI".into(), "X-MSYS-API".into()],
         campaign_rules: Vec::new(),
+        rules: Vec::new(),
         tracking_url: "https://t.example.org/".into(),
         max_url_bytes: 2_000,
         plan: Plan { own_prefixes: vec!["https://t.example.org/".into()], text: true, ..Plan::default() },
