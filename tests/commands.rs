@@ -306,3 +306,36 @@ fn rules_hosts_and_the_pixels_place_come_from_the_configuration() {
         output(&text.replace("# Whether recipients may be", &format!("{rule}\n# Whether recipients may be")));
     assert_eq!((with.matches("/c/").count(), with.matches("/o/").count()), (1, 0), "{with}");
 }
+
+#[test]
+fn rewrite_shows_what_changes_without_colours_in_a_pipe() {
+    let site = installed(&[]);
+    let rewrite = ["rewrite", "--sender", "a@example.org", "--recipient", "ann@example.net", "--diff"];
+    let html =
+        data_encoding::BASE64.encode(b"<p>hello</p>\r\n<a href=\"https://www.example.org/\">x</a>\r\n");
+    let head = "From: a@example.org\r\nX-Mailtap-Track: yes\r\nContent-Type: text/html\r\nContent-Transfer-Encoding: base64";
+    let message = format!("{head}\r\n\r\n{html}\r\n");
+    let output = run_with_input(&mut site.command(&rewrite), message.as_bytes());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{text}");
+    for part in [
+        "\n-X-Mailtap-Track: yes\n",
+        "\n+X-Mailtap-Ref: ",
+        "--- part 1, text/html, as it came\n",
+        "\n <p>hello</p>\n-<a href=\"https://www.example.org/\">x</a>\n+<a href=\"https://t.example.org/c/",
+    ] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+    assert!(!text.contains('\x1B') && !text.contains("Content-Transfer-Encoding: base64\n\n"), "{text}");
+    let output = run_with_input(
+        &mut site.command(&rewrite),
+        b"From: a@example.org\r\nDKIM-Signature: v=1\r\n\r\nx\r\n",
+    );
+    assert!(
+        String::from_utf8(output.stdout).unwrap().contains("nothing changes: The message carries a DKIM")
+    );
+    let colours = run_with_input(site.command(&rewrite).env("CLICOLOR_FORCE", "1"), message.as_bytes());
+    assert!(String::from_utf8(colours.stdout).unwrap().contains("\x1B[32m+X-Mailtap-Ref: "));
+    let none = run_with_input(site.command(&rewrite).env("NO_COLOR", "1"), message.as_bytes());
+    assert!(!String::from_utf8(none.stdout).unwrap().contains('\x1B'));
+}

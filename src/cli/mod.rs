@@ -12,6 +12,7 @@ mod bounce;
 mod collector;
 mod config;
 mod dead;
+mod diff;
 mod events;
 pub mod exit;
 mod init;

@@ -2,7 +2,8 @@
 //!
 //! - Layer: cli
 //! - Takes: a message on standard input, its envelope as options.
-//! - Gives: the message as it would go out on standard output; with `--explain` the reasons on standard error.
+//! - Gives: the message as it would go out, or with `--diff` what changes, on standard output; with `--explain` the reasons on
+//!   standard error.
 //! - On failure: nothing is printed on standard output unless it is the whole message.
 //! - Limits: `policy.max_message`, beyond which the message passes as it came.
 
@@ -13,6 +14,7 @@ use std::io::{Read, Write};
 use serde_json::{Value, json};
 
 use super::assemble;
+use super::diff;
 use super::exit::{Exit, OrExit, Result};
 use super::terminal::{CARE, DIM, GOOD, paint};
 use super::via_milter;
@@ -28,6 +30,7 @@ use crate::service::clock;
 Examples:
   mailtap rewrite --sender news@example.org --recipient ann@example.net < in.eml > out.eml
   mailtap rewrite --sender news@example.org --recipient ann@example.net --explain < in.eml > /dev/null
+  mailtap rewrite --sender news@example.org --recipient ann@example.net --diff < in.eml
   mailtap rewrite --sender news@example.org --recipient ann@example.net --via-milter inet:127.0.0.1:8891 < in.eml
 
 With --via-milter the message goes through a running milter, ours or any other. Ours takes it for real mail: it is
@@ -42,11 +45,14 @@ pub(super) struct Args {
     /// Say on standard error what was done with the message, each part and each link, and why.
     #[arg(long)]
     explain: bool,
+    /// Print what changes, decoded, in place of the message.
+    #[arg(long)]
+    diff: bool,
     /// With --explain: as JSON.
     #[arg(long, requires = "explain")]
     json: bool,
     /// Send the message through the milter at this address, unix:PATH or inet:HOST:PORT, as Postfix would.
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["explain", "json"])]
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["explain", "json", "diff"])]
     via_milter: Option<String>,
 }
 
@@ -77,8 +83,18 @@ impl Args {
             Decision::Pass(..) => Cow::Borrowed(&input),
             Decision::Track(tracked) => Cow::Owned(tracked.apply(&input)),
         };
-        let mut stdout = std::io::stdout().lock();
-        stdout.write_all(&output).and_then(|()| stdout.flush()).or_exit(Exit::Io)?;
+        if self.diff {
+            let text = match (diff::diff(&input, &output), verdict(&decision)) {
+                (text, (_, Some((label, sentence)))) if text.is_empty() => {
+                    format!("nothing changes: {sentence} {}\n", paint(DIM, &format!("({label})")))
+                }
+                (text, _) => text,
+            };
+            anstream::stdout().write_all(text.as_bytes()).or_exit(Exit::Io)?;
+        } else {
+            let mut stdout = std::io::stdout().lock();
+            stdout.write_all(&output).and_then(|()| stdout.flush()).or_exit(Exit::Io)?;
+        }
         if self.explain {
             let text = if self.json {
                 as_json(&decision, &input).to_string() + "\n"

@@ -66,6 +66,7 @@ fn site() -> Site {
         share: true,
         campaign_headers: Vec::new(),
         campaign_rules: Vec::new(),
+        rules: Vec::new(),
         tracking_url: "https://t.example.org/".into(),
         max_url_bytes: 2_000,
         plan: Plan::default(),

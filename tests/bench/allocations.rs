@@ -33,6 +33,7 @@ fn main() {
         share: true,
         campaign_headers: Vec::new(),
         campaign_rules: Vec::new(),
+        rules: Vec::new(),
         tracking_url: "https://t.example.org/".into(),
         max_url_bytes: 2_000,
         plan: Plan { own_prefixes: vec!["https://t.example.org/c/".into()], ..Plan::default() },
