@@ -216,3 +216,29 @@ fn pixels_at_both_ends_are_one_open() {
     let token = |rest: &str| rest[..rest.find('"').unwrap()].to_owned();
     assert_eq!(token(urls[0]), token(urls[1]), "the same URL, which caches and the tracker count once");
 }
+
+#[test]
+fn no_token_or_header_names_a_recipient() {
+    let recipients = ["ann@example.net", "hidden.bcc@example.com"];
+    let marks = ["ann", "hidden", "example.net", "example.com"];
+    for count in [1, 2] {
+        let tracked =
+            tracked(decide_with(HTML, "news@example.org", &recipients[..count], &policy(), GRANTED));
+        let output = output(&tracked, HTML);
+        // Tokens are base64url: what they hold is looked into, too.
+        let tokens = output.split("https://t.example.org/").skip(1);
+        let held =
+            tokens.map(|rest| rest[2..rest.find('"').unwrap()].to_owned()).chain([tracked.reference.clone()]);
+        for token in held {
+            for offset in 0..4 {
+                let cut = &token[offset..offset + (token.len() - offset) / 4 * 4];
+                let bytes = data_encoding::BASE64URL_NOPAD.decode(cut.as_bytes()).unwrap_or_default();
+                let text = String::from_utf8_lossy(&bytes).to_lowercase();
+                assert!(!marks.iter().any(|mark| text.contains(mark)), "{text}");
+            }
+        }
+        let changed = output.replace(HTML, "");
+        assert!(!marks.iter().any(|mark| changed.contains(mark)), "{changed}");
+        assert!(!format!("{:?}", tracked.data).contains("hidden"));
+    }
+}

@@ -92,6 +92,7 @@ fn plan_of(message: &[u8]) -> Plan {
             "pixel-both" => plan.pixel_at = PixelAt::Both,
             "pixel-hidden" => plan.pixel_template = "<img src='{url}' style='display:none'>".to_owned(),
             "no-amp" => plan.amp = false,
+            "invitations" => plan.rewrite_invitations = true,
             "http" => plan.https = false,
             "no-pixel" => plan.opens = false,
             other => panic!("no such plan: {other}"),
@@ -109,6 +110,25 @@ fn cases() -> Vec<PathBuf> {
     });
     cases.sort();
     cases
+}
+
+/// Failure modes that no message alone can show, and the test that does.
+const ELSEWHERE: &[(u32, &str)] = &[
+    (51, "filter::decide: several_recipients_share_tokens_without_recipient_or_get_none"),
+    (52, "filter::decide: no_token_or_header_names_a_recipient"),
+    (53, "tap::correlate: the_recipient_is_the_one_before_aliases"),
+];
+
+#[test]
+fn every_failure_mode_has_a_golden_case() {
+    let numbers: std::collections::BTreeSet<u32> = cases()
+        .iter()
+        .filter_map(|path| path.file_name()?.to_str()?.split_once('-')?.0.parse().ok())
+        .collect();
+    let elsewhere = |number: &u32| ELSEWHERE.iter().any(|(other, _)| other == number);
+    let wanted = (1..=53).chain(69..=71).chain([75]);
+    let missing: Vec<u32> = wanted.filter(|number| !numbers.contains(number) && !elsewhere(number)).collect();
+    assert_eq!(missing, [0; 0]);
 }
 
 /// Each case is a message, what must come out (absent: the same bytes), and what is reported. The expected files are
