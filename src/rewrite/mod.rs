@@ -43,6 +43,8 @@ pub fn rewrite(message: &[u8], plan: &Plan, mint: &mut dyn Mint) -> Report {
 }
 
 #[cfg(test)]
+mod differential_tests;
+#[cfg(test)]
 mod property_tests;
 #[cfg(test)]
 mod tests;
