@@ -59,7 +59,7 @@ pub(in crate::rewrite) fn scan(html: &[u8], plan: &Plan) -> Result<Scan, Reason>
         open: None,
         body_end: None,
         html_end: None,
-        foreign: 0,
+        foreign: Foreign::default(),
         conditional: false,
     };
     let closed = scanner.run(0)?;
@@ -77,9 +77,21 @@ struct Scanner<'a> {
     open: Option<usize>,
     body_end: Option<usize>,
     html_end: Option<usize>,
-    /// How many SVG or MathML elements are open.
-    foreign: u32,
+    foreign: Foreign,
     conditional: bool,
+}
+
+/// How many SVG and MathML elements are open. Apart, because an end tag of the one does not close the other.
+#[derive(Debug, Clone, Copy, Default)]
+struct Foreign {
+    svg: u32,
+    math: u32,
+}
+
+impl Foreign {
+    const fn is_open(self) -> bool {
+        self.svg > 0 || self.math > 0
+    }
 }
 
 impl Scanner<'_> {
@@ -124,8 +136,11 @@ impl Scanner<'_> {
             Element::Body if !self.conditional => {
                 self.found.body_start.get_or_insert(tag.after);
             }
-            Element::Foreign if !tag.self_closing => self.foreign += 1,
-            Element::RawText | Element::Plaintext if self.foreign > 0 => return Err(Reason::AmbiguousHtml),
+            Element::Svg if !tag.self_closing => self.foreign.svg += 1,
+            Element::Math if !tag.self_closing => self.foreign.math += 1,
+            Element::RawText | Element::Plaintext if self.foreign.is_open() => {
+                return Err(Reason::AmbiguousHtml);
+            }
             Element::Plaintext => return Ok(None),
             Element::RawText => return self.raw_text(name, tag.after),
             _ => {}
@@ -156,7 +171,7 @@ impl Scanner<'_> {
             self.open = Some(self.found.anchors.len());
         }
         let content = tag.after..tag.after;
-        self.found.anchors.push(Anchor { value, quote, opt_out, foreign: self.foreign > 0, content });
+        self.found.anchors.push(Anchor { value, quote, opt_out, foreign: self.foreign.is_open(), content });
         Some(tag)
     }
 
@@ -185,7 +200,8 @@ impl Scanner<'_> {
         self.found.has_markup = true;
         match Element::of(name, self.conditional) {
             Element::Anchor => self.close_anchor(open),
-            Element::Foreign => self.foreign = self.foreign.saturating_sub(1),
+            Element::Svg => self.foreign.svg = self.foreign.svg.saturating_sub(1),
+            Element::Math => self.foreign.math = self.foreign.math.saturating_sub(1),
             Element::Body if !self.conditional => self.body_end = Some(open),
             Element::Html if !self.conditional => self.html_end = Some(open),
             _ => {}
@@ -198,7 +214,7 @@ impl Scanner<'_> {
         let html = self.html;
         let rest = html.get(open + 2..).unwrap_or_default();
         if !rest.starts_with(b"--") {
-            if rest.starts_with(b"[CDATA[") && self.foreign > 0 {
+            if rest.starts_with(b"[CDATA[") && self.foreign.is_open() {
                 return Err(Reason::AmbiguousHtml);
             }
             return Ok(after_mark(html, open + 2));
@@ -292,8 +308,10 @@ enum Element {
     Image,
     Body,
     Html,
-    /// SVG or MathML, with rules of their own.
-    Foreign,
+    /// With rules of its own.
+    Svg,
+    /// With rules of its own.
+    Math,
     /// Elements whose content is text up to their end tag. Scripting is off in mail, so `noscript` is not among them.
     RawText,
     /// All that follows is text.
@@ -307,12 +325,12 @@ impl Element {
         match name.len() {
             1 if is(b"a") => Self::Anchor,
             3 if is(b"img") => Self::Image,
-            3 if is(b"svg") => Self::Foreign,
+            3 if is(b"svg") => Self::Svg,
             3 if is(b"xmp") => Self::RawText,
             4 if is(b"area") => Self::Area,
             4 if is(b"body") => Self::Body,
             4 if is(b"html") => Self::Html,
-            4 if is(b"math") => Self::Foreign,
+            4 if is(b"math") => Self::Math,
             5 if is(b"style") || is(b"title") => Self::RawText,
             6 if is(b"script") || is(b"iframe") => Self::RawText,
             7 if is(b"amp-img") => Self::Image,
