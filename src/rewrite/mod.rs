@@ -48,3 +48,5 @@ mod differential_tests;
 mod property_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tracker_tests;

@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use super::html::is_own;
 use super::plan::{HostRule, Plan};
 use super::reason::Reason;
+use crate::tracker::target::Target;
 
 /// The scheme suffix with which Postal marks links that are not tracked.
 pub(super) const NO_TRACK_SCHEME: &str = "+notrack";
@@ -55,6 +56,10 @@ pub(super) fn judge(link: &str, plan: &Plan, unsubscribe: &HashSet<String>) -> R
         return Err(Reason::UserInfo);
     }
     let host = host_of(authority).ok_or(Reason::BadUrl)?;
+    // The tracker must take what was signed, or the click would end on an error page.
+    if !is_plain(authority) && Target::parse(link).is_err() {
+        return Err(Reason::BadUrl);
+    }
     if !HostRule::permits(&plan.host_rules, host) {
         return Err(Reason::HostDenied);
     }
@@ -114,6 +119,18 @@ fn after_scheme(link: &str) -> Result<&str, Reason> {
         return rest.strip_prefix("//").ok_or(Reason::BadUrl);
     }
     Err(if is("http+notrack") || is("https+notrack") { Reason::LinkOptOut } else { Reason::OtherScheme })
+}
+
+/// Whether a host and port are so plain that no parser needs to be asked.
+fn is_plain(authority: &str) -> bool {
+    let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
+    let last = host.rsplit('.').next().unwrap_or_default();
+    port.len() <= 4
+        && last.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        && !host
+            .split('.')
+            .any(|label| label.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("xn--")))
 }
 
 /// The host of an authority without user name, if it can be one.
