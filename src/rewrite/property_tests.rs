@@ -44,6 +44,19 @@ fn pieces() -> impl Strategy<Value = Vec<Piece>> {
     prop::collection::vec(prop_oneof![3 => text.prop_map(|t| Piece::Text(t.to_owned())), 2 => link], 1..25)
 }
 
+/// Makes tracking URLs of a length.
+struct Long(usize);
+
+impl Mint for Long {
+    fn link(&mut self, _: &str, _: u16) -> Option<String> {
+        Some(format!("{BASE}{:x<1$}", "", self.0))
+    }
+
+    fn pixel(&mut self) -> Option<String> {
+        Some(format!("{BASE}{:x<1$}", "", self.0))
+    }
+}
+
 fn encode(text: &str, encoding: &str) -> String {
     match encoding {
         "base64" => {
@@ -160,6 +173,42 @@ proptest! {
         let (again, same) = run(&output, &plan());
         prop_assert_eq!(again.patches.len(), 0, "{:?}", again.links);
         prop_assert_eq!(same, output);
+    }
+
+    #[test]
+    fn no_line_becomes_longer_than_mail_allows(
+        pieces in pieces(),
+        encoding in prop::sample::select(vec!["8bit", "quoted-printable", "base64"]),
+        ending in prop::sample::select(vec!["\r\n", "\n"]),
+        joined in any::<bool>(),
+        url_bytes in 60_usize..2000,
+        template_bytes in 0_usize..1100,
+        pixel_at in prop::sample::select(vec![PixelAt::End, PixelAt::Top, PixelAt::Both]),
+    ) {
+        let mut html = "<body>".to_owned();
+        for piece in &pieces {
+            match piece {
+                Piece::Text(piece) => html.push_str(piece),
+                Piece::Link { open, value, close } => html.push_str(&format!("{open}{value}{close}")),
+            }
+        }
+        // Lines near the limit are where it matters.
+        let html = if joined { html.replace("\r\n", " ") } else { html };
+        let body = encode(&html, encoding).replace("\r\n", ending);
+        let message = format!("Content-Type: text/html; charset=utf-8{ending}Content-Transfer-Encoding: {encoding}{ending}{ending}{body}");
+        let longest = |text: &[u8]| {
+            text.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line).len()).max().unwrap_or(0)
+        };
+        let plan = Plan {
+            pixel_template: format!("<img src=\"{{url}}\" alt=\"{}\">", "x".repeat(template_bytes)),
+            pixel_at,
+            ..plan()
+        };
+        let report = rewrite(message.as_bytes(), &plan, &mut Long(url_bytes));
+        let output = apply(message.as_bytes(), &report.patches);
+        let limit = if encoding == "8bit" { 998 } else { 76 };
+        prop_assert!(longest(&output) <= limit.max(longest(message.as_bytes())), "{}", longest(&output));
+        prop_assert!(longest(message.as_bytes()) <= 998 || report.patches.is_empty());
     }
 
     #[test]
