@@ -10,6 +10,9 @@
     missing_debug_implementations
 )]
 
+pub mod letters;
+pub mod session;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -21,6 +24,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub const DOMAIN: &str = "shop.example";
+/// As Postfix names it.
+const MILTER: &str = "unix:mailtap/milter.sock";
 pub const SENDER: &str = "news@shop.example";
 
 /// A newsletter with two links, in quoted-printable.
@@ -132,11 +137,27 @@ pub struct Options {
     pub rabbitmq: bool,
     /// Changes to mailtap.toml: text to replace, and by what.
     pub changes: Vec<(&'static str, String)>,
+    /// Only the milter, `mailtap milter`, without a collector.
+    pub milter_only: bool,
+    /// Without Postfix: for what speaks the milter protocol itself.
+    pub without_postfix: bool,
+    /// More settings of both Postfix instances.
+    pub settings: Vec<&'static str>,
+    /// More recipients than `anna`, each `DOMAIN:USER,…`.
+    pub mailboxes: Vec<&'static str>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { default_action: "tempfail", rabbitmq: false, changes: Vec::new() }
+        Self {
+            default_action: "tempfail",
+            rabbitmq: false,
+            changes: Vec::new(),
+            milter_only: false,
+            without_postfix: false,
+            settings: Vec::new(),
+            mailboxes: Vec::new(),
+        }
     }
 }
 
@@ -151,6 +172,8 @@ pub struct Site {
     pub mailtap: Option<Daemon>,
     pub collector: Option<Daemon>,
     rabbitmq: bool,
+    milter_only: bool,
+    without_postfix: bool,
     _temporary: tempfile::TempDir,
 }
 
@@ -169,33 +192,36 @@ impl Site {
             mailtap: None,
             collector: None,
             rabbitmq: options.rabbitmq,
+            milter_only: options.milter_only,
+            without_postfix: options.without_postfix,
             _temporary: temporary,
         };
-        let mx_options = [
-            "--mailboxes",
-            "example.net:anna",
-            "--mailboxes",
-            "shop.example:news",
-            "--name",
-            "mx.example.net",
-        ];
-        site.postfix("start", "mx", &[&["--port", &mx.to_string()], &mx_options[..]].concat());
-        let relay = [
-            "--port",
-            &smtp.to_string(),
-            "--relayhost",
-            &format!("127.0.0.1:{mx}"),
-            "--milter",
-            "unix:mailtap/milter.sock",
-            "--milter-default-action",
-            options.default_action,
-        ];
-        site.postfix("start", "relay", &relay);
+        if !options.without_postfix {
+            site.start_postfix(mx, options);
+        }
         site.init(options);
         let mut site = site;
-        site.start_collector(&[]);
+        if !options.milter_only {
+            site.start_collector(&[]);
+        }
         site.start_mailtap();
         site
+    }
+
+    fn start_postfix(&self, mx: u16, options: &Options) {
+        let (mx_port, smtp, relayhost) = (mx.to_string(), self.smtp.to_string(), format!("127.0.0.1:{mx}"));
+        let mut mx_options = vec!["--port", &mx_port, "--name", "mx.example.net"];
+        for mailboxes in ["example.net:anna", "shop.example:news"].iter().chain(&options.mailboxes) {
+            mx_options.extend(["--mailboxes", mailboxes]);
+        }
+        let mut relay = vec!["--port", &smtp, "--relayhost", &relayhost, "--milter", MILTER];
+        relay.extend(["--milter-default-action", options.default_action]);
+        for setting in &options.settings {
+            mx_options.extend(["--set", setting]);
+            relay.extend(["--set", setting]);
+        }
+        self.postfix("start", "mx", &mx_options);
+        self.postfix("start", "relay", &relay);
     }
 
     fn postfix(&self, action: &str, name: &str, more: &[&str]) {
@@ -241,6 +267,9 @@ impl Site {
         let mut text = fs::read_to_string(self.config()).unwrap();
         let action = format!("default_action = \"{}\"", options.default_action);
         let mut changes = vec![("#default_action = \"tempfail\"", action)];
+        if options.milter_only {
+            changes.push(("#milter = \"127.0.0.1:9741\"", format!("milter = \"127.0.0.1:{}\"", self.admin)));
+        }
         changes.extend(options.changes.iter().cloned());
         for (from, to) in changes {
             assert!(text.contains(from), "{from} is not in mailtap.toml");
@@ -263,14 +292,26 @@ impl Site {
         format!("http://127.0.0.1:{}", self.tracker)
     }
 
-    fn daemon(&self, name: &str, command: &mut Command) -> Daemon {
+    /// Where the milter listens.
+    pub fn milter_socket(&self) -> PathBuf {
+        self.dir.join("relay/queue/mailtap/milter.sock")
+    }
+
+    /// Starts a command whose output goes to a log of this name.
+    pub fn daemon(&self, name: &str, command: &mut Command) -> Daemon {
         let path = self.dir.join(format!("{name}.log"));
         let log = fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
         Daemon(command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
     }
 
     pub fn start_mailtap(&mut self) {
-        self.mailtap = Some(self.daemon("mailtap", self.command().arg("run")));
+        let role = if self.milter_only { "milter" } else { "run" };
+        self.start_mailtap_by(self.command().arg(role));
+    }
+
+    /// Starts mailtap in a way of the test's own.
+    pub fn start_mailtap_by(&mut self, command: &mut Command) {
+        self.mailtap = Some(self.daemon("mailtap", command));
         wait_for("mailtap to be ready", Duration::from_secs(30), || self.is_ready());
     }
 
@@ -304,10 +345,32 @@ impl Site {
 
     /// Messages delivered to anna, oldest first.
     pub fn mailbox(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.dir.join("mx/mail/anna/new")) else { return Vec::new() };
+        let read = |path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
+        self.mail_files("anna").iter().map(read).collect()
+    }
+
+    /// Files of the messages delivered to somebody, oldest first.
+    pub fn mail_files(&self, user: &str) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(self.dir.join("mx/mail").join(user).join("new")) else {
+            return Vec::new();
+        };
         let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
         files.sort_by_key(|path| fs::metadata(path).unwrap().modified().unwrap());
-        files.iter().map(|path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned()).collect()
+        files
+    }
+
+    /// Waits until the relay's and the recipients' Postfix have nothing left to deliver.
+    pub fn wait_for_empty_queues(&self, limit: Duration) {
+        let waiting = |name: &str| {
+            let config = self.dir.join(name).join("config");
+            run(Command::new("postqueue").arg("-c").arg(config).arg("-p"))
+        };
+        let empty = |name: &str| waiting(name).contains("Mail queue is empty");
+        let end = Instant::now() + limit;
+        while !(empty("relay") && empty("mx")) {
+            assert!(Instant::now() < end, "still queued:\n{}", tail(&(waiting("relay") + &waiting("mx"))));
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Sends one message; gives the server's answer to the end of data.
@@ -362,7 +425,8 @@ impl Drop for Site {
         }
         let lib = repository().join("tests/lib");
         for (tool, name) in [("postfix", "relay"), ("postfix", "mx"), ("rabbitmq", "rabbitmq")] {
-            if tool == "postfix" || self.rabbitmq {
+            let used = if tool == "postfix" { !self.without_postfix } else { self.rabbitmq };
+            if used {
                 let _ = Command::new(lib.join(tool))
                     .arg("stop")
                     .arg("--remove")
@@ -421,37 +485,13 @@ pub fn http(port: u16, method: &str, path: &str, headers: &[(&str, &str)]) -> Op
 
 /// One SMTP transaction; gives the answer to the end of data, or the first refusal.
 pub fn smtp(port: u16, sender: &str, recipients: &[&str], message: &str) -> String {
-    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
-    let mut writer = stream.try_clone().unwrap();
-    let mut reader = BufReader::new(stream);
-    let mut talk = |line: &str| {
-        writer.write_all(line.as_bytes()).unwrap();
-        loop {
-            let mut answer = String::new();
-            reader.read_line(&mut answer).unwrap();
-            if answer.as_bytes().get(3) != Some(&b'-') {
-                return answer.trim_end().to_owned();
-            }
-        }
-    };
-    talk("");
-    talk("EHLO test.example\r\n");
-    let mut commands = vec![format!("MAIL FROM:<{sender}>\r\n")];
-    commands.extend(recipients.iter().map(|recipient| format!("RCPT TO:<{recipient}>\r\n")));
-    commands.push("DATA\r\n".to_owned());
-    for command in &commands {
-        let answer = talk(command);
-        if !answer.starts_with(['2', '3']) {
-            return answer;
-        }
-    }
-    let mut data: String = message
-        .split("\r\n")
-        .map(|line| if line.starts_with('.') { format!(".{line}\r\n") } else { format!("{line}\r\n") })
-        .collect();
-    data.truncate(data.len() - 2);
-    let answer = talk(&format!("{data}.\r\n"));
-    talk("QUIT\r\n");
+    let mut session = session::Session::open(port).unwrap();
+    let answer = session.send(sender, recipients, message).unwrap();
+    let _ = session.command("QUIT");
     answer
+}
+
+/// Whether the long forms of the tests are asked for.
+pub fn long() -> bool {
+    std::env::var_os("MAILTAP_TEST_LONG").is_some_and(|value| value == "1")
 }
