@@ -66,6 +66,10 @@ fn eight_recipients_and_several_messages_a_session() {
         assert_rewritten(&site, &letter(number, Kind::Html(number * 1_000)), &delivered);
     }
     assert_eq!(site.mail_files("u1").len(), 1);
+    // No recipient of a transaction that came to nothing was counted to the next.
+    let log = site.log("mailtap");
+    let lines = |recipients| log.matches(&format!("\"recipients\":{recipients},")).count();
+    assert_eq!((lines(8), lines(1)), (1, 4), "{log}");
 }
 
 #[test]

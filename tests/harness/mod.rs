@@ -46,6 +46,7 @@ pub fn mailtap() -> Command {
     {
         command.env_remove(name);
     }
+    command.stdin(Stdio::null());
     command
 }
 
@@ -301,7 +302,7 @@ impl Site {
     pub fn daemon(&self, name: &str, command: &mut Command) -> Daemon {
         let path = self.dir.join(format!("{name}.log"));
         let log = fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
-        Daemon(command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
+        Daemon(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
     }
 
     pub fn start_mailtap(&mut self) {
