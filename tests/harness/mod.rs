@@ -124,6 +124,11 @@ impl Daemon {
     pub fn is_running(&mut self) -> bool {
         self.0.try_wait().unwrap().is_none()
     }
+
+    /// If it has ended by itself.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        self.0.try_wait().unwrap().and_then(|status| status.code())
+    }
 }
 
 impl Drop for Daemon {
@@ -166,6 +171,7 @@ impl Default for Options {
 pub struct Site {
     pub dir: PathBuf,
     pub smtp: u16,
+    pub mx: u16,
     pub tracker: u16,
     pub admin: u16,
     pub collector_port: u16,
@@ -186,6 +192,7 @@ impl Site {
         let site = Self {
             dir: dir.clone(),
             smtp,
+            mx,
             tracker,
             admin,
             collector_port,
@@ -198,7 +205,7 @@ impl Site {
             _temporary: temporary,
         };
         if !options.without_postfix {
-            site.start_postfix(mx, options);
+            site.start_postfix(options);
         }
         site.init(options);
         let mut site = site;
@@ -209,7 +216,8 @@ impl Site {
         site
     }
 
-    fn start_postfix(&self, mx: u16, options: &Options) {
+    fn start_postfix(&self, options: &Options) {
+        let mx = self.mx;
         let (mx_port, smtp, relayhost) = (mx.to_string(), self.smtp.to_string(), format!("127.0.0.1:{mx}"));
         let mut mx_options = vec!["--port", &mx_port, "--name", "mx.example.net"];
         for mailboxes in ["example.net:anna", "shop.example:news"].iter().chain(&options.mailboxes) {
