@@ -10,18 +10,23 @@
     missing_debug_implementations
 )]
 
+mod daemon;
+mod http;
 pub mod letters;
 pub mod session;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+pub use daemon::Daemon;
+pub use http::http;
 
 pub const DOMAIN: &str = "shop.example";
 /// As Postfix names it.
@@ -88,53 +93,6 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
     let text = run(Command::new(repository().join("tests/lib/free-port")).arg(N.to_string()));
     let ports: Vec<u16> = text.split_whitespace().map(|port| port.parse().unwrap()).collect();
     ports.try_into().unwrap()
-}
-
-/// A child process that is killed when the test ends.
-pub struct Daemon(Child);
-
-impl Daemon {
-    pub fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
-    pub fn signal(&self, signal: &str) {
-        run(Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()));
-    }
-
-    /// Kills it as a power cut would.
-    pub fn kill(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-
-    /// Ends it politely; gives its exit code.
-    pub fn stop(&mut self) -> Option<i32> {
-        self.signal("TERM");
-        let end = Instant::now() + Duration::from_secs(30);
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(Instant::now() < end, "it does not stop");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    pub fn is_running(&mut self) -> bool {
-        self.0.try_wait().unwrap().is_none()
-    }
-
-    /// If it has ended by itself.
-    pub fn exit_code(&mut self) -> Option<i32> {
-        self.0.try_wait().unwrap().and_then(|status| status.code())
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }
 
 /// What a site is made of.
@@ -229,8 +187,10 @@ impl Site {
             mx_options.extend(["--set", setting]);
             relay.extend(["--set", setting]);
         }
-        self.postfix("start", "mx", &mx_options);
-        self.postfix("start", "relay", &relay);
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.postfix("start", "mx", &mx_options));
+            scope.spawn(|| self.postfix("start", "relay", &relay));
+        });
     }
 
     fn postfix(&self, action: &str, name: &str, more: &[&str]) {
@@ -310,7 +270,7 @@ impl Site {
     pub fn daemon(&self, name: &str, command: &mut Command) -> Daemon {
         let path = self.dir.join(format!("{name}.log"));
         let log = fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
-        Daemon(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
+        Daemon::start(command.stdout(log.try_clone().unwrap()).stderr(log))
     }
 
     pub fn start_mailtap(&mut self) {
@@ -433,63 +393,26 @@ impl Drop for Site {
             eprintln!("---- maillog ----\n{}", tail(&self.maillog()));
         }
         let lib = repository().join("tests/lib");
-        for (tool, name) in [("postfix", "relay"), ("postfix", "mx"), ("rabbitmq", "rabbitmq")] {
-            let used = if tool == "postfix" { !self.without_postfix } else { self.rabbitmq };
-            if used {
-                let _ = Command::new(lib.join(tool))
-                    .arg("stop")
-                    .arg("--remove")
-                    .arg("--dir")
-                    .arg(self.dir.join(name))
-                    .output();
-            }
+        let mut servers = vec![];
+        if !self.without_postfix {
+            servers.extend([("postfix", "relay"), ("postfix", "mx")]);
         }
+        if self.rabbitmq {
+            servers.push(("rabbitmq", "rabbitmq"));
+        }
+        std::thread::scope(|scope| {
+            for (tool, name) in servers {
+                let mut command = Command::new(lib.join(tool));
+                command.args(["stop", "--remove", "--dir"]).arg(self.dir.join(name));
+                scope.spawn(move || command.output());
+            }
+        });
     }
 }
 
 fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
-}
-
-/// An HTTP answer.
-pub struct Answer {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
-}
-
-impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(header, _)| header.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
-    }
-}
-
-/// One request on a connection of its own; `None` when nobody answers.
-pub fn http(port: u16, method: &str, path: &str, headers: &[(&str, &str)]) -> Option<Answer> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{headers}\r\n");
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
-    let status = line.split(' ').nth(1)?.parse().ok()?;
-    let mut found = Vec::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        found.push((name.to_owned(), value.trim().to_owned()));
-    }
-    let mut body = Vec::new();
-    let _ = std::io::Read::read_to_end(&mut reader, &mut body);
-    Some(Answer { status, headers: found, body })
 }
 
 /// One SMTP transaction; gives the answer to the end of data, or the first refusal.
