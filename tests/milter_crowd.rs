@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use harness::letters::{Dice, Fate, Kind, fate, letter};
 use harness::session::Session;
-use harness::{Options, SENDER, Site, http, long, wait_for};
+use harness::{Options, SENDER, Site, http, wait_for};
 use mailtap_milter::client::{Mail, Mailbox};
 use mailtap_milter::driver::{Client, ClientError, Peer};
 use mailtap_milter::wire::{Command, Offer};
@@ -110,7 +110,7 @@ async fn break_off(socket: PathBuf, number: usize, stage: usize, cut: usize) -> 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_disconnects() {
     const WORKERS: usize = 16;
-    let messages = if long() { 10_000 } else { 1_000 };
+    let messages = 10_000;
     let site = without_postfix();
     let mut tasks = JoinSet::new();
     for worker in 0..WORKERS {
