@@ -28,7 +28,8 @@ pub(super) struct Group<C> {
 /// How commands are gathered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Gather {
-    /// How long a group waits for company. Locks are free meanwhile, for other processes.
+    /// How long a group waits for company when the thread has had no rest since the last one. Locks are free meanwhile,
+    /// for other processes. A command that finds the thread idle does not wait.
     pub(super) wait: Duration,
     /// From which weight on it waits no longer.
     pub(super) weight: usize,
@@ -81,9 +82,15 @@ impl<C: Send + 'static> Group<C> {
 
 fn run<W: Work>(commands: &Receiver<W::Command>, gather: Gather, work: &mut W) {
     let mut cared = Instant::now();
+    let mut meanwhile = None;
     loop {
-        match commands.recv_timeout(CARE_EVERY) {
-            Ok(first) => work.work(gathered::<W>(commands, gather, first)),
+        // Whoever comes while a group is worked off shares the next one. Who finds the thread idle has nothing to wait for.
+        let wait = if meanwhile.is_some() { gather.wait } else { Duration::ZERO };
+        match meanwhile.take().map_or_else(|| commands.recv_timeout(CARE_EVERY), Ok) {
+            Ok(first) => {
+                work.work(gathered::<W>(commands, Gather { wait, ..gather }, first));
+                meanwhile = commands.try_recv().ok();
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
@@ -105,4 +112,63 @@ fn gathered<W: Work>(commands: &Receiver<W::Command>, gather: Gather, first: W::
         group.push(next);
     }
     group
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Tells how large each group was, and takes its time.
+    struct Slow {
+        sizes: mpsc::Sender<usize>,
+        takes: Duration,
+    }
+
+    impl Work for Slow {
+        type Command = oneshot::Sender<()>;
+
+        fn weight(_: &Self::Command) -> usize {
+            1
+        }
+
+        fn work(&mut self, commands: Vec<Self::Command>) {
+            self.sizes.send(commands.len()).unwrap();
+            std::thread::sleep(self.takes);
+            commands.into_iter().for_each(|answer| answer.send(()).unwrap());
+        }
+
+        fn care(&mut self) -> bool {
+            false
+        }
+    }
+
+    fn start(wait: Duration, takes: Duration) -> (Group<oneshot::Sender<()>>, Receiver<usize>) {
+        let (sizes, seen) = mpsc::channel();
+        let gather = Gather { wait, weight: 5 };
+        (Group::start("slow", gather, Slow { sizes, takes }).unwrap(), seen)
+    }
+
+    #[tokio::test]
+    async fn who_comes_alone_does_not_wait() {
+        let (group, _seen) = start(Duration::from_secs(10), Duration::ZERO);
+        let began = Instant::now();
+        group.ask(|answer| answer).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_comes_meanwhile_shares_the_next_group() {
+        let (group, seen) = start(Duration::from_secs(10), Duration::from_millis(300));
+        let first = group.ask(|answer| answer);
+        let others = async {
+            // The first one is at work by now.
+            assert_eq!(tokio::task::block_in_place(|| seen.recv()).unwrap(), 1);
+            let five = std::iter::repeat_with(|| group.ask(|answer| answer)).take(5);
+            futures_util::future::join_all(five).await
+        };
+        let (first, others) = tokio::join!(first, others);
+        assert!(first.is_ok() && others.iter().all(Result::is_ok));
+        assert_eq!(seen.recv().unwrap(), 5);
+    }
 }
