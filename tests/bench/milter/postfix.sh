@@ -66,10 +66,19 @@ cpu_ticks() {
     echo $((fields[11] + fields[12]))
 }
 
+# machine_ticks: idle time and all time of all processors, in hundredths of a second.
+machine_ticks() {
+    local fields tick sum=0
+    read -ra fields </proc/stat
+    for tick in "${fields[@]:1:8}"; do sum=$((sum + tick)); done
+    echo "$((fields[4] + fields[5])) $sum"
+}
+
 # through KEY BYTES MESSAGES: measures once and records it.
 through() {
-    local key=$1 bytes=$2 messages=$3 began accepted delivered ticks
+    local key=$1 bytes=$2 messages=$3 began accepted delivered ticks idle all idle_before all_before
     ticks=$(cpu_ticks "$key")
+    read -r idle_before all_before < <(machine_ticks)
     began=${EPOCHREALTIME/./}
     /usr/sbin/smtp-source "${source_options[@]}" -s "$sessions" -m "$messages" -f "$SENDER" -t "$RECIPIENT" \
         -F "$work/newsletter-$bytes" "127.0.0.1:${smtp_port[$key]}" || die "smtp-source failed on $key"
@@ -77,17 +86,19 @@ through() {
     sent "$key" "$messages"
     drain
     delivered=${EPOCHREALTIME/./}
+    read -r idle all < <(machine_ticks)
     ticks=$(($(cpu_ticks "$key") - ticks))
     record "{\"part\":\"postfix\",\"subject\":\"${key% *}\",\"transport\":\"${key#* }\",\"bytes\":$bytes" \
         ",\"accepted_per_s\":$((messages * 1000000 / (accepted - began)))" \
         ",\"delivered_per_s\":$((messages * 1000000 / (delivered - began)))" \
+        ",\"machine_busy_percent\":$((100 - 100 * (idle - idle_before) / (all - all_before + 1)))" \
         ",\"cpu_us_per_message\":$((ticks * 10000 / messages))}"
 }
 
 # latency BYTES: one session for each key, a message through each in turn.
 latency() {
     local bytes=$1 key subject keys=(none) ways=() line
-    for subject in c-noop c-body mailtap mailtap-normal; do keys+=("$subject unix" "$subject tcp"); done
+    for subject in "${IN_POSTFIX[@]}"; do keys+=("$subject unix" "$subject tcp"); done
     for key in "${keys[@]}"; do
         ways+=("$key=${smtp_port[$key]}")
         sent "$key" "$latency_messages"

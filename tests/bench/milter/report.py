@@ -110,10 +110,10 @@ def postfix(cases):
             rows.append([of(subject), "" if subject == "none" else transport, round(found["accepted_per_s"]),
                          ratio(found["accepted_per_s"], base["accepted_per_s"]), round(found["delivered_per_s"]),
                          ratio(found["delivered_per_s"], base["delivered_per_s"]),
-                         round(found["cpu_us_per_message"])])
+                         round(found["machine_busy_percent"]), round(found["cpu_us_per_message"])])
         rows.sort(key=lambda row: row[1], reverse=True)
-        table(f"Within Postfix, {size // 1024} KB", ["filter", "over", "accepted/s", "÷ " + NOOP, "delivered/s", "÷ " + NOOP,
-              "filter's CPU µs a message"], rows)
+        table(f"Within Postfix, {size // 1024} KB", ["filter", "over", "accepted/s", "÷ " + NOOP, "delivered/s",
+              "÷ " + NOOP, "machine busy %", "filter's CPU µs a message"], rows)
 
 
 def latency(cases):
