@@ -15,8 +15,8 @@ NOOP = "c-noop unix"
 def machine(options):
     """One line on the machine and how busy it is."""
     parser = argparse.ArgumentParser()
-    for name in ("rounds", "sessions", "postfix", "mailtap"):
-        parser.add_argument("--" + name)
+    for name, kind in (("rounds", int), ("sessions", int), ("postfix", str), ("mailtap", str)):
+        parser.add_argument("--" + name, type=kind)
     about = vars(parser.parse_args(options))
     with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
         models = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
@@ -51,9 +51,9 @@ def read(file):
 
 def as_json(about, medians):
     names = ("subject", "transport", "bytes", "connections")
-    for part, by_key in medians.items():
-        about[part] = [dict(zip(names, key)) | values for key, values in by_key.items()]
-    print(json.dumps(about, indent=1))
+    parts = {part: [dict(zip(names, key)) | values for key, values in by_key.items()]
+             for part, by_key in medians.items()}
+    print(json.dumps({"machine": about} | parts, indent=1))
 
 
 def table(title, heads, rows):
