@@ -25,6 +25,7 @@ use crate::keys::token::{self, Standing, Token};
 use crate::keys::{self, Keys};
 use crate::queue::amqp;
 use crate::queue::dedupe::Dedupe;
+use crate::queue::served::Served;
 use crate::queue::source::{AmqpSource, Source, SpoolSource};
 use crate::queue::spool::{self, Spool};
 use crate::rewrite::{HostRule, LinkPatterns, PatternError, Plan};
@@ -106,6 +107,12 @@ pub(super) fn spool(config: &Config) -> Result<Spool> {
         ..spool::Settings::default()
     };
     Spool::open(settings).or_exit(Exit::Unavailable)
+}
+
+/// Opens the memory of copies, where mail is split.
+pub(super) fn served(config: &Config) -> Result<Option<Served>> {
+    let open = || Served::open(&spool_directory(config)).or_exit(Exit::Unavailable);
+    config.split.as_ref().map(|_| open()).transpose()
 }
 
 /// Opens the keyring.
@@ -265,13 +272,18 @@ pub(super) fn milter(config: &Config) -> Result<filter::Settings> {
         policy: policy(config).or_exit(Exit::Config)?,
         tempfail: milter.tempfail,
         postfix_config_dirs: milter.postfix_config_dirs.clone(),
+        split: config.split.as_ref().map(|split| filter::split::Settings {
+            address: split.address,
+            max_recipients: split.max_recipients,
+            timeout: split.timeout,
+        }),
         connections: milter.max_connections,
         memory_bytes: milter.max_memory_bytes,
         message_timeout: milter.message_timeout,
         idle_timeout: milter.idle_timeout,
         drain: milter.drain,
         // Before the whole message is given up, so that no event is stored for one that passes as it came.
-        publish_wait: Duration::from_secs(5).min(milter.message_timeout / 2),
+        publish_wait: Duration::from_secs(5).min(milter.message_timeout / 4),
     })
 }
 

@@ -80,6 +80,21 @@ enable_long_queue_ids = yes
              # unmodified. With milter.default_action = \"tempfail\" (and the same above) nothing passes unmodified for its size."
         );
     }
+    if let Some(split) = &config.split {
+        let _ = write!(
+            text,
+            "
+# master.cf: where mailtap hands in the copies of mail to several recipients. No milter of mailtap here, but those that
+# follow it: put the milter that signs with DKIM after `smtpd_milters=`. The two headers are logged as above.
+{} inet n - n - - smtpd
+    -o smtpd_milters= -o cleanup_service_name=mailtap-copies
+    -o mynetworks=127.0.0.0/8 -o {{ smtpd_relay_restrictions = permit_mynetworks, reject }}
+mailtap-copies unix n - n - 0 cleanup
+    -o {{ header_checks = regexp:{{{{/^X-Mailtap-(Ref|Campaign):/ INFO}}}} }}
+",
+            split.address
+        );
+    }
     text.push_str(
         "
 # A gateway further down the road that only relays logs the same headers with

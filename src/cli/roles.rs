@@ -130,6 +130,7 @@ fn milter_role(config: &Config, keys: &Keys, spool: &Spool) -> Result<Role> {
         pseudonyms: assemble::pseudonyms(config)?,
         consents: Arc::new(config.consent),
         publisher: Arc::new(spool.clone()),
+        served: assemble::served(config)?,
         host: config.host.clone(),
     };
     Ok(Role::new("milter", move |life| filter::run(settings, deps, life)))

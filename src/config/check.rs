@@ -19,7 +19,8 @@ use super::parse::Problem;
 use super::raw::Raw;
 use super::units::{self, Listen};
 use super::{
-    AmqpConfig, CampaignSource, Config, MilterConfig, PropertyConfig, RelayConfig, TapSource, TrackerConfig,
+    AmqpConfig, CampaignSource, Config, MilterConfig, PropertyConfig, RelayConfig, SplitConfig, TapSource,
+    TrackerConfig,
 };
 use crate::consent::{Consent, Fixed};
 use crate::rewrite::PixelAt;
@@ -143,8 +144,9 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
         share: at.one_of(
             "policy.several_recipients",
             &raw.policy.several_recipients,
-            &[("shared", true), ("skip", false)],
+            &[("shared", true), ("split", true), ("skip", false)],
         ),
+        split: split(&mut at, &raw),
         campaigns: campaigns(&mut at, &raw),
         consent: consent(&mut at, &raw),
         milter: milter(&mut at, &raw),
@@ -258,6 +260,31 @@ fn consent(at: &mut Checker<'_>, raw: &Raw) -> Fixed {
         clicks: of("consent.clicks", &raw.consent.clicks),
         opens: of("consent.opens", &raw.consent.opens),
     }
+}
+
+fn split(at: &mut Checker<'_>, raw: &Raw) -> Option<SplitConfig> {
+    let address = at.some("split.address", units::address(&raw.split.address));
+    let max_recipients = at.count("split.max_recipients", raw.split.max_recipients);
+    let timeout = at.ok("split.timeout", units::duration(&raw.split.timeout));
+    if raw.policy.several_recipients != "split" {
+        return None;
+    }
+    // Beyond it the driver would let the original go to those who have their copies already.
+    let message_timeout = units::duration(&raw.milter.message_timeout).unwrap_or(timeout * 2);
+    if timeout * 2 > message_timeout {
+        at.note("split.timeout", "must be at most half of milter.message_timeout");
+    }
+    if raw.milter.default_action != "tempfail" {
+        at.note(
+            "policy.several_recipients",
+            "\"split\" needs milter.default_action = \"tempfail\": with \"accept\", a milter that dies after it has sent copies \
+             would have Postfix send the original to the same recipients",
+        );
+    }
+    if units::duration(&raw.milter.drain).is_ok_and(|drain| drain < message_timeout) {
+        at.note("milter.drain", "must not be shorter than milter.message_timeout where mail is split");
+    }
+    Some(SplitConfig { address: address?, max_recipients, timeout })
 }
 
 fn milter(at: &mut Checker<'_>, raw: &Raw) -> MilterConfig {

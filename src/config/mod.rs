@@ -70,6 +70,8 @@ pub struct Config {
     pub max_message_bytes: usize,
     /// Whether messages to several recipients get shared tokens; otherwise they are left alone.
     pub share: bool,
+    /// How they get copies of their own; nothing: they don't.
+    pub split: Option<SplitConfig>,
     /// Campaigns by sender.
     pub campaigns: Vec<CampaignSource>,
     /// The site's answer on consent.
@@ -103,6 +105,17 @@ pub struct CampaignSource {
     pub sender: String,
     /// The campaign of its mail.
     pub campaign: CampaignId,
+}
+
+/// `[split]`.
+#[derive(Debug, Clone)]
+pub struct SplitConfig {
+    /// The port that takes copies.
+    pub address: SocketAddr,
+    /// A message with more recipients is shared.
+    pub max_recipients: usize,
+    /// All copies of a message must be through by then.
+    pub timeout: Duration,
 }
 
 /// `[milter]`, checked.

@@ -49,6 +49,8 @@ table! {
         tracking: Tracking = Tracking::default(),
         /// What is tracked.
         policy: Policy = Policy::default(),
+        /// Copies for several recipients.
+        split: Split = Split::default(),
         /// Who is tracked.
         consent: Consent = Consent::default(),
         /// The milter role.
@@ -145,7 +147,7 @@ table! {
         skip_link_hosts: Vec<String> = Vec::new(),
         /// When not empty, only links to these hosts are rewritten, but for `skip_link_hosts`.
         only_link_hosts: Vec<String> = Vec::new(),
-        /// Several recipients in one transaction: `shared` or `skip`.
+        /// Several recipients in one transaction: `shared`, `split` or `skip`.
         several_recipients: String = text("shared"),
         /// Messages with more links are left alone.
         max_links: u64 = 1_000,
@@ -207,6 +209,18 @@ table! {
         sender: String = text(""),
         /// The campaign id.
         campaign: String = text(""),
+    }
+}
+
+table! {
+    /// `[split]`: with `policy.several_recipients = "split"`.
+    Split {
+        /// The port of our own Postfix that takes copies and asks no milter of ours.
+        address: String = text("127.0.0.1:10026"),
+        /// A message with more recipients is shared.
+        max_recipients: u64 = 50,
+        /// All copies of a message must be through by then; at most half of `milter.message_timeout`.
+        timeout: String = text("10s"),
     }
 }
 

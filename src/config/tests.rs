@@ -181,3 +181,20 @@ fn rules_are_read_checked_and_may_leave_keys_out() {
         assert!(report.contains(part), "{part} is not in:\n{report}");
     }
 }
+
+#[test]
+fn mail_is_split_only_where_nobody_can_get_two_copies() {
+    let text = EXAMPLE
+        .replace("#several_recipients = \"shared\"", "several_recipients = \"split\"")
+        .replace("#default_action = \"tempfail\"", "default_action = \"accept\"")
+        .replace("#drain = \"20s\"", "drain = \"5s\"")
+        .replace("#timeout = \"10s\"\n\n# Whether", "timeout = \"11s\"\n\n# Whether");
+    let (_directory, path) = site(&text);
+    let report = Config::load(&path).unwrap_err().to_string();
+    for key in ["policy.several_recipients", "split.timeout", "milter.drain"] {
+        assert!(report.contains(key), "{key}: {report}");
+    }
+    let text = EXAMPLE.replace("#several_recipients = \"shared\"", "several_recipients = \"split\"");
+    let (_directory, path) = site(&text);
+    assert_eq!(Config::load(&path).unwrap().split.unwrap().max_recipients, 50);
+}

@@ -8,18 +8,21 @@
 //! - See: `docs/architecture.md`, "One message"
 
 use std::borrow::Cow;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use mailtap_milter::driver::{Handler, Happening, Response, Settled};
-use mailtap_milter::edits::{Answer, Edit};
-use mailtap_milter::session::{Interest, Message};
+use mailtap_milter::edits::{Answer, Edit, Verdict};
+use mailtap_milter::session::{Interest, Message, Path};
 use tokio::sync::Semaphore;
 
 use super::Deps;
 use super::decide::{self, Decision, Envelope, Means, Pass, Policy, Tracked};
 use super::happenings::{EventRefused, MessageDone, Protocol, SpoolTurn};
 use super::patience::{Patience, Turn};
+use super::split::{Copies, Splitter};
 use crate::event::{Event, EventId, Kind};
 use crate::identity::Timestamp;
 use crate::rewrite::{self, Outcome};
@@ -32,12 +35,14 @@ const LARGE_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Filter {
     source: String,
-    policy: Arc<Policy>,
+    pub(super) policy: Arc<Policy>,
     patience: Mutex<Patience>,
     /// Each large message takes several times its size while it is worked on, so only a few are at a time.
     large: Arc<Semaphore>,
     health: Component,
-    deps: Deps,
+    splitter: Option<Splitter>,
+    rest_wait: Duration,
+    pub(super) deps: Deps,
 }
 
 /// What a log line says of a message.
@@ -71,17 +76,26 @@ impl Handler for Filter {
     async fn message(&self, message: Message) -> Response {
         let now = clock::now();
         let about = About::new(&message, Instant::now());
-        let changed = match self.work(message, now).await {
-            Ok(changed) => self.publish(&about, &changed.tracked, now).await.map(|()| changed),
-            Err(why) => Err(why),
+        let message = Arc::new(message);
+        let copies = match &self.splitter {
+            Some(splitter) => self.split(splitter, &message, now).await,
+            None => Copies::default(),
         };
+        if copies.cover(&message) {
+            about.split(&copies);
+            return self.with_copies(Verdict::Discard.into(), copies);
+        }
+        let changed = self.rest(&about, message, &copies, now).await;
+        let mut edits = without(&copies);
         match changed {
-            Ok(Changed { tracked, edits }) => {
-                Response::new(Answer::edited(edits), move |fate| about.settled(&tracked, fate))
+            Ok(changed) => {
+                edits.extend(changed.edits);
+                let response = self.with_copies(Answer::edited(edits), copies);
+                response.and(move |fate| about.settled(&changed.tracked, fate))
             }
             Err((outcome, reason)) => {
                 about.unchanged(outcome, reason);
-                Answer::unmodified().into()
+                self.with_copies(Answer::edited(edits), copies)
             }
         }
     }
@@ -92,7 +106,13 @@ impl Handler for Filter {
 }
 
 impl Filter {
-    pub(super) fn new(policy: Policy, publish_wait: Duration, health: Component, deps: Deps) -> Self {
+    pub(super) fn new(
+        policy: Policy,
+        publish_wait: Duration,
+        splitter: Option<Splitter>,
+        health: Component,
+        deps: Deps,
+    ) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         Self {
             source: format!("mailtap/milter/{}", deps.host),
@@ -100,16 +120,61 @@ impl Filter {
             patience: Mutex::new(Patience::new(publish_wait)),
             large: Arc::new(Semaphore::new(cores)),
             health,
+            splitter,
+            rest_wait: publish_wait,
             deps,
         }
     }
 
-    /// Decides on a message and prepares its edits.
-    async fn work(&self, message: Message, now: Timestamp) -> Result<Changed, Unchanged> {
-        let large = message.held_bytes() > LARGE_BYTES;
+    /// What is done with the original, for those without a copy. Once somebody has one, this must come to an end by itself:
+    /// a handler that is given up would let the original go to everybody.
+    async fn rest(
+        &self,
+        about: &About,
+        message: Arc<Message>,
+        copies: &Copies,
+        now: Timestamp,
+    ) -> Result<Changed, Unchanged> {
+        let work = async {
+            let changed = self.work(message, copies, now).await?;
+            self.publish(&about.queue_id, &changed.tracked, now).await.map(|()| changed)
+        };
+        if copies.addresses.is_empty() {
+            return work.await;
+        }
+        let work = tokio::time::timeout(self.rest_wait, AssertUnwindSafe(work).catch_unwind());
+        match work.await {
+            Ok(Ok(changed)) => changed,
+            Ok(Err(_)) => Err(("failed", "panic")),
+            Err(_) => Err(("failed", "timeout")),
+        }
+    }
+
+    /// Decides on a message for those without a copy, and prepares its edits.
+    async fn work(
+        &self,
+        message: Arc<Message>,
+        copies: &Copies,
+        now: Timestamp,
+    ) -> Result<Changed, Unchanged> {
+        let bytes = message.held_bytes();
         let (policy, deps) = (Arc::clone(&self.policy), self.deps.clone());
-        let work = move || change(&message, &policy, &deps, now);
-        if !large {
+        let left: Vec<Path> = message
+            .recipients()
+            .iter()
+            .filter(|path| !copies.addresses.contains(&path.address))
+            .cloned()
+            .collect();
+        self.off_the_runtime(bytes, move || change(&message, &left, &policy, &deps, now)).await
+    }
+
+    /// Does the work on a message of so many bytes, off the runtime's own threads where it is large.
+    pub(super) async fn off_the_runtime<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        if bytes <= LARGE_BYTES {
             return work();
         }
         let place = Arc::clone(&self.large).acquire_owned().await;
@@ -122,10 +187,29 @@ impl Filter {
         }
     }
 
+    /// An answer after which copies need not be remembered any more: Postfix has it.
+    fn with_copies(&self, answer: Answer, copies: Copies) -> Response {
+        let Some(splitter) = self.splitter.as_ref().filter(|_| !copies.keys.is_empty()) else {
+            return answer.into();
+        };
+        let served = splitter.served.clone();
+        let runtime = tokio::runtime::Handle::current();
+        Response::new(answer, move |fate| {
+            if matches!(fate, Settled::Sent { .. }) {
+                runtime.spawn(async move { served.forget(copies.keys).await });
+            }
+        })
+    }
+
     /// Stores the event before Postfix hears of the message's fate.
-    async fn publish(&self, about: &About, tracked: &Tracked, now: Timestamp) -> Result<(), Unchanged> {
+    pub(super) async fn publish(
+        &self,
+        queue_id: &str,
+        tracked: &Tracked,
+        now: Timestamp,
+    ) -> Result<(), Unchanged> {
         let mut data = tracked.data.clone();
-        data.queue_id = (!about.queue_id.is_empty()).then(|| about.queue_id.clone());
+        data.queue_id = (!queue_id.is_empty()).then(|| queue_id.to_owned());
         let event = Event {
             id: EventId::of("accepted").part(tracked.id.as_bytes()).finish(),
             source: self.source.clone(),
@@ -139,7 +223,7 @@ impl Filter {
         let stored = tokio::time::timeout(wait, self.deps.publisher.publish(vec![event])).await;
         self.learn(stored.is_ok());
         stored.map_err(|_| late)?.map_err(|error| {
-            EventRefused { queue_id: &about.queue_id, error: &error }.emit();
+            EventRefused { queue_id, error: &error }.emit();
             ("failed", "event_refused")
         })
     }
@@ -168,6 +252,21 @@ impl About {
 
     fn unchanged(&self, outcome: &'static str, reason: &'static str) {
         self.done(outcome, reason, None);
+    }
+
+    /// The line of a message of which everybody got a copy.
+    fn split(&self, copies: &Copies) {
+        MessageDone {
+            queue_id: &self.queue_id,
+            outcome: "split",
+            reason: "",
+            id: None,
+            links: copies.links,
+            pixel: false,
+            recipients: self.recipients,
+            took: self.started.elapsed(),
+        }
+        .emit();
     }
 
     /// The line of a tracked message, once it is known what became of the answer.
@@ -199,10 +298,20 @@ impl About {
     }
 }
 
-fn change(message: &Message, policy: &Policy, deps: &Deps, now: Timestamp) -> Result<Changed, Unchanged> {
+/// Takes those who have their copy off the original.
+fn without(copies: &Copies) -> Vec<Edit> {
+    copies.addresses.iter().map(|address| Edit::DeleteRecipient { address: address.clone() }).collect()
+}
+
+fn change(
+    message: &Message,
+    recipients: &[Path],
+    policy: &Policy,
+    deps: &Deps,
+    now: Timestamp,
+) -> Result<Changed, Unchanged> {
     let original = message.to_bytes();
-    let recipients: Vec<String> =
-        message.recipients().iter().map(|path| text(path.bare()).into_owned()).collect();
+    let recipients: Vec<String> = recipients.iter().map(|path| text(path.bare()).into_owned()).collect();
     let ring = deps.keys.current();
     let means = Means {
         policy,
@@ -226,7 +335,7 @@ fn change(message: &Message, policy: &Policy, deps: &Deps, now: Timestamp) -> Re
     Ok(Changed { tracked, edits })
 }
 
-fn text(bytes: &[u8]) -> Cow<'_, str> {
+pub(super) fn text(bytes: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 

@@ -59,6 +59,7 @@ fn site() -> Site {
         pseudonyms: PseudonymKey::new(&[9; 32]),
         consents: Arc::new(Fixed { clicks: Consent::Granted, opens: Consent::Granted }),
         publisher: Arc::clone(&publisher) as _,
+        served: None,
         host: "test".into(),
     };
     let policy = Policy {
@@ -74,7 +75,7 @@ fn site() -> Site {
     let health = Health::default();
     let component = health.component("milter");
     component.ready();
-    let filter = Filter::new(policy, Duration::from_secs(5), component, deps);
+    let filter = Filter::new(policy, Duration::from_secs(5), None, component, deps);
     Site { filter, publisher, health, _directory: directory }
 }
 

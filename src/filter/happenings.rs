@@ -15,8 +15,9 @@ use super::listen::Address;
 use super::main_cf::DefaultAction;
 use super::patience::Turn;
 use super::postconf::Said;
+use super::reinject::Sent;
 use crate::identity::MessageId;
-use crate::queue::PublishError;
+use crate::queue::{PublishError, StoreError};
 
 /// A message went through: the one line that each message gets.
 #[derive(Debug)]
@@ -106,6 +107,50 @@ impl PostfixSays<'_> {
                 tracing::info!(%directory, "main.cf names no milter at this address; see `mailtap postfix`")
             }
         }
+    }
+}
+
+/// A recipient's copy was sent, or not.
+#[derive(Debug)]
+pub(super) struct CopyDone {
+    pub(super) sent: Sent,
+    pub(super) id: Option<MessageId>,
+}
+
+impl CopyDone {
+    pub(super) fn emit(&self) {
+        let result = match self.sent {
+            Sent::Accepted => "accepted",
+            Sent::Refused => "refused",
+            Sent::Broken => "broken",
+            Sent::Uncertain => "uncertain",
+        };
+        let message_id = self.id.map(|id| id.to_string()).unwrap_or_default();
+        if self.sent == Sent::Uncertain {
+            tracing::warn!(message_id, "nobody knows whether Postfix took a copy: its recipient may get two");
+        } else {
+            tracing::debug!(message_id, result, "copy");
+        }
+        metrics::counter!("mailtap_milter_copies_total", "result" => result).increment(1);
+    }
+}
+
+/// Not everybody gets a copy: the others stay with the original.
+#[derive(Debug)]
+pub(super) struct SplitStopped<'a> {
+    pub(super) reason: &'static str,
+    pub(super) error: Option<&'a StoreError>,
+}
+
+impl SplitStopped<'_> {
+    pub(super) fn emit(&self) {
+        let Self { reason, error } = self;
+        if *reason == "nothing_to_split" {
+            return;
+        }
+        let error = error.map(ToString::to_string);
+        tracing::warn!(reason, error, "not split: the recipients without a copy share the original");
+        metrics::counter!("mailtap_milter_split_stops_total", "reason" => *reason).increment(1);
     }
 }
 

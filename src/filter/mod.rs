@@ -19,26 +19,31 @@ pub mod rules;
 mod happenings;
 mod listen;
 pub mod postconf;
+mod reinject;
 
 // Together.
 mod handler;
+pub mod split;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mailtap_milter::driver::{self, Oversize, Timeouts};
+use mailtap_milter::wire::Actions;
 
 use crate::consent::Consents;
 use crate::identity::PseudonymKey;
 use crate::keys::Keys;
 use crate::queue::Publisher;
+use crate::queue::served::Served;
 use crate::service::Lifecycle;
 use decide::Policy;
 use handler::Filter;
 use happenings::{Listening, PostfixSays};
 pub use listen::{Address, ListenError};
 use main_cf::DefaultAction;
+use split::Splitter;
 
 /// What the milter is told.
 #[derive(Debug, Clone)]
@@ -51,6 +56,8 @@ pub struct Settings {
     pub tempfail: bool,
     /// Where a main.cf lies that should say the same; asked at the start.
     pub postfix_config_dirs: Vec<PathBuf>,
+    /// How several recipients get copies of their own; nothing: they share one.
+    pub split: Option<split::Settings>,
     /// Connections at once.
     pub connections: usize,
     /// Memory for messages of all connections together, in bytes.
@@ -76,6 +83,8 @@ pub struct Deps {
     pub consents: Arc<dyn Consents>,
     /// Takes the events.
     pub publisher: Publisher,
+    /// Who got a copy; needed where `Settings::split` is.
+    pub served: Option<Served>,
     /// This host's name in events.
     pub host: String,
 }
@@ -96,7 +105,9 @@ pub async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Result<(), 
     }
     .emit();
     health.ready();
-    let filter = Filter::new(settings.policy, settings.publish_wait, health, deps);
+    let served = deps.served.clone();
+    let splitter = settings.split.zip(served).map(|(settings, served)| Splitter { settings, served });
+    let filter = Filter::new(settings.policy, settings.publish_wait, splitter, health, deps);
     driver::serve(listener, Arc::new(filter), driver, life.stop.cancelled_owned()).await;
     Ok(())
 }
@@ -125,6 +136,9 @@ fn driver_settings(settings: &Settings) -> driver::Settings {
         },
         ..driver::Settings::default()
     };
+    if settings.split.is_some() {
+        driver.wanted.required |= Actions::DELETE_RECIPIENTS;
+    }
     driver.session.message.message_bytes = settings.policy.plan.max_message_bytes;
     driver
 }

@@ -15,6 +15,7 @@ pub mod spool;
 mod group;
 mod happenings;
 mod seen;
+pub mod served;
 mod sqlite;
 
 pub use sqlite::StoreError;

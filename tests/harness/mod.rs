@@ -107,6 +107,8 @@ pub struct Options {
     pub without_postfix: bool,
     /// More settings of both Postfix instances.
     pub settings: Vec<&'static str>,
+    /// More services of the relay: lines of master.cf.
+    pub services: Vec<String>,
     /// More recipients than `anna`, each `DOMAIN:USER,…`.
     pub mailboxes: Vec<&'static str>,
 }
@@ -120,6 +122,7 @@ impl Default for Options {
             milter_only: false,
             without_postfix: false,
             settings: Vec::new(),
+            services: Vec::new(),
             mailboxes: Vec::new(),
         }
     }
@@ -186,6 +189,9 @@ impl Site {
         for setting in &options.settings {
             mx_options.extend(["--set", setting]);
             relay.extend(["--set", setting]);
+        }
+        for service in &options.services {
+            relay.extend(["--master", service]);
         }
         std::thread::scope(|scope| {
             scope.spawn(|| self.postfix("start", "mx", &mx_options));

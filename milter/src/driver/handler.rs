@@ -60,6 +60,19 @@ impl Response {
         Self { answer, settled: Some(Box::new(settled)) }
     }
 
+    /// Adds something to be done when the answer's fate is known, after what there is already.
+    #[must_use]
+    pub fn and(mut self, settled: impl FnOnce(Settled) + Send + 'static) -> Self {
+        let first = self.settled.take();
+        self.settled = Some(Box::new(move |fate| {
+            if let Some(first) = first {
+                first(fate);
+            }
+            settled(fate);
+        }));
+        self
+    }
+
     pub(super) fn settle(settled: Option<Box<dyn FnOnce(Settled) + Send>>, fate: Settled) {
         if let Some(settled) = settled {
             // A panic there must not cost a connection.

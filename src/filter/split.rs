@@ -1,0 +1,197 @@
+//! Several recipients in one transaction: each gets a copy of its own, so that clicks and opens are one person's.
+//!
+//! - Layer: role
+//! - Takes: a message in scope with several recipients.
+//! - Gives: copies, handed back to Postfix one by one; who has got one, and who has not.
+//! - On failure: whoever has no copy stays with the original; nobody who has one does.
+//! - Limits: `Settings::max_recipients`; half of the time that a message may take.
+//! - See: `docs/decisions/0007-split.md`
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mailtap_milter::session::{Message, Path};
+
+use super::decide::{self, Decision, Envelope, Means, Pass, Tracked};
+use super::handler::{Filter, text};
+use super::happenings::{CopyDone, SplitStopped};
+use super::reinject::{Door, Sent};
+use crate::identity::Timestamp;
+use crate::queue::served::{CopyKey, Served, copy_key};
+use crate::service::clock;
+
+/// How copies are made.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The port of our own Postfix that takes copies, and asks no milter of ours.
+    pub address: SocketAddr,
+    /// A message with more recipients is shared.
+    pub max_recipients: usize,
+    /// All copies of a message must be through by then.
+    pub timeout: Duration,
+}
+
+/// What splits messages.
+#[derive(Debug)]
+pub(super) struct Splitter {
+    pub(super) settings: Settings,
+    pub(super) served: Served,
+}
+
+/// Who of a message's recipients got a copy.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    /// Their addresses, as the MTA gave them.
+    pub(super) addresses: HashSet<Vec<u8>>,
+    /// What remembers them until Postfix has the answer.
+    pub(super) keys: Vec<CopyKey>,
+    /// Links in all copies together.
+    pub(super) links: u32,
+}
+
+impl Copies {
+    /// Whether everybody has got one.
+    pub(super) fn cover(&self, message: &Message) -> bool {
+        !self.addresses.is_empty()
+            && message.recipients().iter().all(|path| self.addresses.contains(&path.address))
+    }
+}
+
+/// One recipient's copy.
+struct Copy {
+    message: Vec<u8>,
+    tracked: Option<Box<Tracked>>,
+}
+
+impl Filter {
+    /// Hands out copies, as far as it gets. Gives nothing where the message is none to be split.
+    pub(super) async fn split(&self, splitter: &Splitter, message: &Arc<Message>, now: Timestamp) -> Copies {
+        let mut copies = Copies::default();
+        let Some(pending) = recipients(message, splitter.settings.max_recipients) else { return copies };
+        let original = Arc::new(message.to_bytes());
+        let keys: BTreeMap<Vec<u8>, CopyKey> = pending
+            .iter()
+            .map(|path| (path.address.clone(), copy_key(&message.sender().address, &path.address, &original)))
+            .collect();
+        let served = match splitter.served.among(keys.values().copied().collect(), now).await {
+            Ok(served) => served,
+            Err(error) => {
+                SplitStopped { reason: "memory", error: Some(&error) }.emit();
+                return copies;
+            }
+        };
+        let until = Instant::now() + splitter.settings.timeout;
+        let mut door = None;
+        for recipient in &pending {
+            let Some(key) = keys.get(&recipient.address).copied() else { continue };
+            if !served.contains(&key) {
+                match self.serve(splitter, &mut door, message, &original, recipient, until).await {
+                    Ok(Some(links)) => copies.links += links,
+                    Ok(None) => continue,
+                    Err(reason) => {
+                        SplitStopped { reason, error: None }.emit();
+                        break;
+                    }
+                }
+                if let Err(error) = splitter.served.note(key, now).await {
+                    // This copy is out; without a memory there must be no further ones.
+                    copies.took(recipient, key);
+                    SplitStopped { reason: "memory", error: Some(&error) }.emit();
+                    break;
+                }
+            }
+            copies.took(recipient, key);
+        }
+        if let Some(door) = door {
+            door.close().await;
+        }
+        copies
+    }
+
+    /// Makes and sends one copy: its links if it was taken, nothing if this recipient has to stay with the original.
+    ///
+    /// # Errors
+    /// Why no further copy should be tried.
+    async fn serve(
+        &self,
+        splitter: &Splitter,
+        door: &mut Option<Door>,
+        message: &Arc<Message>,
+        original: &Arc<Vec<u8>>,
+        recipient: &Path,
+        until: Instant,
+    ) -> Result<Option<u32>, &'static str> {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err("late");
+        }
+        let copy = self.copy(message, original, recipient).await.ok_or("nothing_to_split")?;
+        if door.is_none() {
+            *door = Some(Door::open(splitter.settings.address, left).await.ok_or("no_connection")?);
+        }
+        if let Some(tracked) = &copy.tracked {
+            let published = self.publish("", tracked, clock::now());
+            tokio::time::timeout(left, published).await.map_err(|_| "late")?.map_err(|(_, reason)| reason)?;
+        }
+        let Some(open) = door else { return Err("no_connection") };
+        let left = until.saturating_duration_since(Instant::now());
+        let sent = tokio::time::timeout(left, open.send(message.sender(), recipient, &copy.message)).await;
+        let sent = sent.unwrap_or(Sent::Uncertain);
+        CopyDone { sent, id: copy.tracked.as_ref().map(|tracked| tracked.id) }.emit();
+        match sent {
+            Sent::Accepted => Ok(Some(copy.tracked.map_or(0, |tracked| tracked.report.tracked.into()))),
+            Sent::Refused => Ok(None),
+            Sent::Broken | Sent::Uncertain => {
+                *door = None;
+                Err("connection_broke")
+            }
+        }
+    }
+
+    /// The copy for one recipient; nothing where splitting serves no purpose.
+    async fn copy(&self, message: &Arc<Message>, original: &Arc<Vec<u8>>, recipient: &Path) -> Option<Copy> {
+        let (policy, deps) = (Arc::clone(&self.policy), self.deps.clone());
+        let (original, sender) = (Arc::clone(original), text(message.sender().bare()).into_owned());
+        let recipients = [text(recipient.bare()).into_owned()];
+        let bytes = original.len();
+        let work = move || {
+            let ring = deps.keys.current();
+            let means = Means {
+                policy: &policy,
+                ring: &ring,
+                pseudonyms: &deps.pseudonyms,
+                consents: &*deps.consents,
+                now: clock::now(),
+                random: rand::random(),
+            };
+            match decide::decide(&original, Envelope { sender: &sender, recipients: &recipients }, &means) {
+                Decision::Track(tracked) if tracked.rewrites() => {
+                    Some(Copy { message: tracked.apply(&original), tracked: Some(tracked) })
+                }
+                // This recipient may not be followed, others may.
+                Decision::Pass(Pass::NoConsent, _) => {
+                    Some(Copy { message: original.to_vec(), tracked: None })
+                }
+                _ => None,
+            }
+        };
+        self.off_the_runtime(bytes, work).await
+    }
+}
+
+impl Copies {
+    fn took(&mut self, recipient: &Path, key: CopyKey) {
+        self.addresses.insert(recipient.address.clone());
+        self.keys.push(key);
+    }
+}
+
+/// The recipients, each once; nothing if there is one only, or too many.
+fn recipients(message: &Message, most: usize) -> Option<Vec<Path>> {
+    let mut seen = HashSet::new();
+    let each: Vec<Path> =
+        message.recipients().iter().filter(|path| seen.insert(path.address.as_slice())).cloned().collect();
+    (2..=most).contains(&each.len()).then_some(each)
+}

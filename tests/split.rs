@@ -1,0 +1,179 @@
+//! Several recipients in one transaction, each with a copy of their own, through the real Postfix.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use harness::letters::Dice;
+use harness::session::Session;
+use harness::{NEWSLETTER, Options, SENDER, Site, free_ports, run, smtp, wait_for};
+use serde_json::Value;
+
+const USERS: [&str; 3] = ["anna", "ben", "carl"];
+const RECIPIENTS: [&str; 3] = ["anna@example.net", "ben@example.net", "carl@example.net"];
+
+/// A site that splits; `refused` is an address that the port for copies does not take.
+fn site(refused: &str) -> Site {
+    let [port] = free_ports::<1>();
+    let access = match refused {
+        "" => String::new(),
+        _ => format!(
+            " -o {{ smtpd_recipient_restrictions = check_recipient_access inline:{{{refused}=REJECT}} }}"
+        ),
+    };
+    Site::start(&Options {
+        changes: vec![
+            ("#several_recipients = \"shared\"", "several_recipients = \"split\"".into()),
+            ("#address = \"127.0.0.1:10026\"", format!("address = \"127.0.0.1:{port}\"")),
+        ],
+        mailboxes: vec!["example.net:ben,carl"],
+        services: vec![
+            format!("127.0.0.1:{port} inet n - n - - smtpd -o smtpd_milters= -o cleanup_service_name=split{access}"),
+            "split unix n - n - 0 cleanup -o { header_checks = regexp:{{/^X-Mailtap-(Ref|Campaign):/ INFO}} }".into(),
+        ],
+        ..Options::default()
+    })
+}
+
+fn mails(site: &Site, user: &str) -> Vec<String> {
+    let read =
+        |path| String::from_utf8_lossy(&fs::read(path).unwrap()).replace("=\n", "").replace("=3D", "=");
+    site.mail_files(user).into_iter().map(read).collect()
+}
+
+/// Waits for one mail for each of these, and gives them.
+fn one_each(site: &Site) -> BTreeMap<&'static str, String> {
+    wait_for("three mails", Duration::from_secs(30), || {
+        USERS.iter().all(|user| !mails(site, user).is_empty())
+    });
+    site.wait_for_empty_queues(Duration::from_secs(30));
+    let of = |user| {
+        let mut mails = mails(site, user);
+        assert_eq!(mails.len(), 1, "{user}");
+        (user, mails.remove(0))
+    };
+    USERS.into_iter().map(of).collect()
+}
+
+/// Whose the links of a mail are: a pseudonym, or nobody's.
+fn recipient(site: &Site, mail: &str) -> Option<String> {
+    let start = format!("{}/c/", site.tracking_url());
+    let mut found: Vec<Option<String>> = mail
+        .split(&start)
+        .skip(1)
+        .map(|rest| {
+            let token = &rest[..rest.find(['"', '\'', '>']).unwrap()];
+            let output = run(site.command().args(["token", "inspect", "--json", token]));
+            let token: Value = serde_json::from_str(&output).unwrap();
+            assert_eq!(token["valid"], true, "{token}");
+            token["recipient"].as_str().map(str::to_owned)
+        })
+        .collect();
+    assert_eq!(found.len(), 2, "{mail}");
+    found.dedup();
+    assert_eq!(found.len(), 1, "{mail}");
+    found.remove(0)
+}
+
+fn pseudonym(site: &Site, address: &str) -> String {
+    run(site.command().args(["pseudonym", address])).trim().to_owned()
+}
+
+#[test]
+fn each_recipient_gets_a_copy_of_their_own() {
+    let site = site("");
+    let answer = smtp(site.smtp, SENDER, &RECIPIENTS, NEWSLETTER);
+    assert!(answer.starts_with("250 "), "{answer}");
+    let mails = one_each(&site);
+    for (user, mail) in &mails {
+        assert_eq!(recipient(&site, mail), Some(pseudonym(&site, &format!("{user}@example.net"))), "{user}");
+        assert_eq!(mail.matches("X-Mailtap-Ref:").count(), 1);
+        assert!(!mail.contains("\n\n\n"), "nothing is added at the end: {mail}");
+    }
+    site.wait_for_events(&[("email_sent", 3), ("email_delivered", 3)]);
+    assert!(site.log("mailtap").contains("\"outcome\":\"split\""), "{}", site.log("mailtap"));
+}
+
+#[test]
+fn who_can_have_no_copy_shares_the_original() {
+    let site = site("ben@example.net");
+    assert!(smtp(site.smtp, SENDER, &RECIPIENTS, NEWSLETTER).starts_with("250 "));
+    let mails = one_each(&site);
+    assert!(recipient(&site, &mails["anna"]).is_some() && recipient(&site, &mails["carl"]).is_some());
+    assert_eq!(
+        recipient(&site, &mails["ben"]),
+        Some(pseudonym(&site, "ben@example.net")),
+        "the only one left"
+    );
+}
+
+#[test]
+fn without_the_port_the_message_is_shared() {
+    let site = Site::start(&Options {
+        changes: vec![
+            ("#several_recipients = \"shared\"", "several_recipients = \"split\"".into()),
+            ("#address = \"127.0.0.1:10026\"", format!("address = \"127.0.0.1:{}\"", free_ports::<1>()[0])),
+        ],
+        mailboxes: vec!["example.net:ben,carl"],
+        ..Options::default()
+    });
+    assert!(smtp(site.smtp, SENDER, &RECIPIENTS, NEWSLETTER).starts_with("250 "));
+    let mails = one_each(&site);
+    assert!(mails.values().all(|mail| recipient(&site, mail).is_none()));
+    assert!(site.log("mailtap").contains("no_connection"));
+}
+
+/// A client that tries again until the server says 250, while the milter is killed: nobody is left out, and nobody gets two
+/// but for a copy that was under way at the moment of a kill.
+#[test]
+fn kills_in_between_leave_nobody_out() {
+    let mut site = site("");
+    let messages = if harness::long() { 600 } else { 40 };
+    let (smtp_port, done) = (site.smtp, AtomicBool::new(false));
+    let mut kills = 0;
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            for number in 0..messages {
+                let message = format!("Message-ID: <{number}@shop.example>\r\nDate: Tue, 24 Nov 2026 10:00:00 +0000\r\n{NEWSLETTER}");
+                let end = Instant::now() + Duration::from_secs(60);
+                loop {
+                    let answer = Session::open(smtp_port).and_then(|mut session| session.send(SENDER, &RECIPIENTS, &message));
+                    if answer.is_ok_and(|answer| answer.starts_with("250 ")) {
+                        break;
+                    }
+                    assert!(Instant::now() < end, "message {number} is never taken");
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        let mut dice = Dice(7);
+        while !done.load(Ordering::Relaxed) && !client.is_finished() {
+            std::thread::sleep(Duration::from_millis(20 + dice.below(300) as u64));
+            site.mailtap.take().unwrap().kill();
+            kills += 1;
+            site.start_mailtap();
+        }
+        client.join().unwrap();
+    });
+    site.wait_for_empty_queues(Duration::from_secs(60));
+    let mut twice = 0;
+    for user in USERS {
+        let mut counts = vec![0; messages];
+        for mail in mails(&site, user) {
+            let start = mail.find("Message-ID: <").unwrap() + "Message-ID: <".len();
+            let number: usize = mail[start..].split('@').next().unwrap().parse().unwrap();
+            counts[number] += 1;
+        }
+        for (number, count) in counts.into_iter().enumerate() {
+            assert!(count >= 1, "{user} never got message {number}");
+            twice += count - 1;
+        }
+    }
+    assert!(kills > 0 && twice <= kills, "{twice} mails too many after {kills} kills");
+    println!("{messages} messages, {kills} kills, {twice} copies twice");
+}
