@@ -9,7 +9,7 @@ mod server;
 use common::{Dice, encode};
 use mailtap_milter::driver::Settings;
 use mailtap_milter::wire::{Command, EnvelopePath, MacroPairs, Offer, Texts};
-use server::{Server, edited, mail, on_both};
+use server::{Server, Socket, edited, mail, on_both};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn session() -> Vec<Command<'static>> {
@@ -71,6 +71,32 @@ fn an_mta_that_does_not_wait_for_the_answer() {
         server.sees("AnswerLost").await;
         still_serves(&server).await;
     });
+}
+
+#[test]
+fn a_message_whose_mta_has_gone_is_not_worked_on() {
+    for tcp in [false, true] {
+        // One thread: between two waits of the MTA the daemon does nothing.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let server = Server::start(tcp, Settings::default());
+            let mut client = server.client().await;
+            let mail = mail("gone", b"body\r\n");
+            client.envelope(&mail).await.unwrap();
+            client.content(&mail).await.unwrap();
+            client.flush().await.unwrap();
+            let bytes = encode(&[Command::EndOfMessage(b"")]);
+            let sent = match client.stream() {
+                Socket::Tcp(stream) => stream.try_write(&bytes),
+                Socket::Unix(stream) => stream.try_write(&bytes),
+            };
+            assert_eq!(sent.unwrap(), bytes.len());
+            drop(client);
+            server.sees("AnswerLost").await;
+            assert_eq!(server.filter.bodies.load(std::sync::atomic::Ordering::Relaxed), 0);
+            still_serves(&server).await;
+        });
+    }
 }
 
 #[test]

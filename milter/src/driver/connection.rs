@@ -129,6 +129,11 @@ impl<H: Handler> Connection<H> {
         self.flush().await?;
         let queue_id = message.queue_id().unwrap_or_default().to_vec();
         let held = message.held_bytes();
+        // After a long stop of this process the MTA may have given up: the handler must not take the message for sent.
+        if let Err(end) = self.still_there() {
+            self.shared.observe(&Happening::AnswerLost { queue_id: &queue_id });
+            return Err(end);
+        }
         let handler = Arc::clone(&self.shared.handler);
         let mut task = tokio::spawn(async move { handler.message(*message).await });
         let response = self.response(&mut task, &queue_id).await.inspect_err(|_| task.abort())?;
