@@ -215,9 +215,13 @@ fn reserve_is_touched(
     settings: &Settings,
 ) -> rusqlite::Result<Option<PublishError>> {
     let Ok(disk) = nix::sys::statvfs::statvfs(&settings.directory) else { return Ok(None) };
+    let disk_free = disk.blocks_available().saturating_mul(disk.fragment_size());
+    if disk_free >= settings.reserve_bytes {
+        return Ok(None);
+    }
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let pages = (pragma("freelist_count")? * pragma("page_size")?).unsigned_abs();
-    let free = disk.blocks_available().saturating_mul(disk.fragment_size()).saturating_add(pages);
+    let free = disk_free.saturating_add(pages);
     Ok((free < settings.reserve_bytes)
         .then(|| PublishError::Storage(format!("the disk has only {free} bytes left"))))
 }
