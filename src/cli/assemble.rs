@@ -28,14 +28,14 @@ use crate::queue::dedupe::Dedupe;
 use crate::queue::served::Served;
 use crate::queue::source::{AmqpSource, Source, SpoolSource};
 use crate::queue::spool::{self, Spool};
-use crate::rewrite::{HostRule, LinkPatterns, PatternError, Plan};
+use crate::rewrite::{HostRule, PatternError, Plan};
 use crate::service::Lifecycle;
 use crate::{bounce, filter, forward, relay, tap, tracker};
 
 /// What the milter and `mailtap rewrite` do by.
 pub(super) fn policy(config: &Config) -> std::result::Result<Policy, PatternError> {
     let raw = &config.raw.policy;
-    let mut plan = Plan {
+    let plan = Plan {
         clicks: raw.clicks,
         opens: raw.opens,
         text: raw.text_links,
@@ -51,11 +51,9 @@ pub(super) fn policy(config: &Config) -> std::result::Result<Policy, PatternErro
         max_message_bytes: config.max_message_bytes,
         pixel_at: config.pixel_at,
         host_rules: host_rules(config)?,
+        login_patterns: config.link_patterns.clone(),
         ..Plan::default()
     };
-    if !raw.skip_login_links {
-        plan.login_patterns = LinkPatterns::default();
-    }
     let rule = |rule: &crate::config::CampaignSource| CampaignRule {
         sender: rule.sender.clone(),
         campaign: rule.campaign.clone(),

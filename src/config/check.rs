@@ -23,7 +23,7 @@ use super::{
     TrackerConfig,
 };
 use crate::consent::{Consent, Fixed};
-use crate::rewrite::PixelAt;
+use crate::rewrite::{DEFAULT_LOGIN_PATTERNS, LinkPatterns, PixelAt};
 use crate::service::files;
 use crate::service::secret::Secret;
 use crate::telemetry::Format;
@@ -132,6 +132,7 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
         tracking_url: tracking_url(&mut at, &raw.tracking.url),
         previous_tracking_urls: previous_tracking_urls(&mut at, &raw.tracking.previous_urls),
         sender_domains: at.domains("policy.sender_domains", &raw.policy.sender_domains),
+        link_patterns: link_patterns(&mut at, &raw),
         skip_link_hosts: at.domains("policy.skip_link_hosts", &raw.policy.skip_link_hosts),
         only_link_hosts: at.domains("policy.only_link_hosts", &raw.policy.only_link_hosts),
         pixel_at: at.one_of(
@@ -260,6 +261,18 @@ fn consent(at: &mut Checker<'_>, raw: &Raw) -> Fixed {
         clicks: of("consent.clicks", &raw.consent.clicks),
         opens: of("consent.opens", &raw.consent.opens),
     }
+}
+
+fn link_patterns(at: &mut Checker<'_>, raw: &Raw) -> LinkPatterns {
+    let logins = if raw.policy.skip_login_links { DEFAULT_LOGIN_PATTERNS } else { &[] };
+    let own = raw.policy.skip_link_patterns.iter().map(String::as_str);
+    LinkPatterns::new(logins.iter().copied().chain(own)).unwrap_or_else(|error| {
+        at.note(
+            "policy.skip_link_patterns",
+            format!("{error}; write \"/account\", \"session=\" or a piece of path or query"),
+        );
+        LinkPatterns::default()
+    })
 }
 
 fn split(at: &mut Checker<'_>, raw: &Raw) -> Option<SplitConfig> {

@@ -25,7 +25,7 @@ use units::Listen;
 
 use crate::consent::Fixed;
 use crate::identity::CampaignId;
-use crate::rewrite::PixelAt;
+use crate::rewrite::{LinkPatterns, PixelAt};
 use crate::service::files;
 use crate::service::secret::Secret;
 use crate::telemetry::Format;
@@ -58,6 +58,8 @@ pub struct Config {
     pub previous_tracking_urls: Vec<String>,
     /// Domains whose mail is tracked: names and `*.` patterns, ASCII, lower case.
     pub sender_domains: Vec<String>,
+    /// Links that are left alone for what their path or query says.
+    pub link_patterns: LinkPatterns,
     /// Hosts of links that are left alone.
     pub skip_link_hosts: Vec<String>,
     /// When not empty, the only hosts whose links are rewritten.

@@ -143,6 +143,8 @@ table! {
         skip_visible_urls: bool = false,
         /// Leave login, one-time and unsubscribe links.
         skip_login_links: bool = true,
+        /// More links to leave: `/segment` of the path, `parameter=` of the query, or a piece of either.
+        skip_link_patterns: Vec<String> = Vec::new(),
         /// Hosts of links that are never rewritten; `*.example.org` takes the subdomains.
         skip_link_hosts: Vec<String> = Vec::new(),
         /// When not empty, only links to these hosts are rewritten, but for `skip_link_hosts`.

@@ -198,3 +198,11 @@ fn mail_is_split_only_where_nobody_can_get_two_copies() {
     let (_directory, path) = site(&text);
     assert_eq!(Config::load(&path).unwrap().split.unwrap().max_recipients, 50);
 }
+
+#[test]
+fn a_pattern_that_is_none_is_named() {
+    let text = EXAMPLE.replace("#skip_link_patterns = []", "skip_link_patterns = [\"/account\", \"/\"]");
+    let (_directory, path) = site(&text);
+    let report = Config::load(&path).unwrap_err().to_string();
+    assert!(report.contains("policy.skip_link_patterns"), "{report}");
+}
