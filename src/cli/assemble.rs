@@ -186,6 +186,7 @@ pub(super) fn tap_parts(config: &Config) -> Result<tap::correlate::Parts> {
         zone: config.time_zone.clone(),
         max_tracked: usize::try_from(config.raw.tap.max_tracked).unwrap_or(usize::MAX),
         own_relays: config.raw.tap.own_relays.clone(),
+        copy_recipients: config.raw.tap.copy_recipients.clone(),
     })
 }
 
@@ -204,6 +205,7 @@ pub(super) fn tap(config: &Config) -> tap::Settings {
         zone: config.time_zone.clone(),
         max_tracked: usize::try_from(config.raw.tap.max_tracked).unwrap_or(usize::MAX),
         own_relays: config.raw.tap.own_relays.clone(),
+        copy_recipients: config.raw.tap.copy_recipients.clone(),
         ..tap::Settings::default()
     }
 }

@@ -279,6 +279,8 @@ table! {
         time_zone: String = text(""),
         /// Relays of the site itself: what they took is not delivered yet.
         own_relays: Vec<String> = Vec::new(),
+        /// Addresses that get copies of all mail (`always_bcc`): their deliveries are no events.
+        copy_recipients: Vec<String> = Vec::new(),
         /// Messages followed at once.
         max_tracked: u64 = 1_000_000,
     }

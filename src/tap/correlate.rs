@@ -18,10 +18,10 @@ use jiff::tz::TimeZone;
 
 use super::line::Line;
 use super::queue_id::QueueId;
-use super::record::{Delivery, Header, Name, Record, Status};
+use super::record::{Delivery, Header, Name, Origin, Record, Status};
 use super::state::{Key, Saved, State, Waiting};
 use super::time::Resolver;
-use super::values::{is_relay, not_before, queued_as, tls_word};
+use super::values::{forwarded_as, is_relay, not_before, queued_as, tls_word};
 use crate::delivery::{Classifier, EnhancedCode, provider, sender_domain, smtp_code};
 use crate::event::{Data, Event, EventId, EventIdBuilder, Kind};
 use crate::identity::{MessageId, Pseudonym, PseudonymKey, Timestamp};
@@ -45,6 +45,8 @@ pub struct Parts {
     pub max_tracked: usize,
     /// Relays of our own, by name or address: what they took is not delivered yet.
     pub own_relays: Vec<String>,
+    /// Addresses that get copies of all mail (`always_bcc`): their attempts are no events.
+    pub copy_recipients: Vec<String>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -79,6 +81,8 @@ pub struct Counts {
     pub discarded: u64,
     /// Attempts that handed the message to another queue of our own.
     pub handed_on: u64,
+    /// Attempts for recipients of copies.
+    pub copies: u64,
     /// Messages that were forgotten before their end, over the limit.
     pub evicted: u64,
     /// Lines that the logger says it left out.
@@ -92,6 +96,7 @@ pub struct Correlator {
     source: String,
     resolver: Resolver,
     state: State,
+    copy_recipients: Vec<Pseudonym>,
     counts: Counts,
 }
 
@@ -119,7 +124,10 @@ impl Correlator {
         };
         let resolver = Resolver::new(parts.zone.clone());
         let source = format!("mailtap/tap/{}", parts.host);
-        Self { parts, syslog_names: Vec::new(), source, resolver, state, counts: Counts::default() }
+        let copy_recipients =
+            parts.copy_recipients.iter().map(|address| parts.pseudonyms.pseudonym(address)).collect();
+        let counts = Counts::default();
+        Self { parts, syslog_names: Vec::new(), source, resolver, state, copy_recipients, counts }
     }
 
     /// Takes only lines of these `syslog_name`s and of those below them (`postfix` means `postfix/submission` too); of
@@ -158,7 +166,8 @@ impl Correlator {
         match Record::parse(line) {
             Record::Delivery(delivery) => self.delivery(line, &delivery, now, events),
             Record::Header(header) => self.header(line, &header),
-            Record::Arrived(queue_id) | Record::Rejected(queue_id) => {
+            Record::Arrived { queue_id, origin } => self.arrived(line, queue_id, origin),
+            Record::Rejected(queue_id) => {
                 if let Some(key) = key(&self.state, queue_id) {
                     self.state.forget(key);
                 }
@@ -198,6 +207,27 @@ impl Correlator {
                     .strip_prefix(name.as_bytes())
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
             })
+    }
+
+    /// A queue id begins: what had it before is over, and it may be a message that had another one.
+    fn arrived(&mut self, line: &Line<'_>, queue_id: QueueId, origin: Option<Origin>) {
+        let before = match origin {
+            Some(Origin::HandedOn(before) | Origin::Requeued(before)) => {
+                self.state.message_of(line.host, before)
+            }
+            None => None,
+        };
+        let key = self.state.key(line.host, line.instance, queue_id);
+        if let Some(key) = key.filter(|key| before != Some(*key)) {
+            self.state.forget(key);
+        }
+        if let Some(before) = before.filter(|before| key != Some(*before)) {
+            let is_whole = matches!(origin, Some(Origin::Requeued(_)));
+            self.state.go_on(before, line.host, line.instance, queue_id, is_whole);
+            if is_whole {
+                self.state.forget(before);
+            }
+        }
     }
 
     fn header(&mut self, line: &Line<'_>, header: &Header<'_>) {
@@ -271,6 +301,10 @@ impl Correlator {
             return;
         };
         let to = self.pseudonym(delivery.to);
+        if self.copy_recipients.contains(&to) {
+            self.counts.copies += 1;
+            return;
+        }
         if delivery.status == Status::Sent && self.is_no_delivery(line, delivery, key, id) {
             if let Some(message) = self.state.message(key) {
                 message.waiting.remove(&to);
@@ -336,6 +370,13 @@ impl Correlator {
     fn is_no_delivery(&mut self, line: &Line<'_>, delivery: &Delivery<'_>, key: Key, id: MessageId) -> bool {
         if line.daemon == b"discard" {
             self.counts.discarded += 1;
+            return true;
+        }
+        if line.daemon == b"local"
+            && let Some(queue_id) = forwarded_as(delivery.text)
+        {
+            self.state.go_on(key, line.host, line.instance, queue_id, false);
+            self.counts.handed_on += 1;
             return true;
         }
         let again =

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const NOW: &str = "2026-11-24T00:00:00Z";
+const NOW: &str = "2026-11-25T00:00:00Z";
 
 /// A correlator that takes `test-ref-0007` for a reference, of a message that came at 16:25:10.5 on 23 November 2026.
 fn correlator() -> Correlator {
@@ -23,6 +23,7 @@ fn parts() -> Parts {
         zone: TimeZone::UTC,
         max_tracked: 1_000,
         own_relays: vec!["gate.example.org".into(), "192.0.2.9".into()],
+        copy_recipients: vec!["archive@archive.example".into()],
     }
 }
 
@@ -75,6 +76,11 @@ fn the_log_of_postfix_3_7_with_short_queue_ids() {
 #[test]
 fn the_log_of_postfix_3_11() {
     golden("postfix-3.11.6");
+}
+
+#[test]
+fn the_log_of_aliases_requeueing_a_content_filter_and_copies() {
+    golden("postfix-3.7.11-ways");
 }
 
 const HEADER: &str =
@@ -183,6 +189,66 @@ fn what_is_no_delivery_is_no_event() {
     assert_eq!(kinds(&events), ["delivered"], "only the one that another server queued");
     let counts = correlator.counts();
     assert_eq!((counts.handed_on, counts.discarded, counts.probes), (3, 1, 1));
+}
+
+#[test]
+fn a_message_goes_on_under_another_queue_id() {
+    let sent = outcome("dsn=2.0.0, status=sent (250 2.0.0 ok)");
+    let again = sent.replace("A1B2C3D4", "D4D4D4D4");
+    let deferred = outcome("dsn=4.4.1, status=deferred (x)");
+    let forwarded = outcome("dsn=2.0.0, status=sent (forwarded as D4D4D4D4)");
+    let told = |lines: &[(&str, &str)]| {
+        let events = read(&mut correlator(), &log(&[&[REF][..], lines].concat()));
+        let attempts: Vec<_> = events.iter().map(|event| event.data.attempt.unwrap()).collect();
+        (kinds(&events).join(" "), attempts)
+    };
+    let requeued = ("pickup", "D4D4D4D4: uid=102 from=<news@shop.example> orig_id=A1B2C3D4");
+    assert_eq!(
+        told(&[("smtp", &deferred), requeued, ("smtp", &again)]),
+        ("deferred delivered".into(), vec![1, 2])
+    );
+    let filtered =
+        ("smtpd", "D4D4D4D4: client=x[192.0.2.1], orig_queue_id=A1B2C3D4, orig_client=y[192.0.2.2]");
+    let queued = outcome("dsn=2.0.0, status=sent (250 2.0.0 Ok: queued as D4D4D4D4)");
+    assert_eq!(told(&[filtered, ("smtp", &queued), ("smtp", &again)]), ("delivered".into(), vec![1]));
+    assert_eq!(told(&[("local", &forwarded), ("smtp", &again)]), ("delivered".into(), vec![1]));
+    // Any server can say so.
+    assert_eq!(told(&[("smtp", &forwarded), ("smtp", &again)]), ("delivered".into(), vec![1]));
+    // The same inode, the same short queue id.
+    let same = ("pickup", "A1B2C3D4: uid=102 from=<news@shop.example> orig_id=A1B2C3D4");
+    assert_eq!(
+        told(&[("smtp", &deferred), same, ("smtp", &sent)]),
+        ("deferred delivered".into(), vec![1, 2])
+    );
+    let unknown = ("smtpd", "D4D4D4D4: client=x[192.0.2.1], orig_queue_id=E5E5E5E5");
+    assert_eq!(told(&[unknown, ("smtp", &again)]).0, "");
+}
+
+#[test]
+fn what_is_held_and_released_is_still_known() {
+    let sent = outcome("dsn=2.0.0, status=sent (250 2.0.0 ok)");
+    for hold in [
+        (
+            "cleanup",
+            "A1B2C3D4: milter-hold: END-OF-MESSAGE from x[192.0.2.1]: milter triggers HOLD action; from=<a@b> to=<c@d>",
+        ),
+        ("postsuper", "A1B2C3D4: placed on hold"),
+    ] {
+        let events = read(
+            &mut correlator(),
+            &log(&[REF, hold, ("postsuper", "A1B2C3D4: released from hold"), ("smtp", &sent)]),
+        );
+        assert_eq!(kinds(&events), ["delivered"], "{hold:?}");
+    }
+}
+
+#[test]
+fn copies_are_no_deliveries() {
+    let copy =
+        outcome("dsn=2.0.0, status=sent (250 2.0.0 ok)").replace("B@example.net", "Archive@archive.example");
+    let mut correlator = correlator();
+    assert!(read(&mut correlator, &log(&[REF, ("smtp", &copy)])).is_empty());
+    assert_eq!(correlator.counts().copies, 1);
 }
 
 #[test]

@@ -41,6 +41,7 @@ impl Read {
         attempts("probe", after.probes, before.probes);
         attempts("discarded", after.discarded, before.discarded);
         attempts("handed-on", after.handed_on, before.handed_on);
+        attempts("copy", after.copies, before.copies);
         #[allow(clippy::cast_precision_loss, reason = "a gauge is a float; the number is below 2^52")]
         gauge!("mailtap_tap_tracked_messages").set(self.tracked as f64);
         let evicted = after.evicted - before.evicted;

@@ -11,8 +11,8 @@ use super::record::Record;
 
 /// Lines with a queue id that tell little or nothing.
 pub(super) fn with_id<'a>(daemon: &[u8], queue_id: QueueId, rest: &[u8]) -> Option<Record<'a>> {
-    const REJECTED: [&[u8]; 6] =
-        [b"milter-reject: ", b"milter-discard: ", b"milter-hold: ", b"reject: ", b"discard: ", b"hold: "];
+    // What is held may be released, and goes on then.
+    const REJECTED: [&[u8]; 4] = [b"milter-reject: ", b"milter-discard: ", b"reject: ", b"discard: "];
     const NOTIFICATION: &[&[u8]] = &[b"sender ", b"postmaster "];
     const KNOWN: &[&[u8]] = &[
         b"breaking line > ",
@@ -20,6 +20,7 @@ pub(super) fn with_id<'a>(daemon: &[u8], queue_id: QueueId, rest: &[u8]) -> Opti
         b"enabling PIX workarounds",
         b"expired",
         b"filter: ",
+        b"hold: ",
         b"host ",
         b"info: ",
         b"lost connection ",

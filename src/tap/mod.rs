@@ -74,6 +74,8 @@ pub struct Settings {
     pub max_tracked: usize,
     /// Own relays, by name or address: what they take is not delivered yet, for their own tap tells; by default none.
     pub own_relays: Vec<String>,
+    /// Addresses that get copies of all mail (`always_bcc`): their attempts are no events; by default none.
+    pub copy_recipients: Vec<String>,
     /// Bounce rules that come before the built-in ones, in the form of `class_rules.txt`; by default none.
     pub bounce_rules: String,
     /// How often a quiet file is looked at; by default 250 ms.
@@ -95,6 +97,7 @@ impl Default for Settings {
             syslog_names: Vec::new(),
             max_tracked: 1_000_000,
             own_relays: Vec::new(),
+            copy_recipients: Vec::new(),
             bounce_rules: String::new(),
             poll_interval: Duration::from_millis(250),
             checkpoint_interval: Duration::from_secs(5),
@@ -172,6 +175,7 @@ impl Settings {
             zone: self.zone.clone(),
             max_tracked: self.max_tracked,
             own_relays: self.own_relays.clone(),
+            copy_recipients: self.copy_recipients.clone(),
         })
     }
 }

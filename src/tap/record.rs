@@ -26,7 +26,12 @@ pub enum Record<'a> {
     /// A header of ours, which cleanup(8) logged.
     Header(Header<'a>),
     /// A message begins: `client=` of smtpd(8) and qmqpd(8), `uid=` of pickup(8).
-    Arrived(QueueId),
+    Arrived {
+        /// Its queue id.
+        queue_id: QueueId,
+        /// The message that it was before.
+        origin: Option<Origin>,
+    },
     /// cleanup(8) saw a Message-ID.
     MessageId(QueueId),
     /// qmgr(8) takes it up, for the first time or again.
@@ -53,6 +58,15 @@ pub enum Record<'a> {
     Irrelevant,
     /// A shape that is not known.
     Unknown,
+}
+
+/// What a message was before it got this queue id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Another queue handed it on, a content filter in between: `orig_queue_id=`, by XFORWARD.
+    HandedOn(QueueId),
+    /// The same queue had it: `orig_id=`, after `postsuper -r`.
+    Requeued(QueueId),
 }
 
 /// The outcome of one attempt for one recipient.
@@ -178,8 +192,14 @@ fn after_queue_id<'a>(daemon: &[u8], queue_id: QueueId, rest: &'a [u8]) -> Optio
     match rest.first()? {
         b't' if rest.starts_with(b"to=<") => delivery(queue_id, rest).map(Record::Delivery),
         b'f' if rest.starts_with(b"from=<") => from(queue_id, rest),
-        b'c' if rest.starts_with(b"client=") => Some(Record::Arrived(queue_id)),
-        b'u' if rest.starts_with(b"uid=") => Some(Record::Arrived(queue_id)),
+        b'c' if rest.starts_with(b"client=") => {
+            let origin = id_after(rest, b", orig_queue_id=").map(Origin::HandedOn);
+            Some(Record::Arrived { queue_id, origin })
+        }
+        b'u' if rest.starts_with(b"uid=") => {
+            let origin = id_after(rest, b" orig_id=").map(Origin::Requeued);
+            Some(Record::Arrived { queue_id, origin })
+        }
         b'm' if rest.starts_with(b"message-id=") => Some(Record::MessageId(queue_id)),
         // `removed`, and since 3.10 `removed (canceled)`.
         b'r' if rest == b"removed" || rest.starts_with(b"removed (") => Some(Record::Removed(queue_id)),
@@ -188,6 +208,13 @@ fn after_queue_id<'a>(daemon: &[u8], queue_id: QueueId, rest: &'a [u8]) -> Optio
         }
         _ => known::with_id(daemon, queue_id, rest),
     }
+}
+
+/// The last queue id after this key.
+fn id_after(rest: &[u8], key: &[u8]) -> Option<QueueId> {
+    let value = rest.get(memmem::rfind(rest, key)? + key.len()..)?;
+    let end = value.iter().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or(value.len());
+    QueueId::parse(value.get(..end)?)
 }
 
 /// `to=<A>[, orig_to=<B>], relay=R[, conn_use=N], delay=D, delays=…[, tls=F], dsn=X.Y.Z, status=S (TEXT)`.

@@ -98,8 +98,12 @@ fn our_headers_in_both_forms() {
 fn the_life_of_a_message() {
     let id = QueueId::parse(b"296AC9AC58B").unwrap();
     for (daemon, message, expected) in [
-        ("smtpd", "296AC9AC58B: client=unknown[127.0.0.1], sasl_method=PLAIN", Record::Arrived(id)),
-        ("pickup", "296AC9AC58B: uid=0 from=<root>", Record::Arrived(id)),
+        (
+            "smtpd",
+            "296AC9AC58B: client=unknown[127.0.0.1], sasl_method=PLAIN",
+            Record::Arrived { queue_id: id, origin: None },
+        ),
+        ("pickup", "296AC9AC58B: uid=0 from=<root>", Record::Arrived { queue_id: id, origin: None }),
         ("cleanup", "296AC9AC58B: message-id=<>", Record::MessageId(id)),
         (
             "qmgr",

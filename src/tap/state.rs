@@ -124,6 +124,38 @@ impl State {
         Some(self.messages.entry(key).or_insert_with(|| Message { serial, ..Message::default() }))
     }
 
+    /// The message that had this queue id on the same host, in any instance; of a long queue id also on any other host.
+    pub(super) fn message_of(&self, host: &[u8], queue_id: QueueId) -> Option<Key> {
+        let find = |is_here: bool| {
+            self.origins.iter().enumerate().find_map(|(index, origin)| {
+                let key = Key { origin: u16::try_from(index).ok()?, queue_id };
+                ((origin.host == host) == is_here && self.messages.contains_key(&key)).then_some(key)
+            })
+        };
+        find(true).or_else(|| queue_id.arrival().and_then(|_| find(false)))
+    }
+
+    /// Begins a message that another one goes on as; `with_waiting` when it is the same in all its recipients.
+    pub(super) fn go_on(
+        &mut self,
+        from: Key,
+        host: &[u8],
+        instance: &[u8],
+        queue_id: QueueId,
+        with_waiting: bool,
+    ) {
+        let Some(before) = self.messages.get_mut(&from) else { return };
+        let waiting = if with_waiting { std::mem::take(&mut before.waiting) } else { BTreeMap::new() };
+        let (id, campaign, sender_domain) =
+            (before.id, before.campaign.clone(), before.sender_domain.clone());
+        if let Some(message) = self.begin(host, instance, queue_id) {
+            message.id = message.id.or(id);
+            message.campaign = message.campaign.take().or(campaign);
+            message.sender_domain = message.sender_domain.take().or(sender_domain);
+            message.waiting.extend(waiting);
+        }
+    }
+
     fn new_origin(&mut self, host: &[u8], instance: &[u8], queue_id: QueueId) -> Option<Key> {
         if self.origins.len() >= MAX_ORIGINS {
             self.evicted += 1;

@@ -24,9 +24,17 @@ pub(super) fn not_before(time: Timestamp, id: MessageId) -> Timestamp {
 
 /// The queue id in `250 2.0.0 Ok: queued as X`, if it looks like Postfix's.
 pub(super) fn queued_as(text: &[u8]) -> Option<QueueId> {
-    let rest = text.get(memmem::rfind(text, b"queued as ")? + 10..)?;
-    let end = rest.iter().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or(rest.len());
-    QueueId::parse(rest.get(..end)?)
+    leading_id(text.get(memmem::rfind(text, b"queued as ")? + 10..)?)
+}
+
+/// The queue id in `forwarded as X`, which local(8) says of aliases and `.forward` files.
+pub(super) fn forwarded_as(text: &[u8]) -> Option<QueueId> {
+    leading_id(text.strip_prefix(b"forwarded as ")?)
+}
+
+fn leading_id(text: &[u8]) -> Option<QueueId> {
+    let end = text.iter().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or(text.len());
+    QueueId::parse(text.get(..end)?)
 }
 
 /// Whether a relay, `host[address]:port`, has this name or address.

@@ -128,6 +128,7 @@ pub fn log(bytes: &[u8]) {
         zone: jiff::tz::TimeZone::UTC,
         max_tracked: 100,
         own_relays: Vec::new(),
+        copy_recipients: Vec::new(),
     };
     let input = Input::Reader(Box::new(std::io::Cursor::new(bytes.to_owned())));
     let summary =
