@@ -111,6 +111,11 @@ pub struct Options {
     pub services: Vec<String>,
     /// More recipients than `anna`, each `DOMAIN:USER,…`.
     pub mailboxes: Vec<&'static str>,
+    /// More options of `tests/lib/postfix` for the relay; `{smtp}`, `{mx}` and `{dir}` stand for the two servers' ports
+    /// and the site's directory.
+    pub relay: Vec<String>,
+    /// The same for the recipients' server.
+    pub mx: Vec<String>,
 }
 
 impl Default for Options {
@@ -124,6 +129,8 @@ impl Default for Options {
             settings: Vec::new(),
             services: Vec::new(),
             mailboxes: Vec::new(),
+            relay: Vec::new(),
+            mx: Vec::new(),
         }
     }
 }
@@ -193,10 +200,19 @@ impl Site {
         for service in &options.services {
             relay.extend(["--master", service]);
         }
+        let (more_mx, more_relay) = (self.filled(&options.mx), self.filled(&options.relay));
+        mx_options.extend(more_mx.iter().map(String::as_str));
+        relay.extend(more_relay.iter().map(String::as_str));
         std::thread::scope(|scope| {
             scope.spawn(|| self.postfix("start", "mx", &mx_options));
             scope.spawn(|| self.postfix("start", "relay", &relay));
         });
+    }
+
+    fn filled(&self, options: &[String]) -> Vec<String> {
+        let (smtp, mx, dir) = (self.smtp.to_string(), self.mx.to_string(), self.dir.to_string_lossy());
+        let fill = |option: &String| option.replace("{smtp}", &smtp).replace("{mx}", &mx).replace("{dir}", &dir);
+        options.iter().map(fill).collect()
     }
 
     fn postfix(&self, action: &str, name: &str, more: &[&str]) {
@@ -318,6 +334,34 @@ impl Site {
         fs::read_to_string(self.dir.join("relay/log/maillog")).unwrap_or_default()
     }
 
+    /// A command of Postfix (`postqueue`, `postsuper`) on the relay; gives what it says.
+    pub fn relay_command(&self, program: &str, arguments: &[&str]) -> String {
+        let mut command = Command::new(Path::new("/usr/sbin").join(program));
+        run(command.arg("-c").arg(self.dir.join("relay/config")).args(arguments))
+    }
+
+    /// Gives mailtap's files to the user nobody, as whom pipe(8) transports of the tests run, and a copy of the program
+    /// (`{dir}/program`); gives the spool's path.
+    pub fn give_to_nobody(&self) -> PathBuf {
+        let home = self.dir.join("mailtap");
+        run(Command::new("chown").arg("-R").arg("nobody").arg(&home));
+        run(Command::new("chmod").arg("a+x").arg(&self.dir));
+        let (from, to) = (env!("CARGO_BIN_EXE_mailtap"), self.dir.join("program"));
+        fs::hard_link(from, &to).or_else(|_| fs::copy(from, &to).map(drop)).unwrap();
+        home.join("state/spool")
+    }
+
+    /// The pseudonym of an address, as events have it.
+    pub fn pseudonym(&self, address: &str) -> String {
+        run(self.command().args(["pseudonym", address])).trim().to_owned()
+    }
+
+    /// All events that the spool holds, in their order.
+    pub fn events(&self) -> Vec<Value> {
+        let text = run(self.command().args(["spool", "export"]));
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     /// Messages delivered to anna, oldest first.
     pub fn mailbox(&self) -> Vec<String> {
         let read = |path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
@@ -398,6 +442,10 @@ impl Drop for Site {
             eprintln!("---- mailtap ----\n{}", tail(&self.log("mailtap")));
             eprintln!("---- maillog ----\n{}", tail(&self.maillog()));
         }
+        // For new cases of `tests/data/logs`: the logs of all sites of this run.
+        if let Some(keep) = std::env::var_os("MAILTAP_KEEP_LOGS") {
+            let _ = fs::write(Path::new(&keep).join(format!("maillog-{}", self.smtp)), self.maillog());
+        }
         let lib = repository().join("tests/lib");
         let mut servers = vec![];
         if !self.without_postfix {
@@ -418,7 +466,7 @@ impl Drop for Site {
 
 fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(15)..].join("\n")
+    lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
 /// One SMTP transaction; gives the answer to the end of data, or the first refusal.

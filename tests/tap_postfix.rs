@@ -1,0 +1,289 @@
+//! What the tap makes of a real Postfix's log: every transport that can be run privately, and every way a message takes.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod harness;
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use harness::{Daemon, NEWSLETTER, Options, Site, free_ports, wait_for};
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A site whose relay has these settings, and whose events stay in the spool.
+fn site(relay: &[(&str, &str)], mx: &[(&str, &str)]) -> Site {
+    let owned = |options: &[(&str, &str)]| -> Vec<String> {
+        options.iter().flat_map(|(option, value)| [format!("--{option}"), (*value).to_owned()]).collect()
+    };
+    let calm = [
+        // Nothing is tried again until the test says so.
+        ("set", "minimal_backoff_time = 1000s"),
+        ("set", "maximal_backoff_time = 1000s"),
+        ("set", "queue_run_delay = 1000s"),
+    ];
+    let changes = vec![
+        ("[relay]\n#enabled = true", "[relay]\nenabled = false".to_owned()),
+        ("#copy_recipients = []", "copy_recipients = [\"archive@archive.example\"]".to_owned()),
+    ];
+    Site::start(&Options {
+        changes,
+        relay: owned(&[&calm[..], relay].concat()),
+        mx: owned(&[&[("mailboxes", "team.example:bert,cora")][..], mx].concat()),
+        ..Options::default()
+    })
+}
+
+/// A server that takes everything, or answers a command with 4xx.
+fn sink(port: u16, options: &[&str]) -> Daemon {
+    let mut command = Command::new("/usr/sbin/smtp-sink");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let sink = Daemon::start(
+        command.args(["-u", "nobody"]).args(options).arg(format!("127.0.0.1:{port}")).arg("20"),
+    );
+    wait_for("smtp-sink", LIMIT, || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    sink
+}
+
+/// What the tap or the bounce role told of a recipient: `kind class attempt`, sorted.
+fn told(site: &Site, address: &str) -> Vec<String> {
+    let recipient = site.pseudonym(address);
+    let events = site.events();
+    let of_recipient = events.iter().filter(|event| event["data"]["recipient"] == recipient.as_str());
+    let kind = |event: &Value| event["type"].as_str().unwrap().rsplit('.').next().unwrap().to_owned();
+    let mut told: Vec<String> = of_recipient
+        .filter(|event| kind(event) != "accepted")
+        .map(|event| {
+            let class = event["data"]["class"].as_str().unwrap_or("-");
+            let attempt = event["data"]["attempt"].as_u64().unwrap_or_default();
+            format!("{} {class} {attempt}", kind(event))
+        })
+        .collect();
+    // Two roles publish; the attempts tell the order.
+    told.sort();
+    told
+}
+
+fn wait_until_told(site: &Site, address: &str, expected: &[&str]) {
+    let end = std::time::Instant::now() + LIMIT;
+    while told(site, address) != expected {
+        let told = told(site, address);
+        assert!(std::time::Instant::now() < end, "{address}: {told:?}, expected {expected:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The log and the tap are at rest, so that what comes too often would be seen.
+fn assert_told(site: &Site, expected: &[(&str, &[&str])]) {
+    for (address, expected) in expected {
+        wait_until_told(site, address, expected);
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    for (address, expected) in expected {
+        assert_eq!(told(site, address), *expected, "{address}");
+    }
+    let unknown = harness::http(site.admin, "GET", "/metrics", &[]).unwrap();
+    let unknown = String::from_utf8(unknown.body).unwrap();
+    let unknown = unknown.lines().find(|line| line.starts_with("mailtap_tap_lines_total{kind=\"unknown\"}"));
+    assert_eq!(unknown.unwrap().rsplit(' ').next(), Some("0"), "lines of a shape not known");
+}
+
+/// The queue id of the message to this recipient.
+fn queue_id(site: &Site, recipient: &str) -> String {
+    let log = site.maillog();
+    let line = log.lines().find(|line| line.contains(&format!(": to=<{recipient}>"))).unwrap();
+    line.split(' ').nth(5).unwrap().trim_end_matches(':').to_owned()
+}
+
+fn send(site: &Site, recipients: &[&str]) {
+    for recipient in recipients {
+        assert!(site.send(recipient, NEWSLETTER).starts_with("250 "), "{recipient}");
+    }
+}
+
+/// Hands a message to the sendmail command of the relay.
+fn submit(site: &Site, recipient: &str) {
+    let mut command = Command::new("/usr/sbin/sendmail");
+    command.arg("-C").arg(site.dir.join("relay/config")).args(["-i", "-f", harness::SENDER, recipient]);
+    let output = harness::run_with_input(&mut command, NEWSLETTER.replace("\r\n", "\n").as_bytes());
+    assert!(output.status.success(), "{}", harness::said(&output));
+}
+
+#[test]
+fn every_transport() {
+    let [lmtp] = free_ports::<1>();
+    let transports = format!(
+        "transport_maps = inline:{{ pipe.example=code:, void.example=discard:, lmtp.example=lmtp:inet:127.0.0.1:{lmtp}, \
+         {{error.example = error:5.7.1 not here}}, {{retry.example = retry:4.3.2 not now}}, relay.example=relay:[127.0.0.1]:{{mx}} }}"
+    );
+    let site = site(
+        &[
+            ("set", &transports),
+            ("set", "mydestination = local.example"),
+            (
+                "set",
+                "alias_maps = inline:{ {staff = bert@team.example, cora@team.example} {one = bert@team.example} }",
+            ),
+            ("set", "virtual_alias_domains = alias.example"),
+            (
+                "set",
+                "virtual_alias_maps = inline:{ {team@alias.example = bert@team.example, cora@team.example} }",
+            ),
+            (
+                "master",
+                "code unix - n n - - pipe flags=R user=nobody argv=/bin/sh -c {cat >/dev/null; exit ${user}}",
+            ),
+        ],
+        &[("mailboxes", "relay.example:anna")],
+    );
+    let _lmtp = sink(lmtp, &["-L"]);
+    let hello = |recipients: &[&str]| send(&site, recipients);
+    hello(&[
+        "anna@example.net",
+        "nobody@example.net",
+        "0@pipe.example",
+        "67@pipe.example",
+        "75@pipe.example",
+    ]);
+    hello(&["x@void.example", "x@lmtp.example", "anna@relay.example", "x@relay.example"]);
+    // smtpd(8) would refuse these itself.
+    submit(&site, "x@error.example");
+    submit(&site, "x@retry.example");
+    hello(&["team@alias.example", "staff@local.example", "one@local.example"]);
+    assert_told(
+        &site,
+        &[
+            ("anna@example.net", &["delivered - 1"]),
+            ("nobody@example.net", &["bounced hard 1"]),
+            ("0@pipe.example", &["delivered - 1"]),
+            ("67@pipe.example", &["bounced hard 1"]),
+            ("75@pipe.example", &["deferred soft 1"]),
+            ("x@void.example", &[]),
+            ("x@lmtp.example", &["delivered - 1"]),
+            ("x@error.example", &["bounced policy 1"]),
+            ("x@retry.example", &["deferred soft 1"]),
+            ("anna@relay.example", &["delivered - 1"]),
+            ("x@relay.example", &["bounced hard 1"]),
+            ("team@alias.example", &["delivered - 1", "delivered - 1"]),
+            ("staff@local.example", &["delivered - 1", "delivered - 1"]),
+            ("one@local.example", &["delivered - 1"]),
+        ],
+    );
+}
+
+#[test]
+fn deferred_then_sent_held_and_requeued() {
+    let [late] = free_ports::<1>();
+    let transports = format!("transport_maps = inline:{{ late.example=smtp:[127.0.0.1]:{late} }}");
+    let site = site(&[("set", &transports)], &[]);
+    let busy = sink(late, &["-r", "rcpt"]);
+    let (late_one, held, requeued) = ("late@late.example", "held@late.example", "requeued@late.example");
+    send(&site, &[late_one, held, requeued]);
+    for recipient in [late_one, held, requeued] {
+        wait_until_told(&site, recipient, &["deferred soft 1"]);
+    }
+    site.relay_command("postqueue", &["-f"]);
+    for recipient in [late_one, held, requeued] {
+        wait_until_told(&site, recipient, &["deferred soft 1", "deferred soft 2"]);
+    }
+    let held_id = queue_id(&site, held);
+    site.relay_command("postsuper", &["-h", &held_id]);
+    drop(busy);
+    let _open = sink(late, &[]);
+    site.relay_command("postsuper", &["-r", &queue_id(&site, requeued)]);
+    site.relay_command("postqueue", &["-f"]);
+    let twice = ["deferred soft 1", "deferred soft 2"];
+    let sent = ["deferred soft 1", "deferred soft 2", "delivered - 3"];
+    assert_told(&site, &[(late_one, &sent), (held, &twice), (requeued, &sent)]);
+    site.relay_command("postsuper", &["-H", &held_id]);
+    site.relay_command("postqueue", &["-f"]);
+    assert_told(&site, &[(late_one, &sent), (held, &sent), (requeued, &sent)]);
+}
+
+#[test]
+fn given_up_after_the_queue_lifetime() {
+    let [nobody] = free_ports::<1>();
+    let transports = format!("transport_maps = inline:{{ late.example=smtp:[127.0.0.1]:{nobody} }}");
+    let site = site(&[("set", &transports), ("set", "maximal_queue_lifetime = 2s")], &[]);
+    send(&site, &["expired@late.example", "anna@example.net"]);
+    wait_until_told(&site, "expired@late.example", &["deferred network 1"]);
+    std::thread::sleep(Duration::from_secs(2));
+    site.relay_command("postqueue", &["-f"]);
+    let expired = ["deferred network 1", "deferred network 2", "expired network 2"];
+    assert_told(&site, &[("expired@late.example", &expired), ("anna@example.net", &["delivered - 1"])]);
+}
+
+#[test]
+fn a_content_filter_and_a_copy_for_the_archive() {
+    let [back] = free_ports::<1>();
+    let filter = format!("content_filter = smtp:[127.0.0.1]:{back}");
+    let reinject = format!(
+        "127.0.0.1:{back} inet n - n - - smtpd -o content_filter= -o receive_override_options=no_milters,no_address_mappings"
+    );
+    let site = site(
+        &[
+            ("set", &filter),
+            ("master", &reinject),
+            ("set", "smtp_send_xforward_command = yes"),
+            ("set", "smtpd_authorized_xforward_hosts = 127.0.0.0/8"),
+            ("set", "always_bcc = archive@archive.example"),
+        ],
+        &[("mailboxes", "archive.example:archive")],
+    );
+    send(&site, &["anna@example.net", "nobody@example.net"]);
+    assert_told(
+        &site,
+        &[
+            ("anna@example.net", &["delivered - 1"]),
+            ("nobody@example.net", &["bounced hard 1"]),
+            ("archive@archive.example", &[]),
+        ],
+    );
+    assert_eq!(site.mail_files("archive").len(), 2);
+}
+
+#[test]
+fn returned_mail_through_a_pipe_transport() {
+    let pipe = "mailtap-bounce unix - n n - 4 pipe flags=Rq user=nobody argv={dir}/program --config {dir}/mailtap/mailtap.toml bounce";
+    let site = site(
+        &[("set", "transport_maps = inline:{ news@shop.example=mailtap-bounce: }"), ("master", pipe)],
+        // This one takes mail for a domain, and finds out later that it can't deliver it.
+        &[
+            ("set", "relay_domains = late.example, later.example"),
+            ("set", "smtpd_relay_restrictions = permit_mynetworks, reject"),
+            (
+                "set",
+                "transport_maps = inline:{ late.example=code: later.example=code: news@shop.example=smtp:[127.0.0.1]:{smtp} }",
+            ),
+            (
+                "master",
+                "code unix - n n - - pipe flags=R user=nobody argv=/bin/sh -c {cat >/dev/null; exit ${user}}",
+            ),
+        ],
+    );
+    let spool = site.give_to_nobody();
+    send(&site, &["67@late.example"]);
+    wait_until_told(&site, "67@late.example", &["bounced hard 0", "delivered - 1"]);
+    let owner = |owner: &str| harness::run(Command::new("chown").arg(owner).arg(&spool));
+    harness::run(Command::new("chmod").arg("0700").arg(&spool));
+    // What can't be stored stays in Postfix's queue.
+    owner("root");
+    send(&site, &["67@later.example"]);
+    let deferred = |site: &Site| {
+        let log = site.maillog();
+        log.lines()
+            .filter(|line| line.contains("relay=mailtap-bounce") && line.contains("status=deferred"))
+            .count()
+    };
+    wait_for("a report that waits", LIMIT, || deferred(&site) == 1);
+    owner("nobody");
+    site.relay_command("postqueue", &["-f"]);
+    assert_told(
+        &site,
+        &[
+            ("67@late.example", &["bounced hard 0", "delivered - 1"]),
+            ("67@later.example", &["bounced hard 0", "delivered - 1"]),
+        ],
+    );
+    wait_for("an empty queue", LIMIT, || site.relay_command("postqueue", &["-p"]).contains("is empty"));
+}
