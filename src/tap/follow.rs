@@ -5,20 +5,20 @@
 //! - Gives: lines in their order, and the positions from which the next run goes on.
 //! - On failure: `io::Error`; the next poll tries again where this one stopped. What rotation did is a `Finding`.
 //! - Limits: what a tool copies and truncates (`copytruncate`) is lost where it is written between the two; that is
-//!   the tool's own gap. A compressed predecessor is not read, and reported.
+//!   the tool's own gap. Predecessors packed with gzip are read; those packed otherwise are reported.
 //! - See: logrotate(8); `postfix logrotate` renames and reloads.
 //!
 //! A file is known by its first bytes, then by its inode: a copy has another inode, and inodes are used again. A
 //! renamed file is read on until it was quiet for a minute, for daemons write to it until they are told.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::rotation::{FileId, HEAD_BYTES, Position, modified_ns, read_head, sha256, siblings};
+use super::content::Content;
+use super::rotation::{FileId, HEAD_BYTES, Packing, Position, Sibling, modified_ns, sha256, siblings};
 use super::split::Splitter;
 
 /// How long a renamed file must be quiet before it counts as complete.
@@ -37,8 +37,11 @@ pub(super) enum Finding {
     },
     /// The file of the last run is not there any more: lines may be lost.
     PredecessorGone,
-    /// A predecessor that was not read to its end is compressed: lines are lost unless it is unpacked.
+    /// A predecessor was not read to its end, and is packed with something else than gzip: lines are lost unless it is
+    /// unpacked.
     PredecessorCompressed(PathBuf),
+    /// A predecessor packed with gzip ends before its time: lines may be lost.
+    PredecessorDamaged,
 }
 
 /// What a poll did.
@@ -68,7 +71,7 @@ pub(super) struct Follower {
 
 #[derive(Debug)]
 struct Tail {
-    file: File,
+    content: Content,
     id: FileId,
     /// Up to `HEAD_BYTES` of the beginning, as far as it was read.
     head: Vec<u8>,
@@ -126,7 +129,7 @@ impl Follower {
             }
         }
         for tail in &mut self.tails {
-            tail.modified_ns = modified_ns(&tail.file.metadata()?);
+            tail.modified_ns = modified_ns(&tail.content.metadata()?);
         }
         self.close_quiet(now, each);
         polled.findings = std::mem::take(&mut self.findings);
@@ -153,10 +156,12 @@ impl Follower {
         let tail = Tail::open(&self.path, 0, 0)?;
         match self.tails.last() {
             Some(last) => {
-                let modified_ns = modified_ns(&last.file.metadata()?);
+                let modified_ns = modified_ns(&last.content.metadata()?);
                 self.findings.push(Finding::Rotated);
-                self.open_between(modified_ns, tail.id)?;
+                self.open_between(modified_ns, tail.id, &[])?;
             }
+            // The file came late, after a restart: what was rotated meanwhile is new.
+            None if self.known.is_some() => self.open_between(i64::MAX, tail.id, &[])?,
             None => self.known = Some(siblings(&self.path)?.iter().map(|sibling| sibling.file).collect()),
         }
         self.tails.push(tail);
@@ -164,52 +169,88 @@ impl Follower {
     }
 
     /// Opens the predecessors that are new, or were written to after a moment: rotation may happen more than once
-    /// between two polls, when events can't be published for a while.
-    fn open_between(&mut self, after_ns: i64, current: FileId) -> io::Result<()> {
+    /// between two polls, when events can't be published for a while. What begins with `own_head` packed is the file
+    /// that is open already.
+    fn open_between(&mut self, after_ns: i64, current: FileId, own_head: &[u8]) -> io::Result<()> {
         let siblings = siblings(&self.path)?;
         let now_known = siblings.iter().map(|sibling| sibling.file).collect();
-        for sibling in siblings {
+        for sibling in &siblings {
             let is_open = self.tails.iter().any(|tail| tail.id == sibling.file);
             if sibling.file == current || is_open {
                 continue;
             }
-            // A compressed file is always new; its time is that of the log that it was.
+            // A packed file is always new; its time is that of the log that it was.
+            let is_plain = sibling.packing == Packing::Plain;
             let is_new = self.known.as_ref().is_some_and(|known| !known.contains(&sibling.file));
-            if sibling.modified_ns <= after_ns && (sibling.is_compressed || !is_new) {
+            if sibling.modified_ns <= after_ns && !(is_plain && is_new) {
                 continue;
             }
-            if sibling.is_compressed {
-                self.findings.push(Finding::PredecessorCompressed(sibling.path));
-                continue;
+            match sibling.packing {
+                Packing::Plain => self.tails.push(Tail::open(&sibling.path, 0, 0)?),
+                Packing::Gzip if self.is_packed_twin(sibling, &siblings, own_head)? => {}
+                Packing::Gzip => self.tails.push(Tail::open(&sibling.path, 0, 0)?),
+                Packing::Other => {
+                    self.findings.push(Finding::PredecessorCompressed(sibling.path.clone()));
+                }
             }
-            let tail = Tail::open(&sibling.path, 0, 0)?;
-            self.tails.push(tail);
         }
         self.known = Some(now_known);
         Ok(())
     }
 
+    /// Whether a packed file begins as one that is open, or that lies unpacked beside it: while a tool packs a file, both
+    /// are there.
+    fn is_packed_twin(
+        &mut self,
+        packed: &Sibling,
+        siblings: &[Sibling],
+        own_head: &[u8],
+    ) -> io::Result<bool> {
+        let head = Content::open(&packed.path)?.head(HEAD_BYTES)?;
+        let is_same = |other: &[u8]| {
+            let common = other.len().min(head.len());
+            common > 0 && other.get(..common) == head.get(..common)
+        };
+        if is_same(own_head) {
+            return Ok(true);
+        }
+        for tail in &mut self.tails {
+            if is_same(&tail.content.head(HEAD_BYTES)?) {
+                return Ok(true);
+            }
+        }
+        for sibling in siblings.iter().filter(|sibling| sibling.packing == Packing::Plain) {
+            if is_same(&Content::open(&sibling.path)?.head(HEAD_BYTES)?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Starts anew where the current file was cut, after the rest of its copy.
     fn find_truncation(&mut self) -> io::Result<()> {
-        let Some(current) = self.tails.last() else { return Ok(()) };
-        let metadata = current.file.metadata()?;
+        let Some(current) = self.tails.last_mut() else { return Ok(()) };
+        let Content::Plain(file) = &current.content else { return Ok(()) };
+        let file = file.try_clone()?;
+        let metadata = file.metadata()?;
         // A file of which nothing was read yet can be cut without a trace but its time.
         let is_unseen = current.head.is_empty() && modified_ns(&metadata) != current.modified_ns;
-        let is_whole = metadata.len() >= current.read_to
-            && read_head(&current.file, current.head.len())? == current.head;
+        let is_whole =
+            metadata.len() >= current.read_to && current.content.head(current.head.len())? == current.head;
         if is_whole && (!is_unseen || current.modified_ns == i64::MIN) {
             return Ok(());
         }
         let copy = Self::copy_of(&self.path, current)?;
+        let own_head = current.content.head(HEAD_BYTES)?;
         let current_id = current.id;
         let last_seen = current.modified_ns;
-        let anew = Tail::new(current.file.try_clone()?, current_id);
+        let anew = Tail::new(Content::Plain(file), current_id);
         let Some(cut) = self.tails.pop() else { return Ok(()) };
         let tails = self.tails.len();
-        if let Some((file, id)) = copy {
-            self.tails.push(Tail { file, id, quiet_since: None, ..cut });
+        if let Some((content, id)) = copy {
+            self.tails.push(Tail { content, id, quiet_since: None, ..cut });
         }
-        self.open_between(last_seen, current_id)?;
+        self.open_between(last_seen, current_id, &own_head)?;
         let recovered = self.tails.len() > tails;
         if recovered || !is_whole {
             self.findings.push(Finding::Truncated { recovered });
@@ -219,17 +260,17 @@ impl Follower {
     }
 
     /// The newest file beside the log that begins as `tail` did, and is at least as long as what was read of it.
-    fn copy_of(path: &Path, tail: &Tail) -> io::Result<Option<(File, FileId)>> {
+    fn copy_of(path: &Path, tail: &Tail) -> io::Result<Option<(Content, FileId)>> {
         if tail.head.is_empty() {
             return Ok(None);
         }
         for sibling in siblings(path)?.into_iter().rev() {
-            if sibling.is_compressed || sibling.file == tail.id || sibling.size_bytes < tail.read_to {
+            if sibling.packing == Packing::Other || sibling.file == tail.id {
                 continue;
             }
-            let Ok(file) = File::open(&sibling.path) else { continue };
-            if read_head(&file, tail.head.len())? == tail.head {
-                return Ok(Some((file, sibling.file)));
+            let Ok(mut content) = Content::open(&sibling.path) else { continue };
+            if content.head(tail.head.len())? == tail.head && content.reaches(tail.read_to)? {
+                return Ok(Some((content, sibling.file)));
             }
         }
         Ok(None)
@@ -239,6 +280,7 @@ impl Follower {
     fn close_quiet(&mut self, now: Instant, each: &mut dyn FnMut(&[u8])) {
         let renamed = self.tails.len().saturating_sub(1);
         let mut index = 0;
+        let findings = &mut self.findings;
         self.tails.retain_mut(|tail| {
             let is_renamed = index < renamed;
             index += 1;
@@ -249,6 +291,9 @@ impl Follower {
             let stays = now.saturating_duration_since(since) < QUIET;
             if !stays {
                 tail.splitter.finish(each);
+                if tail.content.is_damaged() {
+                    findings.push(Finding::PredecessorDamaged);
+                }
             }
             stays
         });
@@ -266,7 +311,15 @@ impl Follower {
         }
         if let Some(last_seen) = positions.iter().map(|position| position.modified_ns).max() {
             // The path itself is no sibling, unless it is a link; then `find_successor` opens it.
-            self.open_between(last_seen, current.unwrap_or_default())?;
+            self.open_between(last_seen, current.unwrap_or_default(), &[])?;
+        }
+        // At once: it may be rotated before the first poll.
+        if let Some(id) = current
+            && self.tails.iter().all(|tail| tail.id != id)
+            && let Ok(tail) = Tail::open(&self.path, 0, 0)
+        {
+            self.findings.push(Finding::Rotated);
+            self.tails.push(tail);
         }
         // What the path names is the last, whatever was found in which order.
         if let Some(index) = self.tails.iter().position(|tail| Some(tail.id) == current) {
@@ -276,24 +329,28 @@ impl Follower {
         Ok(())
     }
 
-    /// The file that a position speaks of: by inode if it still begins so, else by its beginning alone.
-    fn find(&self, position: &Position, siblings: &[super::rotation::Sibling]) -> io::Result<Option<Tail>> {
+    /// The file that a position speaks of: by inode if it still begins so, else by its beginning alone; packed only where
+    /// it is not there unpacked.
+    fn find(&self, position: &Position, siblings: &[Sibling]) -> io::Result<Option<Tail>> {
         let current =
             fs::metadata(&self.path).ok().map(|metadata| (self.path.clone(), FileId::of(&metadata)));
-        let plain = siblings.iter().rev().filter(|sibling| !sibling.is_compressed);
+        let of = |packing: Packing| {
+            let newest_first = siblings.iter().rev().filter(move |sibling| sibling.packing == packing);
+            newest_first.map(|sibling| (sibling.path.clone(), sibling.file))
+        };
         let mut candidates: Vec<(PathBuf, FileId)> =
-            current.into_iter().chain(plain.map(|sibling| (sibling.path.clone(), sibling.file))).collect();
+            current.into_iter().chain(of(Packing::Plain)).chain(of(Packing::Gzip)).collect();
         candidates.sort_by_key(|(_, file)| *file != position.file);
         for (path, file) in candidates {
             if position.head_bytes == 0 && file != position.file {
                 continue;
             }
             let Ok(tail) = Tail::open(&path, position.head_bytes, position.offset) else { continue };
-            let tail = Tail { modified_ns: position.modified_ns, ..tail };
+            let mut tail = Tail { modified_ns: position.modified_ns, ..tail };
             let is_taken = self.tails.iter().any(|known| known.id == tail.id);
             let is_it = tail.head.len() == position.head_bytes
                 && sha256(&tail.head) == position.head_sha256
-                && tail.file.metadata()?.len() >= position.offset;
+                && tail.content.reaches(position.offset)?;
             if is_it && !is_taken {
                 return Ok(Some(tail));
             }
@@ -304,25 +361,21 @@ impl Follower {
 
 impl Tail {
     fn open(path: &Path, head_bytes: usize, offset: u64) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let id = FileId::of(&file.metadata()?);
-        let head = read_head(&file, head_bytes)?;
-        Ok(Self { head, read_to: offset, ..Self::new(file, id) })
+        let mut content = Content::open(path)?;
+        let metadata = content.metadata()?;
+        let (id, modified_ns) = (FileId::of(&metadata), modified_ns(&metadata));
+        let head = content.head(head_bytes.min(HEAD_BYTES))?;
+        Ok(Self { head, read_to: offset, modified_ns, ..Self::new(content, id) })
     }
 
-    fn new(file: File, id: FileId) -> Self {
+    fn new(content: Content, id: FileId) -> Self {
         let (splitter, modified_ns) = (Splitter::default(), i64::MIN);
-        Self { file, id, head: Vec::new(), read_to: 0, splitter, quiet_since: None, modified_ns }
+        Self { content, id, head: Vec::new(), read_to: 0, splitter, quiet_since: None, modified_ns }
     }
 
     /// Reads one piece; 0 at the end of the file.
     fn read(&mut self, chunk: &mut [u8], each: &mut dyn FnMut(&[u8])) -> io::Result<u64> {
-        let bytes = loop {
-            match self.file.read_at(chunk, self.read_to) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other?,
-            }
-        };
+        let bytes = self.content.read_at(chunk, self.read_to)?;
         let piece = chunk.get(..bytes).unwrap_or_default();
         if self.head.len() as u64 == self.read_to {
             let room = HEAD_BYTES - self.head.len();
@@ -339,7 +392,7 @@ impl Tail {
             offset: self.read_to - self.splitter.pending_bytes(),
             head_bytes: self.head.len(),
             head_sha256: sha256(&self.head),
-            modified_ns: modified_ns(&self.file.metadata()?),
+            modified_ns: modified_ns(&self.content.metadata()?),
         })
     }
 }

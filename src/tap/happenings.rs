@@ -149,8 +149,12 @@ impl Found<'_> {
             }
             Finding::PredecessorCompressed(file) => {
                 let file = file.display();
-                tracing::error!(%log, %file, "not read, since it is compressed: unpack it and restart, or use --once");
+                tracing::error!(%log, %file, "not read, since only gzip is: unpack it and use --once");
                 "predecessor-compressed"
+            }
+            Finding::PredecessorDamaged => {
+                tracing::error!(%log, "a rotated file packed with gzip is not whole: lines may be lost");
+                "predecessor-damaged"
             }
         };
         counter!("mailtap_tap_file_changes_total", "kind" => kind).increment(1);

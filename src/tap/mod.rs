@@ -21,6 +21,7 @@ pub mod record;
 pub mod time;
 
 mod checkpoint;
+mod content;
 mod follow;
 mod happenings;
 mod journal;

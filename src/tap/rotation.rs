@@ -8,9 +8,9 @@
 //! - See: logrotate(8), Postfix `maillog_file_rotate_suffix`.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
@@ -52,22 +52,6 @@ pub(super) fn sha256(head: &[u8]) -> String {
     HEXLOWER.encode(&Sha256::digest(head))
 }
 
-/// The first bytes of a file.
-pub(super) fn read_head(file: &File, bytes: usize) -> io::Result<Vec<u8>> {
-    let mut head = vec![0; bytes.min(HEAD_BYTES)];
-    let mut filled = 0;
-    while let Some(room) = head.get_mut(filled..).filter(|room| !room.is_empty()) {
-        match file.read_at(room, filled as u64) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    head.truncate(filled);
-    Ok(head)
-}
-
 /// When a file was last written to, in nanoseconds since 1970.
 pub(super) fn modified_ns(metadata: &Metadata) -> i64 {
     metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
@@ -78,9 +62,19 @@ pub(super) fn modified_ns(metadata: &Metadata) -> i64 {
 pub(super) struct Sibling {
     pub(super) path: PathBuf,
     pub(super) file: FileId,
-    pub(super) size_bytes: u64,
     pub(super) modified_ns: i64,
-    pub(super) is_compressed: bool,
+    pub(super) packing: Packing,
+}
+
+/// How a rotated log is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// As it was.
+    Plain,
+    /// With gzip.
+    Gzip,
+    /// With another tool, which is not read.
+    Other,
 }
 
 /// The rotated predecessors of a log, the oldest first; also those of the file that a symbolic link names.
@@ -103,7 +97,8 @@ pub(super) fn siblings(path: &Path) -> io::Result<Vec<Sibling>> {
         };
         for entry in entries {
             let path = entry?.path();
-            let Some(kind) = name(&path).and_then(|name| bases.iter().find_map(|base| rotated(&name, base)))
+            let Some(packing) =
+                name(&path).and_then(|name| bases.iter().find_map(|base| rotated(&name, base)))
             else {
                 continue;
             };
@@ -112,13 +107,7 @@ pub(super) fn siblings(path: &Path) -> io::Result<Vec<Sibling>> {
             if found.iter().any(|known| known.file == file) {
                 continue;
             }
-            found.push(Sibling {
-                path,
-                file,
-                size_bytes: metadata.len(),
-                modified_ns: modified_ns(&metadata),
-                is_compressed: kind == Rotated::Compressed,
-            });
+            found.push(Sibling { path, file, modified_ns: modified_ns(&metadata), packing });
         }
     }
     found.sort_by_key(|sibling| sibling.modified_ns);
@@ -132,24 +121,22 @@ fn directory_of(path: &Path) -> PathBuf {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rotated {
-    Plain,
-    Compressed,
-}
-
-/// Whether `name` is what rotation calls `base`.
-fn rotated(name: &str, base: &str) -> Option<Rotated> {
+/// How `name` is stored, if it is what rotation calls `base`.
+fn rotated(name: &str, base: &str) -> Option<Packing> {
+    const ENDINGS: [(&str, Packing); 5] = [
+        (".gz", Packing::Gzip),
+        (".xz", Packing::Other),
+        (".bz2", Packing::Other),
+        (".zst", Packing::Other),
+        (".lz4", Packing::Other),
+    ];
     let suffix = name.strip_prefix(base)?;
-    let plain = [".gz", ".xz", ".bz2", ".zst", ".lz4"].iter().find_map(|ending| suffix.strip_suffix(ending));
-    let (suffix, kind) = match plain {
-        Some(suffix) => (suffix, Rotated::Compressed),
-        None => (suffix, Rotated::Plain),
-    };
+    let packed = ENDINGS.iter().find_map(|(ending, packing)| Some((suffix.strip_suffix(ending)?, *packing)));
+    let (suffix, packing) = packed.unwrap_or((suffix, Packing::Plain));
     let number = suffix.strip_prefix(['.', '-'])?;
     let is_number = number.starts_with(|first: char| first.is_ascii_digit())
         && number.chars().all(|c| c.is_ascii_digit() || c == '-' || c == '.');
-    is_number.then_some(kind)
+    is_number.then_some(packing)
 }
 
 #[cfg(test)]
@@ -159,11 +146,11 @@ mod tests {
     #[test]
     fn names_of_rotated_logs() {
         for (name, expected) in [
-            ("mail.log.1", Some(Rotated::Plain)),
-            ("mail.log-20261123", Some(Rotated::Plain)),
-            ("mail.log.20261123-162511", Some(Rotated::Plain)),
-            ("mail.log.2.gz", Some(Rotated::Compressed)),
-            ("mail.log-20261123.xz", Some(Rotated::Compressed)),
+            ("mail.log.1", Some(Packing::Plain)),
+            ("mail.log-20261123", Some(Packing::Plain)),
+            ("mail.log.20261123-162511", Some(Packing::Plain)),
+            ("mail.log.2.gz", Some(Packing::Gzip)),
+            ("mail.log-20261123.xz", Some(Packing::Other)),
             ("mail.log", None),
             ("mail.log.gz", None),
             ("mail.log.bak", None),
