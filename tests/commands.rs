@@ -339,3 +339,28 @@ fn rewrite_shows_what_changes_without_colours_in_a_pipe() {
     let none = run_with_input(site.command(&rewrite).env("NO_COLOR", "1"), message.as_bytes());
     assert!(!String::from_utf8(none.stdout).unwrap().contains('\x1B'));
 }
+
+#[test]
+fn the_tap_explains_logs_without_a_configuration() {
+    let log = harness::repository().join("tests/data/logs/postfix-3.7.11.log");
+    let dir = tempfile::tempdir().unwrap();
+    let strange = dir.path().join("strange.log");
+    let text = std::fs::read_to_string(&log).unwrap()
+        + "Nov 23 17:00:00 mx postfix/smtpd[1]: strange news 17 of Anna <anna@example.net>\n"
+        + "Nov 23 17:00:00 mx postfix/smtpd[1]: strange news 18 of Bert <bert@example.net>\n";
+    std::fs::write(&strange, text).unwrap();
+    let mut packed = std::process::Command::new("gzip");
+    run(packed.arg("--keep").arg(&strange));
+    let explain = |file: &std::path::Path, more: &[&str]| {
+        run(mailtap().args(["--config", "/nonexistent", "tap", "--explain"]).args(more).arg(file))
+    };
+    assert!(explain(&log, &[]).contains("100.00 % of the lines of Postfix are known"));
+    for file in [strange.clone(), strange.with_extension("log.gz")] {
+        let seen: serde_json::Value = serde_json::from_str(&explain(&file, &["--json"])).unwrap();
+        assert_eq!((&seen["unknown"], &seen["foreign"]), (&2.into(), &0.into()));
+        let shape = serde_json::json!({ "shape": "smtpd: strange news N of … <…>", "count": 2 });
+        assert_eq!(seen["unknown_shapes"], serde_json::json!([shape]));
+    }
+    let none = mailtap().args(["--config", "/nonexistent", "tap", "--explain"]).output().unwrap();
+    assert_eq!(none.status.code(), Some(64), "{}", said(&none));
+}

@@ -148,7 +148,7 @@ impl Cli {
             Command::Postfix(args) => args.run(&load()?),
             Command::Run(_) => roles::run(&load()?, roles::Which::All),
             Command::Milter(_) => roles::run(&load()?, roles::Which::Milter),
-            Command::Tap(args) => args.run(&load()?),
+            Command::Tap(args) => args.run(load),
             // A report must not go back to its sender because of our own trouble.
             Command::Bounce(args) => args.run(&Config::load(&self.config).or_exit(Exit::TempFail)?),
             Command::Tracker(_) => roles::run(&load()?, roles::Which::Tracker),

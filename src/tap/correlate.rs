@@ -17,6 +17,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::line::Line;
+use super::loss::{lost_lines, repetitions};
 use super::queue_id::QueueId;
 use super::record::{Delivery, Header, Name, Origin, Record, Status};
 use super::state::{Key, Saved, State, Waiting};
@@ -97,6 +98,8 @@ pub struct Correlator {
     resolver: Resolver,
     state: State,
     copy_recipients: Vec<Pseudonym>,
+    /// Whether the line before was an attempt.
+    was_delivery: bool,
     counts: Counts,
 }
 
@@ -127,7 +130,16 @@ impl Correlator {
         let copy_recipients =
             parts.copy_recipients.iter().map(|address| parts.pseudonyms.pseudonym(address)).collect();
         let counts = Counts::default();
-        Self { parts, syslog_names: Vec::new(), source, resolver, state, copy_recipients, counts }
+        Self {
+            parts,
+            syslog_names: Vec::new(),
+            source,
+            resolver,
+            state,
+            copy_recipients,
+            was_delivery: false,
+            counts,
+        }
     }
 
     /// Takes only lines of these `syslog_name`s and of those below them (`postfix` means `postfix/submission` too); of
@@ -163,7 +175,10 @@ impl Correlator {
         }
         self.counts.lines += 1;
         let key = |state: &State, queue_id| state.key(line.host, line.instance, queue_id);
-        match Record::parse(line) {
+        let record = Record::parse(line);
+        let was_delivery = std::mem::replace(&mut self.was_delivery, matches!(record, Record::Delivery(_)));
+        match record {
+            Record::Repeated(count) => self.repeated(count, was_delivery),
             Record::Delivery(delivery) => self.delivery(line, &delivery, now, events),
             Record::Header(header) => self.header(line, &header),
             Record::Arrived { queue_id, origin } => self.arrived(line, queue_id, origin),
@@ -193,9 +208,29 @@ impl Correlator {
                     self.state.removed(key, time);
                 }
             }
-            Record::LostRepetitions(count) => self.counts.lost_lines += u64::from(count),
             Record::Notification { .. } | Record::Irrelevant => {}
             Record::Unknown => self.counts.unknown += 1,
+        }
+    }
+
+    /// Takes a line that no daemon of Postfix wrote: loggers say in such lines what they left out.
+    pub fn other(&mut self, line: &[u8]) {
+        let was_delivery = std::mem::take(&mut self.was_delivery);
+        self.lost(lost_lines(line).unwrap_or_default());
+        if let Some(count) = repetitions(line) {
+            self.repeated(count, was_delivery);
+        }
+    }
+
+    /// Counts lines that the logger says it left out.
+    pub fn lost(&mut self, lines: u64) {
+        self.counts.lost_lines += lines;
+    }
+
+    /// The text of the line before came again, without its time: attempts are lost, other lines say nothing new.
+    fn repeated(&mut self, count: u32, was_delivery: bool) {
+        if was_delivery {
+            self.lost(count.into());
         }
     }
 

@@ -243,6 +243,32 @@ fn what_is_held_and_released_is_still_known() {
 }
 
 #[test]
+fn what_the_logger_left_out_is_counted_where_it_matters() {
+    let lost = |before: (&str, &str), notice: &str| {
+        let mut correlator = correlator();
+        read(&mut correlator, &log(&[REF, before]));
+        match Line::parse(notice.as_bytes()) {
+            Some(line) => correlator.line(&line, NOW.parse().unwrap(), &mut Vec::new()),
+            None => correlator.other(notice.as_bytes()),
+        }
+        correlator.counts().lost_lines
+    };
+    let sent = outcome("dsn=2.0.0, status=sent (250 2.0.0 ok)");
+    let untagged = "Nov 23 16:25:13 mx last message repeated 3 times";
+    assert_eq!(lost(("smtp", &sent), untagged), 3);
+    assert_eq!(lost(("smtp", &sent), "Nov 23 16:25:13 mx postfix/smtp[1]: last message repeated 3 times"), 3);
+    assert_eq!(lost(("smtpd", "connect from x[192.0.2.1]"), untagged), 0);
+    assert_eq!(lost(("smtp", &sent), "Nov 23 16:25:13 mx rsyslogd: imuxsock lost 7 messages from pid 1"), 7);
+    assert_eq!(
+        lost(
+            ("smtp", &sent),
+            "Nov 23 16:25:13 mx systemd-journald[1]: Suppressed 9 messages from postfix.service"
+        ),
+        9
+    );
+}
+
+#[test]
 fn copies_are_no_deliveries() {
     let copy =
         outcome("dsn=2.0.0, status=sent (250 2.0.0 ok)").replace("B@example.net", "Archive@archive.example");

@@ -328,7 +328,10 @@ fn what_can_not_be_read_is_said() {
     fs::rename(rotated, &compressed).unwrap();
     world.act(Action::Restart);
     world.end();
-    assert_eq!(world.findings, [Finding::PredecessorGone, Finding::PredecessorCompressed(compressed)]);
+    assert_eq!(
+        world.findings,
+        [Finding::PredecessorGone, Finding::PredecessorCompressed(compressed), Finding::Rotated]
+    );
     assert_eq!(world.read.len(), 3);
 }
 

@@ -60,12 +60,6 @@ pub(super) fn with_id<'a>(daemon: &[u8], queue_id: QueueId, rest: &[u8]) -> Opti
     begins(KNOWN).then_some(Record::Irrelevant)
 }
 
-/// `last message repeated 3 times`, of old syslog daemons.
-pub(super) fn lost_repetitions(message: &[u8]) -> Option<u32> {
-    let count = message.strip_prefix(b"last message repeated ")?.strip_suffix(b" times")?;
-    std::str::from_utf8(count).ok()?.parse().ok()
-}
-
 /// Lines without a queue id that are known to mean nothing to a message.
 pub(super) fn is_known_without_id(daemon: &[u8], message: &[u8]) -> bool {
     const DAEMONS: [&[u8]; 12] = [
@@ -82,8 +76,12 @@ pub(super) fn is_known_without_id(daemon: &[u8], message: &[u8]) -> bool {
         b"postalias",
         b"postmap",
     ];
-    const KNOWN: [&[u8]; 34] = [
+    const KNOWN: [&[u8]; 38] = [
+        b"bare <",
         b"connect ",
+        b"discarding EHLO keywords",
+        b"proxy-accept: ",
+        b"proxy-reject: ",
         b"disconnect ",
         b"NOQUEUE: ",
         b"warning: ",

@@ -2,7 +2,7 @@
 //!
 //! - Layer: decision
 //! - Takes: a line that no daemon of Postfix wrote.
-//! - Gives: how many lines the logger says are missing.
+//! - Gives: how many lines the logger says are missing, or came more than once.
 //! - On failure: `None` for any other line.
 //! - See: rsyslog's imuxsock and imjournal, systemd-journald's rate limit.
 
@@ -30,6 +30,16 @@ pub fn lost_lines(line: &[u8]) -> Option<u64> {
     memmem::find(rest, b" messages from ").map(|_| count)
 }
 
+/// How often the line before came once more, by `last message repeated 3 times` of old syslog daemons.
+#[must_use]
+pub fn repetitions(line: &[u8]) -> Option<u32> {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let at = memmem::find(line, b"last message repeated ")?;
+    let count = line.get(at + 22..)?;
+    let count = count.strip_suffix(b" times").or_else(|| count.strip_suffix(b" time"))?;
+    std::str::from_utf8(count).ok()?.parse().ok()
+}
+
 fn leading_number(text: &[u8]) -> Option<u64> {
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     std::str::from_utf8(text.get(..digits)?).ok()?.parse().ok()
@@ -38,6 +48,19 @@ fn leading_number(text: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn repetitions_are_read() {
+        for (line, count) in [
+            ("Nov 23 16:25:11 mx last message repeated 3 times", Some(3)),
+            ("<22>Nov 23 16:25:11 mx last message repeated 1 time", Some(1)),
+            ("last message repeated 2 times", Some(2)),
+            ("Nov 23 16:25:11 mx last message repeated many times", None),
+            ("Nov 23 16:25:11 mx last message repeated 3 times, he said", None),
+        ] {
+            assert_eq!(repetitions(line.as_bytes()), count, "{line}");
+        }
+    }
 
     #[test]
     fn losses_are_read() {

@@ -12,6 +12,7 @@
 //! the last checkpoint, which gives the same events with the same ids.
 
 pub mod correlate;
+pub mod explain;
 pub mod journal_line;
 pub mod line;
 pub mod loss;
@@ -28,6 +29,7 @@ mod journal;
 mod known;
 mod rotation;
 mod run;
+mod shape;
 mod sink;
 mod split;
 mod state;

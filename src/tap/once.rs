@@ -1,15 +1,18 @@
 //! Reads logs to their end, once, and touches no state: `mailtap tap --once --stdout FILE…`.
 //!
 //! - Layer: edge
-//! - Takes: files or readers, in the order in which they were written.
+//! - Takes: files (packed with gzip or not) or readers, in the order in which they were written; lines of a log, or of
+//!   `journalctl -o json`.
 //! - Gives: events, one by one, and a summary of what was read.
 //! - On failure: `io::Error` with the file it concerns; events before it were given out.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
+use super::content::Content;
 use super::correlate::{Correlator, Counts, Parts};
+use super::explain::Coverage;
+use super::journal_line::JournalLine;
 use super::line::Line;
 use super::split::Splitter;
 use crate::event::Event;
@@ -69,30 +72,78 @@ pub fn once(
     let mut correlator = Correlator::new(parts, None);
     let mut summary = Summary::default();
     let mut events = Vec::new();
+    lines(inputs, &mut |line| {
+        summary.lines += 1;
+        match line {
+            Logged::Line(line) => correlator.line(line, now, &mut events),
+            Logged::Other(text, dropped) => {
+                summary.foreign += 1;
+                correlator.other(text);
+                correlator.lost(dropped);
+            }
+        }
+        events.drain(..).for_each(&mut *on_event);
+    })?;
+    summary.counts = correlator.counts();
+    Ok(summary)
+}
+
+/// Reads all inputs to their end and tells how many of their lines are known.
+///
+/// # Errors
+/// See [`OnceError`].
+pub fn explain(inputs: Vec<Input>) -> Result<Coverage, OnceError> {
+    let mut coverage = Coverage::default();
+    lines(inputs, &mut |line| match line {
+        Logged::Line(line) => coverage.line(line),
+        Logged::Other(text, dropped) => coverage.other(text, dropped),
+    })?;
+    Ok(coverage)
+}
+
+/// A line, of Postfix or of others; with it how many lines journald says it dropped.
+enum Logged<'a> {
+    Line(&'a Line<'a>),
+    Other(&'a [u8], u64),
+}
+
+fn lines(inputs: Vec<Input>, each: &mut dyn FnMut(Logged<'_>)) -> Result<(), OnceError> {
     for input in inputs {
         let path = match &input {
             Input::File(path) => Some(path.clone()),
             Input::Reader(_) => None,
         };
-        let mut each = |line: &[u8]| {
-            summary.lines += 1;
-            match Line::parse(line) {
-                Some(line) => correlator.line(&line, now, &mut events),
-                None => summary.foreign += 1,
+        let mut logged = |text: &[u8]| {
+            if text.first() == Some(&b'{')
+                && let Some(entry) = JournalLine::parse(text)
+            {
+                return match entry.line() {
+                    Some(line) => each(Logged::Line(&line)),
+                    None => each(Logged::Other(b"", entry.dropped().unwrap_or_default())),
+                };
             }
-            events.drain(..).for_each(&mut *on_event);
+            match Line::parse(text) {
+                Some(line) => each(Logged::Line(&line)),
+                None => each(Logged::Other(text, 0)),
+            }
         };
-        read(input, &mut each).map_err(|source| OnceError { path, source })?;
+        read(input, &mut logged).map_err(|source| OnceError { path, source })?;
     }
-    summary.counts = correlator.counts();
-    Ok(summary)
+    Ok(())
 }
 
 fn read(input: Input, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-    let mut reader: Box<dyn Read> = match input {
-        Input::File(path) => Box::new(File::open(path)?),
-        Input::Reader(reader) => reader,
-    };
+    match input {
+        Input::File(path) => {
+            let mut content = Content::open(&path)?;
+            split(&mut content, each)?;
+            if content.is_damaged() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+        }
+        Input::Reader(mut reader) => split(&mut reader, each),
+    }
+}
+
+fn split(reader: &mut dyn Read, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
     let mut splitter = Splitter::default();
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {

@@ -16,6 +16,7 @@ use memchr::memmem;
 
 use super::known;
 use super::line::Line;
+use super::loss::repetitions;
 use super::queue_id::QueueId;
 
 /// One fact of the log.
@@ -52,8 +53,8 @@ pub enum Record<'a> {
     },
     /// A milter refused, held or discarded the message, or its content was refused.
     Rejected(QueueId),
-    /// `last message repeated N times` without the text: so many lines are lost.
-    LostRepetitions(u32),
+    /// `last message repeated N times`, without the text.
+    Repeated(u32),
     /// A known line that tells nothing about the fate of a message.
     Irrelevant,
     /// A shape that is not known.
@@ -170,8 +171,10 @@ impl<'a> Record<'a> {
         if let Some((queue_id, rest)) = queue_id(message) {
             return after_queue_id(line.daemon, queue_id, rest).unwrap_or(Self::Unknown);
         }
-        if let Some(count) = known::lost_repetitions(message) {
-            return Self::LostRepetitions(count);
+        if message.starts_with(b"last message repeated ")
+            && let Some(count) = repetitions(message)
+        {
+            return Self::Repeated(count);
         }
         if known::is_known_without_id(line.daemon, message) { Self::Irrelevant } else { Self::Unknown }
     }

@@ -130,7 +130,7 @@ fn the_life_of_a_message() {
             "NOQUEUE: reject: RCPT from x[1]: 550 5.1.6 <a>: x; from=<> to=<> proto= helo=<>",
             Record::Irrelevant,
         ),
-        ("smtpd", "last message repeated 3 times", Record::LostRepetitions(3)),
+        ("smtpd", "last message repeated 3 times", Record::Repeated(3)),
         (
             "smtp",
             "296AC9AC58B: to=<a>, relay=none, delay=0, delays=0/0/0/0, dsn=2.0.0, status=odd (x)",

@@ -22,7 +22,6 @@ use super::happenings as happened;
 use super::journal::{self, JournalFilter};
 use super::journal_line::JournalLine;
 use super::line::Line;
-use super::loss::lost_lines;
 use super::sink::{LONGEST_PAUSE, Saver, Sink};
 use super::split::Splitter;
 use super::{Deps, Settings, Source, TapError};
@@ -31,8 +30,8 @@ use crate::identity::Timestamp;
 use crate::service::{Lifecycle, clock};
 
 const CHECKPOINT: &str = "tap.json";
-/// So many attempts without a single reference are worth a word.
-const MANY_ATTEMPTS: u64 = 1_000;
+/// So many attempts without a single reference are worth a word: a site that tracks mail has seen one by then.
+const MANY_ATTEMPTS: u64 = 50;
 const PIPE_BYTES: usize = 64 * 1024;
 
 pub(super) async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Result<(), TapError> {
@@ -90,7 +89,6 @@ struct Worker {
     correlator: Correlator,
     events: Vec<Event>,
     foreign: u64,
-    lost: u64,
     now: Timestamp,
     reported: Counts,
     reported_missing: bool,
@@ -103,7 +101,6 @@ impl Worker {
             correlator,
             events: Vec::new(),
             foreign: 0,
-            lost: 0,
             now: clock::now(),
             reported,
             reported_missing: false,
@@ -115,7 +112,7 @@ impl Worker {
             Some(line) => self.correlator.line(&line, self.now, &mut self.events),
             None => {
                 self.foreign += 1;
-                self.lost += lost_lines(line).unwrap_or_default();
+                self.correlator.other(line);
             }
         }
     }
@@ -123,9 +120,12 @@ impl Worker {
     fn entry(&mut self, entry: &JournalLine) {
         match entry.line() {
             Some(line) => self.correlator.line(&line, self.now, &mut self.events),
-            None => self.foreign += 1,
+            None => {
+                self.foreign += 1;
+                self.correlator.other(b"");
+            }
         }
-        self.lost += entry.dropped().unwrap_or_default();
+        self.correlator.lost(entry.dropped().unwrap_or_default());
     }
 
     /// The events so far; reports what was counted since the last call.
@@ -133,9 +133,6 @@ impl Worker {
         let (before, after) = (self.reported, self.correlator.counts());
         let foreign = std::mem::take(&mut self.foreign);
         happened::Read { before, after, foreign, tracked: self.correlator.tracked() }.emit();
-        if self.lost > 0 {
-            happened::LinesLost { lines: std::mem::take(&mut self.lost) }.emit();
-        }
         if before.unverified_refs == 0 && after.unverified_refs > 0 {
             happened::RefUnverified.emit();
         }
