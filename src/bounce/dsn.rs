@@ -22,6 +22,8 @@ const MAX_RECIPIENTS: usize = 10_000;
 pub struct Status {
     /// Who reports, in lower case.
     pub reporting_mta: Option<String>,
+    /// What the sender named the message by (`ENVID`).
+    pub envelope_id: Option<Vec<u8>>,
     /// Whether a Postfix wrote it.
     pub is_postfix: bool,
     /// Recipient by recipient.
@@ -87,6 +89,9 @@ impl Status {
             if let Some(mta) = value(&group, "Reporting-MTA") {
                 let name = String::from_utf8_lossy(after_type(mta)).to_ascii_lowercase();
                 status.reporting_mta = Some(name.trim_end_matches('.').to_owned());
+            }
+            if let Some(id) = value(&group, "Original-Envelope-Id") {
+                status.envelope_id = Some(id.to_vec());
             }
             status.is_postfix |= value(&group, "X-Postfix-Queue-ID").is_some();
             // Some leave out the blank line: each Final-Recipient begins a recipient of its own.

@@ -13,6 +13,7 @@ pub mod report;
 
 mod fields;
 mod happenings;
+mod loose;
 mod plain;
 
 pub use report::{Reader, Verdict, VerifyRef};

@@ -6,7 +6,7 @@
 //! - On failure: a report without a reference of ours, or with a forged one, is `Foreign` and changes nothing.
 //! - Limits: a reference proves the message, not the recipient: who received a message can report on it, as always in
 //!   mail. One event a recipient and outcome, however often a final report comes.
-//! - See: RFC 3462, RFC 3464, RFC 5965, RFC 3834 (Auto-Submitted).
+//! - See: RFC 3462, RFC 3464 (2.2.1: Original-Envelope-Id), RFC 5965, RFC 3834 (Auto-Submitted).
 //!
 //! The time of an event is that of the report's `Date`, kept between the message's own time and now.
 //!
@@ -20,10 +20,14 @@ use mail_parser::{Encoding, Message, MessageParser, MessagePart, MimeHeaders, Pa
 use super::arf::Complaint;
 use super::dsn::{Action, Recipient, Status};
 use super::fields::{Field, header, text, value};
+use super::loose::{self, quoted_header};
 use super::plain::Plain;
 use crate::delivery::{Classifier, provider, sender_domain, smtp_code};
 use crate::event::{Data, Event, EventId, EventIdBuilder, Kind};
 use crate::identity::{CampaignId, MessageId, PseudonymKey, Timestamp};
+
+/// The header that names a message of ours.
+const REF: &str = "X-Mailtap-Ref";
 
 /// Verifies the value of `X-Mailtap-Ref`.
 pub type VerifyRef = Arc<dyn Fn(&str) -> Option<MessageId> + Send + Sync>;
@@ -92,7 +96,13 @@ impl Reader {
             if self.is_own(&status) {
                 return Verdict::Known;
             }
-            let returned = returned_header(&parsed).unwrap_or_default();
+            let mut returned = returned_header(&parsed).unwrap_or_default();
+            if value(&returned, REF).is_none()
+                && let Some(id) = &status.envelope_id
+            {
+                // Nothing came back of the message, but what its sender named it by.
+                returned.push(Field { name: REF.as_bytes().to_vec(), value: id.clone() });
+            }
             return self
                 .about(&returned, &top, now, |subject| self.outcomes(subject, &status.recipients, &top));
         }
@@ -113,6 +123,12 @@ impl Reader {
             return self
                 .about(&returned, &top, now, |subject| self.outcomes(subject, &plain.recipients, &top));
         }
+        let returned = returned_header(&parsed).unwrap_or_default();
+        if value(&returned, REF).is_some()
+            && let Some(recipients) = loose::recipients(&top, &own_text(&parsed), &returned)
+        {
+            return self.about(&returned, &top, now, |subject| self.outcomes(subject, &recipients, &top));
+        }
         let is_automatic =
             text(&top, "Auto-Submitted").is_some_and(|value| !value.eq_ignore_ascii_case("no"));
         Verdict::NotAReport(if is_automatic { "an automatic answer" } else { "no report" })
@@ -131,7 +147,7 @@ impl Reader {
         now: Timestamp,
         events: impl FnOnce(&Subject) -> Vec<Event>,
     ) -> Verdict {
-        let Some(reference) = text(returned, "X-Mailtap-Ref") else {
+        let Some(reference) = text(returned, REF) else {
             return Verdict::Foreign("without a reference");
         };
         let Some(id) = (self.verify_ref)(reference) else {
@@ -216,10 +232,11 @@ fn kind_of(part: &MessagePart<'_>) -> String {
         .unwrap_or_default()
 }
 
-/// The header of the returned message: of `message/rfc822`, `message/global`, or of a part of headers alone.
+/// The header of the returned message: of `message/rfc822`, `message/global`, or of a part of headers alone; else the
+/// fields around a reference that stands in a text, where some servers put what they return.
 fn returned_header(message: &Message<'_>) -> Option<Vec<Field>> {
     const HEADERS: [&str; 3] = ["text/rfc822-headers", "message/global-headers", "message/rfc822-headers"];
-    message.parts.iter().find_map(|part| match &part.body {
+    let part = message.parts.iter().find_map(|part| match &part.body {
         // What was encoded was decoded into a message of its own; else it is a stretch of this one.
         PartType::Message(returned) if part.encoding != Encoding::None => {
             Some(header(returned.raw_message()))
@@ -230,7 +247,35 @@ fn returned_header(message: &Message<'_>) -> Option<Vec<Field>> {
         }
         _ if HEADERS.contains(&kind_of(part).as_str()) => Some(header(part.contents())),
         _ => None,
-    })
+    });
+    if part.as_ref().is_some_and(|header| value(header, REF).is_some()) {
+        return part;
+    }
+    let leaves = message
+        .parts
+        .iter()
+        .filter(|part| !matches!(part.body, PartType::Message(_) | PartType::Multipart(_)));
+    leaves.filter_map(|part| quoted_header(part.contents(), REF.as_bytes())).next().or(part)
+}
+
+/// What the reporter says itself: the texts, each up to a returned message within it.
+fn own_text(message: &Message<'_>) -> Vec<u8> {
+    let texts = message.parts.iter().filter(|part| matches!(part.body, PartType::Text(_)));
+    let own = |part: &MessagePart<'_>| {
+        let text = part.contents();
+        // From the blank line before the returned header on, it is not the reporter's.
+        let at = memchr::memmem::find(&text.to_ascii_lowercase(), REF.to_ascii_lowercase().as_bytes());
+        let before = text.get(..at.unwrap_or(text.len())).unwrap_or_default();
+        let end = match at {
+            Some(_) => before
+                .windows(2)
+                .rposition(|pair| pair == b"\n\n" || pair == b"\n\r" || pair == b"\n>")
+                .unwrap_or(0),
+            None => before.len(),
+        };
+        before.get(..end).unwrap_or_default().to_vec()
+    };
+    texts.map(own).collect::<Vec<_>>().join(&b'\n')
 }
 
 fn date(top: &[Field]) -> Option<Timestamp> {

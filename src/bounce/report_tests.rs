@@ -93,6 +93,38 @@ fn reports_of_others() {
 }
 
 #[test]
+fn reports_without_the_usual_structure() {
+    for (name, recipient, class) in [
+        ("made-qmail", "gone@partner.example", BounceClass::Hard),
+        ("made-exim", "full@partner.example", BounceClass::MailboxFull),
+        ("made-exchange-old", "gone@partner.example", BounceClass::Hard),
+        ("made-sendmail-old", "gone@partner.example", BounceClass::Hard),
+        ("made-text-headers", "gone@partner.example", BounceClass::Hard),
+        ("made-envelope-id", "gone@partner.example", BounceClass::Hard),
+    ] {
+        let events = events(read(name));
+        assert_eq!(events.len(), 1, "{name}: {events:?}");
+        assert!(addressed(&events[0], recipient), "{name}");
+        assert_eq!((events[0].kind, events[0].data.class), (Kind::Bounced, Some(class)), "{name}");
+        assert!(!events[0].to_json().contains('@'));
+        let forged = String::from_utf8(file(name)).unwrap().replace("test-ref-", "forged-ref-");
+        assert!(matches!(read_bytes(forged.as_bytes()), Verdict::Foreign(_)), "{name}");
+        // With another line end.
+        let crlf = String::from_utf8(file(name)).unwrap().replace('\n', "\r\n");
+        assert_eq!(self::events(read_bytes(crlf.as_bytes())).len(), 1, "{name} with CRLF");
+    }
+}
+
+#[test]
+fn an_answer_that_quotes_our_message_is_no_bounce() {
+    let answer = "From: Anna <anna@partner.example>\nTo: bounce@example.org\nSubject: Re: hello\n\n\
+        I could not be delivered from this. Out of office.\n\n> To: anna@partner.example\n> X-Mailtap-Ref: test-ref-0057\n\n";
+    assert_eq!(read_bytes(answer.as_bytes()), Verdict::NotAReport("no report"));
+    let vacation = answer.replace("Subject:", "Auto-Submitted: auto-replied\nSubject:");
+    assert_eq!(read_bytes(vacation.as_bytes()), Verdict::NotAReport("an automatic answer"));
+}
+
+#[test]
 fn our_own_hosts_report_is_known_from_the_log() {
     let message = file("failed-single-1");
     let now = Timestamp::from_secs(2_000_000_000);
