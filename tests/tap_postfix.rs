@@ -287,3 +287,17 @@ fn returned_mail_through_a_pipe_transport() {
     );
     wait_for("an empty queue", LIMIT, || site.relay_command("postqueue", &["-p"]).contains("is empty"));
 }
+
+#[test]
+fn a_missing_setting_is_said_once() {
+    let site = site(&[("set", "milter_header_checks =")], &[]);
+    let recipients = ["anna@example.net"; 60];
+    send(&site, &recipients);
+    let said = || site.log("mailtap").matches("milter_header_checks").count();
+    wait_for("a word about the setting", LIMIT, || said() > 0);
+    send(&site, &recipients);
+    wait_for("delivery", LIMIT, || site.mailbox().len() == 120);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(said(), 1);
+    assert_eq!(told(&site, "anna@example.net"), [""; 0]);
+}

@@ -198,3 +198,31 @@ async fn journal_entries_go_through_a_pipe_split_anywhere() {
     assert_eq!(feed.cursor(), Some(last));
     assert!(Checkpoint::load(&path).unwrap().unwrap().journal_cursor.is_some());
 }
+
+#[test]
+fn missing_references_are_noticed_once_there_are_attempts_enough() {
+    let seen = |attempts: u64, with_reference: bool| {
+        let parts = Settings::default()
+            .parts(PseudonymKey::new(&[7; 32]), Arc::new(|_| Some(MessageId::from([1; 10]))), "h".into())
+            .unwrap();
+        let mut worker = Worker::new(Correlator::new(parts, None));
+        let line = |text: String| format!("Nov 23 16:25:11 mx postfix/smtp[1]: {text}");
+        if with_reference {
+            worker.line(
+                line("A1B2C3D4: info: header X-Mailtap-Ref: r from x; from=<a@b> to=<c@d>:".into())
+                    .as_bytes(),
+            );
+        }
+        for number in 0..attempts {
+            let text = format!(
+                "B{number:07}: to=<a@b>, relay=none, delay=1, delays=1/0/0/0, dsn=2.0.0, status=sent (ok)"
+            );
+            worker.line(line(text).as_bytes());
+        }
+        worker.take();
+        worker.reported_missing
+    };
+    assert!(seen(MANY_ATTEMPTS, false));
+    assert!(!seen(MANY_ATTEMPTS - 1, false));
+    assert!(!seen(MANY_ATTEMPTS, true));
+}

@@ -211,7 +211,8 @@ impl Site {
 
     fn filled(&self, options: &[String]) -> Vec<String> {
         let (smtp, mx, dir) = (self.smtp.to_string(), self.mx.to_string(), self.dir.to_string_lossy());
-        let fill = |option: &String| option.replace("{smtp}", &smtp).replace("{mx}", &mx).replace("{dir}", &dir);
+        let fill =
+            |option: &String| option.replace("{smtp}", &smtp).replace("{mx}", &mx).replace("{dir}", &dir);
         options.iter().map(fill).collect()
     }
 

@@ -16,7 +16,7 @@ use mailtap::keys::ring::Keyring;
 use mailtap::keys::token;
 use mailtap::rewrite::Plan;
 use mailtap::tap::journal_line::JournalLine;
-use mailtap::tap::once::{Input, once};
+use mailtap::tap::once::{Input, explain, once};
 use mailtap::tracker::{cookies, target};
 use mailtap_milter::client::{Editor, Mail, Mailbox, refusal};
 use mailtap_milter::edits::Answer;
@@ -114,7 +114,7 @@ fn classifier() -> Classifier {
     Classifier::built_in()
 }
 
-/// Log lines: no panic, and never an address in an event.
+/// Log lines: no panic, and never an address in an event or in a shape.
 pub fn log(bytes: &[u8]) {
     let ring = ring();
     let parts = mailtap::tap::correlate::Parts {
@@ -134,6 +134,10 @@ pub fn log(bytes: &[u8]) {
     let summary =
         once(vec![input], parts, NOW, &mut |event| assert!(!event.to_json().contains('@'))).unwrap();
     assert!(summary.foreign <= summary.lines);
+    let input = Input::Reader(Box::new(std::io::Cursor::new(bytes.to_owned())));
+    let coverage = explain(vec![input]).unwrap();
+    assert_eq!((coverage.lines, coverage.foreign), (summary.lines, summary.foreign));
+    assert!(coverage.shapes().iter().all(|shape| !shape.text.contains('@')));
 }
 
 pub fn journal(bytes: &[u8]) {
