@@ -11,84 +11,21 @@
 //! outcome, delays), never of the position in a file, of the clock or of what was read before. The text of a reply is
 //! not part of it, and addresses are hashed with the key first: an id must not help to guess an address.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
+pub use super::parts::{Counts, Parts, VerifyRef};
 
 use super::line::Line;
 use super::loss::{lost_lines, repetitions};
 use super::queue_id::QueueId;
 use super::record::{Delivery, Header, Name, Origin, Record, Status};
-use super::state::{Key, Saved, State, Waiting};
+use super::state::{Key, Saved, State};
 use super::time::Resolver;
 use super::values::{forwarded_as, is_relay, not_before, queued_as, tls_word};
-use crate::delivery::{Classifier, EnhancedCode, provider, sender_domain, smtp_code};
+use super::waiting::Waiting;
+use crate::delivery::{EnhancedCode, provider, sender_domain, smtp_code};
 use crate::event::{Data, Event, EventId, EventIdBuilder, Kind};
-use crate::identity::{MessageId, Pseudonym, PseudonymKey, Timestamp};
-
-/// Verifies the value of `X-Mailtap-Ref`.
-pub type VerifyRef = Arc<dyn Fn(&str) -> Option<MessageId> + Send + Sync>;
-
-/// What the correlator is made of.
-pub struct Parts {
-    /// Where the tap runs: part of every event's source.
-    pub host: String,
-    /// Hashes recipients.
-    pub pseudonyms: PseudonymKey,
-    /// Verifies references.
-    pub verify_ref: VerifyRef,
-    /// Classes of failures.
-    pub classifier: Classifier,
-    /// The zone of the log, where its lines don't say.
-    pub zone: TimeZone,
-    /// How many messages are remembered at the most.
-    pub max_tracked: usize,
-    /// Relays of our own, by name or address: what they took is not delivered yet.
-    pub own_relays: Vec<String>,
-    /// Addresses that get copies of all mail (`always_bcc`): their attempts are no events.
-    pub copy_recipients: Vec<String>,
-}
-
-impl std::fmt::Debug for Parts {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Parts")
-            .field("host", &self.host)
-            .field("max_tracked", &self.max_tracked)
-            .finish_non_exhaustive()
-    }
-}
-
-/// What was seen so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Lines of Postfix.
-    pub lines: u64,
-    /// Lines of instances that are not followed.
-    pub other_instances: u64,
-    /// Of `lines`, those of a shape that is not known.
-    pub unknown: u64,
-    /// References that were verified.
-    pub refs: u64,
-    /// References that were not: another site's, or a key that is not in the keyring.
-    pub unverified_refs: u64,
-    /// Attempts of messages without a logged reference: mail that is not tracked, or a setting that is missing.
-    pub attempts_without_ref: u64,
-    /// Events.
-    pub events: u64,
-    /// Address probes and traces.
-    pub probes: u64,
-    /// Attempts by discard(8).
-    pub discarded: u64,
-    /// Attempts that handed the message to another queue of our own.
-    pub handed_on: u64,
-    /// Attempts for recipients of copies.
-    pub copies: u64,
-    /// Messages that were forgotten before their end, over the limit.
-    pub evicted: u64,
-    /// Lines that the logger says it left out.
-    pub lost_lines: u64,
-}
+use crate::identity::{MessageId, Pseudonym, Timestamp};
 
 /// The state machine.
 pub struct Correlator {
@@ -294,6 +231,7 @@ impl Correlator {
             }
             Name::Campaign => {
                 let Ok(campaign) = value.parse() else { return };
+                let campaign = self.state.campaign(campaign);
                 if let Some(message) = self.state.begin(line.host, line.instance, header.queue_id) {
                     message.campaign = Some(campaign);
                 }
@@ -494,7 +432,7 @@ impl Correlator {
     /// Adds what the message is known by.
     fn push(&mut self, key: Key, queue_id: QueueId, mut event: Event, events: &mut Vec<Event>) {
         if let Some(message) = self.state.message(key) {
-            event.data.campaign.clone_from(&message.campaign);
+            event.data.campaign = message.campaign.as_deref().cloned();
             event.data.sender_domain = message.sender_domain.as_deref().map(str::to_owned);
         }
         event.data.queue_id = Some(queue_id.to_string());

@@ -1,8 +1,12 @@
 use std::fmt::Write as _;
+use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
 use super::*;
+use crate::delivery::Classifier;
+use crate::identity::PseudonymKey;
 
 const NOW: &str = "2026-11-25T00:00:00Z";
 

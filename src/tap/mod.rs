@@ -27,6 +27,7 @@ mod follow;
 mod happenings;
 mod journal;
 mod known;
+mod parts;
 mod rotation;
 mod run;
 mod shape;
@@ -34,6 +35,7 @@ mod sink;
 mod split;
 mod state;
 mod values;
+mod waiting;
 
 pub use correlate::{Counts, VerifyRef};
 pub use journal::JournalFilter;

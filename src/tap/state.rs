@@ -7,16 +7,15 @@
 //! - Limits: `max_tracked` messages, at about 250 bytes each; 60 seconds after `removed` a message is forgotten.
 //! - See: lines of several daemons interleave, so `removed` need not be the last one.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::queue_id::QueueId;
-use crate::delivery::EnhancedCode;
-use crate::event::BounceClass;
-use crate::identity::{CampaignId, MessageId, Pseudonym, Timestamp};
+use super::waiting::WaitingList;
+use crate::identity::{CampaignId, MessageId, Timestamp};
 
 /// How long after its removal a message is kept for late lines.
 const KEEP_REMOVED: Duration = Duration::from_secs(60);
@@ -38,28 +37,13 @@ pub(super) struct Message {
     /// Whose reference was logged and verified.
     pub(super) id: Option<MessageId>,
     /// Its campaign.
-    pub(super) campaign: Option<CampaignId>,
+    pub(super) campaign: Option<Arc<CampaignId>>,
     /// The domain of its envelope sender.
     pub(super) sender_domain: Option<Arc<str>>,
     /// When `removed` was logged.
     removed: Option<Timestamp>,
     /// The recipients that are still deferred, by the pseudonym of the address that is tried.
-    pub(super) waiting: BTreeMap<Pseudonym, Waiting>,
-}
-
-/// A recipient that waits for the next attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) struct Waiting {
-    /// The recipient before aliases.
-    pub(super) original: Pseudonym,
-    /// How many attempts there were.
-    pub(super) attempts: u32,
-    /// The last failure's class.
-    pub(super) class: BounceClass,
-    /// The last failure's enhanced status code.
-    pub(super) dsn: Option<EnhancedCode>,
-    /// The last failure's SMTP code.
-    pub(super) smtp_code: Option<u16>,
+    pub(super) waiting: WaitingList,
 }
 
 /// All messages under way.
@@ -68,9 +52,11 @@ pub(super) struct State {
     max_tracked: usize,
     next_serial: u64,
     origins: Vec<Origin>,
-    messages: HashMap<Key, Message>,
+    /// In boxes: a table of a million is moved when it grows.
+    messages: HashMap<Key, Box<Message>>,
     removed: VecDeque<(Timestamp, Key, u64)>,
     domains: HashSet<Arc<str>>,
+    campaigns: HashSet<Arc<CampaignId>>,
     pub(super) evicted: u64,
 }
 
@@ -89,6 +75,7 @@ impl State {
             messages: HashMap::new(),
             removed: VecDeque::new(),
             domains: HashSet::new(),
+            campaigns: HashSet::new(),
             evicted: 0,
         }
     }
@@ -106,7 +93,7 @@ impl State {
 
     /// The message, if it is remembered.
     pub(super) fn message(&mut self, key: Key) -> Option<&mut Message> {
-        self.messages.get_mut(&key)
+        self.messages.get_mut(&key).map(Box::as_mut)
     }
 
     /// The message, begun if it is not remembered or if it was removed before: then a new one took its queue id.
@@ -121,7 +108,8 @@ impl State {
         }
         let serial = self.next_serial;
         self.next_serial += 1;
-        Some(self.messages.entry(key).or_insert_with(|| Message { serial, ..Message::default() }))
+        let message = self.messages.entry(key);
+        Some(message.or_insert_with(|| Box::new(Message { serial, ..Message::default() })))
     }
 
     /// The message that had this queue id on the same host, in any instance; of a long queue id also on any other host.
@@ -145,14 +133,16 @@ impl State {
         with_waiting: bool,
     ) {
         let Some(before) = self.messages.get_mut(&from) else { return };
-        let waiting = if with_waiting { std::mem::take(&mut before.waiting) } else { BTreeMap::new() };
+        let waiting = if with_waiting { std::mem::take(&mut before.waiting) } else { WaitingList::default() };
         let (id, campaign, sender_domain) =
             (before.id, before.campaign.clone(), before.sender_domain.clone());
         if let Some(message) = self.begin(host, instance, queue_id) {
             message.id = message.id.or(id);
             message.campaign = message.campaign.take().or(campaign);
             message.sender_domain = message.sender_domain.take().or(sender_domain);
-            message.waiting.extend(waiting);
+            if !waiting.is_empty() {
+                message.waiting = waiting;
+            }
         }
     }
 
@@ -215,6 +205,19 @@ impl State {
         domain
     }
 
+    /// One copy of a campaign, shared likewise.
+    pub(super) fn campaign(&mut self, campaign: CampaignId) -> Arc<CampaignId> {
+        if let Some(known) = self.campaigns.get(&campaign) {
+            return known.clone();
+        }
+        if self.campaigns.len() >= 10_000 {
+            self.campaigns.retain(|campaign| Arc::strong_count(campaign) > 1);
+        }
+        let campaign = Arc::new(campaign);
+        self.campaigns.insert(campaign.clone());
+        campaign
+    }
+
     /// Forgets the oldest part of all messages at once, so that each costs little.
     fn evict(&mut self) {
         let mut serials: Vec<u64> = self.messages.values().map(|message| message.serial).collect();
@@ -246,8 +249,8 @@ struct SavedMessage {
     sender_domain: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     removed: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    waiting: Vec<(Pseudonym, Waiting)>,
+    #[serde(default, skip_serializing_if = "WaitingList::is_empty")]
+    waiting: WaitingList,
 }
 
 impl State {
@@ -261,10 +264,10 @@ impl State {
                 origin: key.origin,
                 queue_id: key.queue_id.to_string(),
                 id: message.id,
-                campaign: message.campaign.clone(),
+                campaign: message.campaign.as_deref().cloned(),
                 sender_domain: message.sender_domain.as_deref().map(str::to_owned),
                 removed: message.removed,
-                waiting: message.waiting.iter().map(|(to, waiting)| (*to, *waiting)).collect(),
+                waiting: message.waiting.clone(),
             })
             .collect();
         Saved { origins: self.origins.clone(), messages }
@@ -285,17 +288,10 @@ impl State {
                 state.removed.push_back((time, key, serial));
             }
             let sender_domain = message.sender_domain.map(|domain| state.domain(&domain));
-            state.messages.insert(
-                key,
-                Message {
-                    serial,
-                    id: message.id,
-                    campaign: message.campaign,
-                    sender_domain,
-                    removed: message.removed,
-                    waiting: message.waiting.into_iter().collect(),
-                },
-            );
+            let campaign = message.campaign.map(|campaign| state.campaign(campaign));
+            let (id, removed, waiting) = (message.id, message.removed, message.waiting);
+            let message = Message { serial, id, campaign, sender_domain, removed, waiting };
+            state.messages.insert(key, Box::new(message));
         }
         state.removed.make_contiguous().sort_unstable_by_key(|(time, _, serial)| (*time, *serial));
         state
@@ -306,6 +302,10 @@ impl State {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::delivery::EnhancedCode;
+    use crate::event::BounceClass;
+    use crate::identity::Pseudonym;
+    use crate::tap::waiting::Waiting;
 
     fn id(text: &str) -> QueueId {
         QueueId::parse(text.as_bytes()).unwrap()
@@ -357,7 +357,7 @@ mod tests {
         };
         let message = state.begin(b"m\xffx", b"postfix", id("AAAAAA")).unwrap();
         message.id = Some(MessageId::from([7; 10]));
-        message.campaign = Some("spring".parse().unwrap());
+        message.campaign = Some(Arc::new("spring".parse().unwrap()));
         message.sender_domain = Some(domain);
         message.waiting.insert(Pseudonym::from([2; 12]), waiting);
         let saved = state.save();
