@@ -4,7 +4,7 @@
 //! - Takes: facts of the log, by origin (host and `syslog_name`) and queue id.
 //! - Gives: the message behind a queue id; itself in a form that goes into the checkpoint.
 //! - On failure: over the limit the oldest messages are forgotten, and counted.
-//! - Limits: `max_tracked` messages, at about 250 bytes each; 60 seconds after `removed` a message is forgotten.
+//! - Limits: `max_tracked` messages, at about 300 bytes each; 60 seconds after `removed` a message is forgotten.
 //! - See: lines of several daemons interleave, so `removed` need not be the last one.
 
 use std::collections::{HashMap, HashSet, VecDeque};
