@@ -1,31 +1,37 @@
 //! `mailtap dead list|show|replay|drop`: what could not be sent.
 //!
 //! - Layer: cli
-//! - Takes: the dead letters of this host's spool.
+//! - Takes: the dead letters of this host's spool, and those of RabbitMQ where one is configured.
 //! - Gives: lists for people and scripts; letters sent again or dropped.
-//! - On failure: a change is made whole or not at all; dropping everything needs `--all`.
+//! - On failure: in the spool a change is made whole or not at all, in RabbitMQ letter by letter. Changing everything
+//!   needs `--all`.
 
 use clap::Subcommand;
 
-use super::assemble;
+use super::dead_broker::{self, Change};
 use super::events::{self, Which};
 use super::exit::{Exit, Failure, OrExit, Result};
-use super::print;
+use super::{assemble, print};
 use crate::config::Config;
 use crate::event::{Event, EventId};
 use crate::queue::dedupe::Dedupe;
-use crate::queue::spool::{Filter, State};
+use crate::queue::spool::{Admin, Filter, State};
 use crate::service::clock;
+
+/// How many letters `show` prints at most.
+const SHOWN: usize = 1_000;
 
 /// List, show, replay or drop dead letters.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Dead letters are events that can't be sent (dead), and those that may have arrived (uncertain).
+Dead letters are events that can't be sent (dead), and those that may have arrived (uncertain). With RabbitMQ they are
+in its queue PREFIX.ga4.dead; whatever this host's spool holds of them is listed first.
 
 Examples:
   mailtap dead list --type clicked
-  mailtap dead show --id 3q2-7wAAAAAAAAAAAAAAAA
+  mailtap dead show 3q2-7wAAAAAAAAAAAAAAAA
   mailtap dead replay --reason 'HTTP 500' --since 2h
+  mailtap dead drop --reason expired --before 7d
   mailtap dead drop --all")]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -48,12 +54,12 @@ enum Command {
     /// Show dead letters whole, as JSON lines
     Show {
         #[command(flatten)]
-        which: Which,
+        which: One,
     },
     /// Send dead letters again
     Replay {
         #[command(flatten)]
-        which: Which,
+        which: One,
         /// All of them.
         #[arg(long)]
         all: bool,
@@ -61,52 +67,97 @@ enum Command {
     /// Drop dead letters for good
     Drop {
         #[command(flatten)]
-        which: Which,
+        which: One,
         /// All of them.
         #[arg(long)]
         all: bool,
     },
 }
 
+/// `Which`, with the id also as an argument by itself.
+#[derive(Debug, clap::Args)]
+struct One {
+    /// The event with this id.
+    #[arg(value_name = "ID", conflicts_with = "id", allow_hyphen_values = true)]
+    event: Option<EventId>,
+    #[command(flatten)]
+    which: Which,
+}
+
+impl One {
+    fn filter(&self) -> Result<Filter> {
+        let filter = dead(&self.which)?;
+        Ok(Filter { id: self.event.or(filter.id), ..filter })
+    }
+
+    fn chosen(&self, all: bool, verb: &str) -> Result<Filter> {
+        if self.which.is_all() && self.event.is_none() && !all {
+            let text = format!(
+                "say which to {verb} (ID, --type, --campaign, --reason, --since, --before), or --all"
+            );
+            return Err(Failure::new(Exit::Usage, text));
+        }
+        self.filter()
+    }
+}
+
 impl Args {
     pub(super) fn run(self, config: &Config) -> Result {
-        let mut spool = events::open(config)?;
         match self.command {
             Command::List { which, max, json } => {
-                let found = spool.list(&dead(&which)?, None, max).or_exit(Exit::Io)?;
+                let found = list(config, &dead(&which)?, max)?;
                 print(if json { events::as_json(&found) } else { events::show(&found) })
             }
-            Command::Show { which } => {
-                print(events::as_json(&spool.list(&dead(&which)?, None, 1_000).or_exit(Exit::Io)?))
-            }
+            Command::Show { which } => print(events::as_json(&list(config, &which.filter()?, SHOWN)?)),
             Command::Replay { which, all } => {
-                let filter = chosen(&which, all, "replay")?;
-                // The relay remembers uncertain events as sent: without this it would take a replay for a duplicate.
-                let uncertain = Filter { states: vec![State::Uncertain], ..filter.clone() };
-                let rows = spool.list(&uncertain, None, usize::MAX).or_exit(Exit::Io)?;
-                let events = rows.iter().filter_map(|row| Event::from_json(row.body.as_bytes()).ok());
-                let ids: Vec<EventId> = events.map(|event| event.id).collect();
-                Dedupe::forget(&assemble::relay_directory(config), &ids).or_exit(Exit::Io)?;
-                let count = spool.replay(&filter, clock::now()).or_exit(Exit::Io)?;
+                let filter = which.chosen(all, "replay")?;
+                let count = match spool(config)? {
+                    Some(spool) => replay(config, spool, &filter)?,
+                    None => 0,
+                };
+                let count = count + dead_broker::change(config, &filter, Change::Replay)?;
                 print(format!("replayed {count}\n"))
             }
             Command::Drop { which, all } => {
-                let filter = chosen(&which, all, "drop")?;
-                let count = spool.drop_dead(&filter).or_exit(Exit::Io)?;
+                let filter = which.chosen(all, "drop")?;
+                let count = match spool(config)? {
+                    Some(mut spool) => spool.drop_dead(&filter).or_exit(Exit::Io)?,
+                    None => 0,
+                };
+                let count = count + dead_broker::change(config, &filter, Change::Drop)?;
                 print(format!("dropped {count}\n"))
             }
         }
     }
 }
 
-fn dead(which: &Which) -> Result<Filter> {
-    which.filter(vec![State::Dead, State::Uncertain])
+/// The spool. A host that only relays from RabbitMQ has none.
+fn spool(config: &Config) -> Result<Option<Admin>> {
+    if config.amqp.is_some() && !events::spool_directory(config).join("spool.db").exists() {
+        return Ok(None);
+    }
+    events::open(config).map(Some)
 }
 
-fn chosen(which: &Which, all: bool, verb: &str) -> Result<Filter> {
-    if which.is_all() && !all {
-        let text = format!("say which to {verb} (--id, --type, --campaign, --reason, --since), or --all");
-        return Err(Failure::new(Exit::Usage, text));
-    }
-    dead(which)
+fn list(config: &Config, filter: &Filter, max: usize) -> Result<Vec<events::Placed>> {
+    let mut found = match spool(config)? {
+        Some(spool) => events::in_spool(spool.list(filter, None, max).or_exit(Exit::Io)?),
+        None => Vec::new(),
+    };
+    found.extend(dead_broker::list(config, filter, max - found.len())?);
+    Ok(found)
+}
+
+fn replay(config: &Config, mut spool: Admin, filter: &Filter) -> Result<u64> {
+    // The relay remembers uncertain events as sent: without this it would take a replay for a duplicate.
+    let uncertain = Filter { states: vec![State::Uncertain], ..filter.clone() };
+    let rows = spool.list(&uncertain, None, usize::MAX).or_exit(Exit::Io)?;
+    let events = rows.iter().filter_map(|row| Event::from_json(row.body.as_bytes()).ok());
+    let ids: Vec<EventId> = events.map(|event| event.id).collect();
+    Dedupe::forget(&assemble::relay_directory(config), &ids).or_exit(Exit::Io)?;
+    spool.replay(filter, clock::now()).or_exit(Exit::Io)
+}
+
+fn dead(which: &Which) -> Result<Filter> {
+    which.filter(vec![State::Dead, State::Uncertain])
 }

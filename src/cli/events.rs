@@ -1,7 +1,7 @@
-//! `mailtap events list` and `mailtap spool status|peek|export`.
+//! `mailtap events list|tail` and `mailtap spool status|peek|export`.
 //!
 //! - Layer: cli
-//! - Takes: the spool of this host.
+//! - Takes: the spool of this host, or what passes through RabbitMQ.
 //! - Gives: counts, stored events for people or as JSON lines.
 //! - On failure: exit code 69 where there is no spool yet.
 
@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::exit::{Exit, OrExit, Result};
 use super::print;
+use super::tail;
 use super::terminal::{CARE, GOOD, paint, table};
 use crate::config::{Config, units};
 use crate::event::{Event, Kind};
@@ -38,14 +39,17 @@ pub(super) struct Which {
     /// Only of this campaign.
     #[arg(long, value_name = "ID")]
     campaign: Option<CampaignId>,
-    /// Only of the last while: 30m, 2h, 7d.
+    /// Only those that happened within the last while: 30m, 2h, 7d.
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     since: Option<std::time::Duration>,
+    /// Only those that happened longer ago: 30m, 2h, 7d.
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    before: Option<std::time::Duration>,
     /// Only those whose reason holds this text.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     /// Only the event with this id.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     id: Option<String>,
 }
 
@@ -59,7 +63,7 @@ impl Which {
             campaign: self.campaign.clone(),
             reason: self.reason.clone(),
             since: self.since.map(|while_| clock::now().minus(while_)),
-            until: None,
+            until: self.before.map(|while_| clock::now().minus(while_)),
         })
     }
 
@@ -68,6 +72,7 @@ impl Which {
         self.kind.is_none()
             && self.campaign.is_none()
             && self.since.is_none()
+            && self.before.is_none()
             && self.reason.is_none()
             && self.id.is_none()
     }
@@ -80,11 +85,39 @@ fn kind(text: &str) -> std::result::Result<Kind, String> {
     })
 }
 
+/// Where an event lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Spool,
+    Broker,
+}
+
+impl Place {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Spool => "spool",
+            Self::Broker => "rabbitmq",
+        }
+    }
+}
+
+/// An event, and where it lies.
+#[derive(Debug)]
+pub(super) struct Placed {
+    pub(super) place: Place,
+    pub(super) stored: Stored,
+}
+
+/// Events of the spool.
+pub(super) fn in_spool(stored: Vec<Stored>) -> Vec<Placed> {
+    stored.into_iter().map(|stored| Placed { place: Place::Spool, stored }).collect()
+}
+
 /// Rows for people.
-pub(super) fn show(stored: &[Stored]) -> String {
-    let rows: Vec<Vec<String>> = stored
+pub(super) fn show(found: &[Placed]) -> String {
+    let rows: Vec<Vec<String>> = found
         .iter()
-        .map(|stored| {
+        .map(|Placed { stored, .. }| {
             let state = stored.state.as_str().to_owned();
             let reason = stored.reason.clone().unwrap_or_default();
             match Event::from_json(stored.body.as_bytes()) {
@@ -112,23 +145,25 @@ pub(super) fn show(stored: &[Stored]) -> String {
     table(&["time", "type", "campaign", "message", "event id", "state", "reason"], &rows)
 }
 
-/// One JSON object a line: the event, and how it stands.
-pub(super) fn as_json(stored: &[Stored]) -> String {
-    let lines = stored.iter().map(|stored| {
+/// One JSON object a line: the event, where it lies and how it stands.
+pub(super) fn as_json(found: &[Placed]) -> String {
+    let lines = found.iter().map(|Placed { place, stored }| {
         let event: serde_json::Value = serde_json::from_str(&stored.body).unwrap_or(json!(null));
-        let line = json!({ "state": stored.state.as_str(), "since": stored.at, "published": stored.added,
+        let line = json!({ "in": place.as_str(), "state": stored.state.as_str(), "since": stored.at, "published": stored.added,
                            "attempts": stored.attempts, "reason": stored.reason, "event": event });
         line.to_string() + "\n"
     });
     lines.collect()
 }
 
-/// Look at events in the spool.
+/// Look at events, stored or as they come.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   mailtap events list --type bounced --since 1h
-  mailtap events list --json | jq .event.data")]
+  mailtap events list --json | jq .event.data
+  mailtap events tail --type clicked
+  mailtap events tail --json | jq -c .data")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -147,12 +182,43 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show events as they come, until Ctrl-C
+    Tail {
+        #[command(flatten)]
+        live: Live,
+        /// As CloudEvents, one a line.
+        #[arg(long)]
+        json: bool,
+        /// Where to look; RabbitMQ where it is configured.
+        #[arg(long, value_name = "WHERE")]
+        from: Option<tail::From>,
+    },
+}
+
+/// Which events of those that come.
+#[derive(Debug, clap::Args)]
+pub(super) struct Live {
+    /// Only of this type: accepted, delivered, deferred, bounced, expired, complained, opened, clicked.
+    #[arg(long = "type", value_name = "TYPE", value_parser = kind)]
+    kind: Option<Kind>,
+    /// Only of this campaign.
+    #[arg(long, value_name = "ID")]
+    campaign: Option<CampaignId>,
+}
+
+impl Live {
+    pub(super) fn filter(&self) -> Filter {
+        Filter { kind: self.kind, campaign: self.campaign.clone(), ..Filter::default() }
+    }
 }
 
 impl Args {
     pub(super) fn run(self, config: &Config) -> Result {
-        let Command::List { which, max, json } = self.command;
-        let found = open(config)?.list(&which.filter(Vec::new())?, None, max).or_exit(Exit::Io)?;
+        let (which, max, json) = match self.command {
+            Command::List { which, max, json } => (which, max, json),
+            Command::Tail { live, json, from } => return tail::run(config, &live, json, from),
+        };
+        let found = in_spool(open(config)?.list(&which.filter(Vec::new())?, None, max).or_exit(Exit::Io)?);
         print(if json { as_json(&found) } else { show(&found) })
     }
 }
@@ -217,7 +283,7 @@ impl SpoolArgs {
             }
             SpoolCommand::Peek { max, json } => {
                 let filter = Filter { states: vec![State::Pending], ..Filter::default() };
-                let found = spool.list(&filter, None, max).or_exit(Exit::Io)?;
+                let found = in_spool(spool.list(&filter, None, max).or_exit(Exit::Io)?);
                 print(if json { as_json(&found) } else { show(&found) })
             }
             SpoolCommand::Export => {

@@ -12,6 +12,7 @@ mod bounce;
 mod collector;
 mod config;
 mod dead;
+mod dead_broker;
 mod diff;
 mod events;
 pub mod exit;
@@ -21,6 +22,7 @@ mod postfix;
 mod relay;
 mod rewrite;
 mod roles;
+mod tail;
 mod tap;
 mod terminal;
 mod token;
@@ -97,7 +99,7 @@ enum Command {
     Token(token::Args),
     /// Print the pseudonym of an address
     Pseudonym(token::PseudonymArgs),
-    /// Look at events in the spool
+    /// Look at events, stored or as they come
     Events(events::Args),
     /// Look at the spool
     Spool(events::SpoolArgs),

@@ -13,6 +13,8 @@ pub(super) const GOOD: Style = AnsiColor::Green.on_default();
 pub(super) const CARE: Style = AnsiColor::Yellow.on_default();
 /// Red: somebody is needed.
 pub(super) const BAD: Style = AnsiColor::Red.on_default();
+/// Cyan: somebody reads.
+pub(super) const SEEN: Style = AnsiColor::Cyan.on_default();
 /// Dim: by the way.
 pub(super) const DIM: Style = Style::new().dimmed();
 

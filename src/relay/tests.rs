@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::event::Kind;
+use crate::event::{EventId, Kind};
 use crate::queue::Publish;
 use crate::queue::source::{Settlement, SourceError, SpoolSource, Tag};
 use crate::queue::spool::{self, Admin, Spool, Status};
@@ -92,13 +92,17 @@ impl Receiver {
 struct Odd {
     spool: SpoolSource,
     copies: usize,
+    replays: bool,
     deaf: Arc<Mutex<bool>>,
 }
 
 impl Source for Odd {
     fn next(&mut self, max: usize) -> BoxFuture<'_, Result<Vec<Delivery>, SourceError>> {
         Box::pin(async move {
-            let first = self.spool.next(max).await?;
+            let mut first = self.spool.next(max).await?;
+            for delivery in first.iter_mut().filter(|_| self.replays) {
+                delivery.replay = Some(EventId::of("replay").part(delivery.event.id.as_bytes()).finish());
+            }
             Ok(std::iter::repeat_n(first, std::mem::replace(&mut self.copies, 1)).flatten().collect())
         })
     }
@@ -117,6 +121,7 @@ struct Site {
     life: Lifecycle,
     deaf: Arc<Mutex<bool>>,
     copies: usize,
+    replays: bool,
     in_flight: usize,
 }
 
@@ -129,6 +134,7 @@ impl Site {
             life: Lifecycle::detached(),
             deaf: Arc::default(),
             copies: 1,
+            replays: false,
             in_flight: 4,
         }
     }
@@ -160,6 +166,7 @@ impl Site {
         let source = Odd {
             spool: SpoolSource::new(self.spool(), 10_000, self.life.stop.clone()),
             copies: self.copies,
+            replays: self.replays,
             deaf: self.deaf.clone(),
         };
         let dedupe = Dedupe::open(&self.directory.path().join("relay")).unwrap();
@@ -280,6 +287,28 @@ async fn a_cut_connection_is_uncertain_a_5xx_is_not() {
     site.life.stop.cancel();
     relay.await.unwrap().unwrap();
     assert_eq!((site.receiver.counts(), status.uncertain), ((2, 2), 1));
+}
+
+/// As RabbitMQ delivers replays: what is remembered of the event does not count, what is remembered of the replay does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_goes_out_once_whatever_is_known_of_its_event() {
+    let mut site = Site::new(Answer::Close).await;
+    site.spool().publish(vec![event(1)]).await.unwrap();
+    let replay = |site: &Site| {
+        let mut admin = Admin::open(&site.directory.path().join("spool")).unwrap();
+        admin.replay(&spool::Filter::default(), clock::now()).unwrap()
+    };
+    let mut arrived = Vec::new();
+    for (replays, copies) in [(false, 1), (true, 3), (true, 3)] {
+        (site.replays, site.copies) = (replays, copies);
+        let relay = site.relay();
+        site.until(nothing_waits).await;
+        site.life.stop.cancel();
+        relay.await.unwrap().unwrap();
+        arrived.push(site.receiver.counts().1);
+        replay(&site);
+    }
+    assert_eq!(arrived, [1, 2, 2], "the same replay again is a duplicate, as the same event is");
 }
 
 #[tokio::test]

@@ -38,7 +38,10 @@ const LONGEST_RETRY: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Item {
     tag: Tag,
+    /// What it is remembered by.
     id: EventId,
+    /// The event's own id: the same, but for a replay.
+    event: EventId,
     kind: Kind,
     time: Timestamp,
     attempts: u32,
@@ -66,7 +69,7 @@ impl Relay {
         settler: &mut Settler,
     ) -> (Vec<Request<Item>>, Vec<Settled>) {
         let (first, twins): (Vec<_>, Vec<_>) =
-            deliveries.into_iter().partition(|delivery| settler.take(delivery.event.id));
+            deliveries.into_iter().partition(|delivery| settler.take(delivery.key()));
         let items: Vec<Item> = first.iter().map(item).collect();
         let (requests, mut settled) = match self.sort_out(first).await {
             Ok(sorted) => sorted,
@@ -88,7 +91,7 @@ impl Relay {
         &self,
         deliveries: Vec<Delivery>,
     ) -> Result<(Vec<Request<Item>>, Vec<Settled>), StoreError> {
-        let ids: Vec<EventId> = deliveries.iter().map(|delivery| delivery.event.id).collect();
+        let ids: Vec<EventId> = deliveries.iter().map(Delivery::key).collect();
         let already = self.dedupe.already(&ids).await?;
         let interrupted = self.dedupe.interrupted(&ids).await?;
         let domains = self.settings.domains();
@@ -147,7 +150,8 @@ impl Relay {
                 |reason: &str| each(items, Fate::Blocked(BLOCKED), |item| retry(item.attempts, reason));
             match outcome {
                 Outcome::Sent => {
-                    self.note(&ids, true).await;
+                    let events = items.iter().filter(|item| item.event != item.id).map(|item| item.event);
+                    self.note(&ids.iter().copied().chain(events).collect::<Vec<_>>(), true).await;
                     each(items, Fate::Through, |_| Settlement::Done)
                 }
                 Outcome::Uncertain(_) if !self.settings.retry_uncertain => {
@@ -207,8 +211,9 @@ pub(super) fn fresh(mut request: Request<Item>, now: Timestamp) -> (Option<Reque
 }
 
 fn item(delivery: &Delivery) -> Item {
-    let Delivery { tag, event, attempts } = delivery;
-    Item { tag: *tag, id: event.id, kind: event.kind, time: event.time, attempts: *attempts }
+    let Delivery { tag, event, attempts, .. } = delivery;
+    let (id, kind, time) = (delivery.key(), event.kind, event.time);
+    Item { tag: *tag, id, event: event.id, kind, time, attempts: *attempts }
 }
 
 fn dead(item: &Item, reason: &'static str) -> Settled {

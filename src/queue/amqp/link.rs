@@ -10,9 +10,10 @@ use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
+use lapin::Acker;
 use lapin::options::{
-    BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
+    QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -21,6 +22,11 @@ use lapin::{Channel, Connect, Connection, ConnectionProperties, Consumer, Exchan
 
 use super::topology::{Argument, Queue, Topology};
 use super::{AmqpError, Mode, Settings};
+
+/// How long an ack may take: it only has to be written.
+const ACK_LIMIT: Duration = Duration::from_secs(5);
+/// How often to look whether the connection broke under an ack.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// A connection.
 #[derive(Debug)]
@@ -78,6 +84,11 @@ impl Link {
         let _ = within(self.timeout, self.connection.close(200, "bye".into())).await;
     }
 
+    /// How long a question to the broker may take.
+    pub(in crate::queue) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     pub(in crate::queue) async fn confirming(&self) -> Result<Channel, AmqpError> {
         within(self.timeout, async {
             let channel = self.connection.create_channel().await?;
@@ -101,6 +112,24 @@ impl Link {
                 .await
         })
         .await
+    }
+
+    /// Acknowledges a message that came over this link. One that fails means that the connection is gone: the message
+    /// comes again.
+    pub(in crate::queue) async fn acknowledge(&self, acker: &Acker) {
+        let acked = tokio::time::timeout(ACK_LIMIT, acker.ack(BasicAckOptions::default()));
+        tokio::pin!(acked);
+        loop {
+            tokio::select! {
+                _ = &mut acked => return,
+                // The client library leaves an ack without an answer when the connection breaks under it.
+                () = tokio::time::sleep(LOOK_EVERY) => {
+                    if acker.poisoned() || !self.is_connected() {
+                        return;
+                    }
+                }
+            }
+        }
     }
 
     async fn prepare(&self, mode: Mode) -> Result<(), AmqpError> {

@@ -2,17 +2,23 @@
 //!
 //! - Layer: edge
 //! - Takes: URIs with the secret in them, names, limits.
-//! - Gives: connections on which the topology is there; publishers. The consuming side is `queue::source`.
+//! - Gives: connections on which the topology is there; publishers; a hand on dead letters, an eye on what passes. The
+//!   consuming side is `queue::source`.
 //! - On failure: `AmqpError`; it carries what the client library or the broker said, never a message or a URI.
 //! - Limits: `connect_timeout`, `confirm_timeout`; both bound every wait for the broker.
 //! - See: AMQP 0-9-1; RabbitMQ 3.10 and later.
 
+mod dead;
+pub(in crate::queue) mod headers;
 mod link;
 mod publisher;
 pub mod topology;
+mod watch;
 
+pub use dead::{DeadLetter, DeadLetters};
 pub use link::Link;
 pub use publisher::{Message, Publisher, Refused};
+pub use watch::Watch;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+/// How often dead letters can be looked at: more often than anybody will.
+const DEAD_LOOKS: i64 = 1_000_000_000;
+
 /// What the topology is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
@@ -92,7 +95,11 @@ impl Topology {
                     ("x-delivery-limit", Argument::Number(shape.delivery_limit.into())),
                 ]),
             },
-            Queue { name: names("ga4.dead"), arguments: quorum([]) },
+            Queue {
+                name: names("ga4.dead"),
+                // Looking at a letter counts as a delivery, and RabbitMQ 4 drops what was delivered 20 times.
+                arguments: quorum([("x-delivery-limit", Argument::Number(DEAD_LOOKS))]),
+            },
         ];
         queues.extend(shape.retry_tiers.iter().map(|tier| Queue {
             name: names(&format!("ga4.retry.{}", tier_name(*tier))),
@@ -246,6 +253,7 @@ mod tests {
         let definitions = topology.definitions("/");
         assert_eq!(definitions["queues"].as_array().unwrap().len(), topology.queues.len());
         assert_eq!(definitions["queues"][0]["arguments"]["x-delivery-limit"], 20);
+        assert_eq!(definitions["queues"][1]["arguments"]["x-delivery-limit"], 1_000_000_000);
         assert_eq!(definitions["queues"][2]["arguments"]["x-dead-letter-routing-key"], "site.ga4");
         assert_eq!(definitions["bindings"][0]["routing_key"], "mailtap.#");
         for queue in definitions["queues"].as_array().unwrap() {

@@ -14,27 +14,17 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt, stream};
 use lapin::Consumer;
 use lapin::message::Delivery as Handed;
-use lapin::options::BasicAckOptions;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{BoxFuture, Delivery, Settlement, Source, SourceError, Tag};
 use crate::event::Event;
+use crate::queue::amqp::headers::{self, ATTEMPTS, REASON, REPLAY, SINCE, STATE};
 use crate::queue::amqp::{self, AmqpError, Link, Message, Publisher, Refused};
 use crate::queue::backoff::Backoff;
 use crate::queue::happenings::{BrokerLost, BrokerReached, Malformed};
-use crate::service::{Component, Lifecycle};
+use crate::service::{Component, Lifecycle, clock};
 
-/// Counts deliveries across retries; the broker's own count begins anew in each queue.
-const ATTEMPTS: &str = "x-mailtap-attempts";
-/// Why a message is dead, or waits.
-const REASON: &str = "x-mailtap-reason";
-/// What became of a dead letter: `dead`, `uncertain` or `malformed`.
-const STATE: &str = "x-mailtap-state";
-/// How long an ack may take: it only has to be written.
-const ACK_LIMIT: Duration = Duration::from_secs(5);
-/// How often to look whether the connection broke under an ack.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How many settlements wait for the broker at once.
 const SETTLING: usize = 256;
 
@@ -130,9 +120,13 @@ impl AmqpSource {
 
     fn take(&mut self, handed: Handed) {
         let tag = Tag { epoch: self.epoch, number: handed.delivery_tag };
-        let attempts = header(&handed, ATTEMPTS) + header(&handed, "x-delivery-count") + 1;
+        let count = |name| headers::number(&handed.properties, name);
+        let attempts = count(ATTEMPTS) + count("x-delivery-count") + 1;
         match Event::from_json(&handed.data) {
-            Ok(event) => self.ready.push_back(Delivery { tag, event, attempts }),
+            Ok(event) => {
+                let replay = headers::text(&handed.properties, REPLAY).and_then(|key| key.parse().ok());
+                self.ready.push_back(Delivery { tag, event, attempts, replay });
+            }
             Err(error) => {
                 let why = error.to_string();
                 Malformed { why: &why }.emit();
@@ -188,7 +182,7 @@ impl AmqpSource {
             if let Some(held) = self.held.get(tag) {
                 let message = session.dead_letter(held, "malformed", why);
                 if session.publisher.publish(&session.link, &message).await.is_ok() {
-                    acknowledge(session, held).await;
+                    session.link.acknowledge(&held.handed.acker).await;
                 }
                 self.held.remove(&tag.clone());
             }
@@ -260,6 +254,7 @@ impl Session {
         let mut message = held.message(reason);
         message.exchange = self.link.topology().dead_exchange();
         message.headers.push((STATE, state.into()));
+        message.headers.push((SINCE, clock::now().as_millis().to_string()));
         message
     }
 
@@ -278,6 +273,8 @@ impl Held {
             value.as_ref().map(ToString::to_string).unwrap_or_default()
         };
         let kind = text(properties.kind());
+        let mut kept = vec![(ATTEMPTS, self.attempts.to_string()), (REASON, reason.into())];
+        kept.extend(headers::text(properties, REPLAY).map(|key| (REPLAY, key)));
         Message {
             exchange: String::new(),
             key: if kind.is_empty() { self.handed.routing_key.to_string() } else { kind.clone() },
@@ -285,7 +282,7 @@ impl Held {
             kind,
             time_s: properties.timestamp().unwrap_or_default(),
             body: self.handed.data.clone(),
-            headers: vec![(ATTEMPTS, self.attempts.to_string()), (REASON, reason.into())],
+            headers: kept,
         }
     }
 }
@@ -299,7 +296,7 @@ async fn settle(
 ) -> Result<(), Refused> {
     let (session, message) = match (settlement, own, any) {
         (Settlement::Done, Some(own), _) => {
-            acknowledge(own, held).await;
+            own.link.acknowledge(&held.handed.acker).await;
             return Ok(());
         }
         (Settlement::Retry { after, reason }, Some(own), _) => (own, own.retry(held, *after, reason)),
@@ -317,43 +314,7 @@ async fn settle(
         Err(error) => return Err(error),
     }
     if let Some(own) = own {
-        acknowledge(own, held).await;
+        own.link.acknowledge(&held.handed.acker).await;
     }
     Ok(())
-}
-
-/// An ack that fails means that the connection is gone: the message comes again, and its id is known.
-async fn acknowledge(session: &Session, held: &Held) {
-    let acker = &held.handed.acker;
-    let acked = tokio::time::timeout(ACK_LIMIT, acker.ack(BasicAckOptions::default()));
-    tokio::pin!(acked);
-    loop {
-        tokio::select! {
-            _ = &mut acked => return,
-            // The client library leaves an ack without an answer when the connection breaks under it.
-            () = tokio::time::sleep(LOOK_EVERY) => {
-                if acker.poisoned() || !session.link.is_connected() {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// A header with a number, whatever type the broker or another client gave it; 0 if there is none.
-fn header(handed: &Handed, name: &str) -> u32 {
-    use lapin::types::AMQPValue as Value;
-    let headers = handed.properties.headers().as_ref();
-    let number = match headers.and_then(|headers| headers.inner().get(name)) {
-        Some(Value::LongLongInt(number)) => u32::try_from(*number).ok(),
-        Some(Value::LongInt(number)) => u32::try_from(*number).ok(),
-        Some(Value::LongUInt(number)) => Some(*number),
-        Some(Value::ShortInt(number)) => u32::try_from(*number).ok(),
-        Some(Value::ShortShortInt(number)) => u32::try_from(*number).ok(),
-        Some(Value::LongString(text)) => {
-            std::str::from_utf8(text.as_bytes()).ok().and_then(|text| text.parse().ok())
-        }
-        _ => None,
-    };
-    number.unwrap_or(0).min(1_000_000)
 }

@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use super::StoreError;
-use crate::event::Event;
+use crate::event::{Event, EventId};
 
 /// A future in a box, as the traits of this directory return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -49,6 +49,17 @@ pub struct Delivery {
     pub event: Event,
     /// How often it was delivered, this time included.
     pub attempts: u32,
+    /// The replay of a dead letter that it is, if it is one.
+    pub replay: Option<EventId>,
+}
+
+impl Delivery {
+    /// What the relay remembers it by: the event's id; that of the replay where an administrator sent it again, so that what
+    /// is known of the event before does not count, and a replay is sent once, however often it is delivered.
+    #[must_use]
+    pub fn key(&self) -> EventId {
+        self.replay.unwrap_or(self.event.id)
+    }
 }
 
 /// The name of a delivery within its source.

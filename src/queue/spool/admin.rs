@@ -10,10 +10,11 @@ use std::path::Path;
 
 use rusqlite::{Connection, Row, TransactionBehavior, params};
 
+use super::filter::Filter;
 use super::schema::{CLAIMED, DEAD, MIGRATIONS, PENDING, UNCERTAIN};
 use super::{Seq, store};
-use crate::event::{EventId, Kind};
-use crate::identity::{CampaignId, Timestamp};
+use crate::event::Kind;
+use crate::identity::Timestamp;
 use crate::queue::sqlite::{self, StoreError};
 
 /// A spool that an administrator looks into; other processes may work with it meanwhile.
@@ -81,33 +82,6 @@ pub struct Status {
     pub oldest: Option<Timestamp>,
     /// How many ids of events are known.
     pub seen: u64,
-}
-
-/// Which events; an empty filter means all.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Filter {
-    /// In one of these states; none means any.
-    pub states: Vec<State>,
-    /// With this id.
-    pub id: Option<EventId>,
-    /// Of this kind.
-    pub kind: Option<Kind>,
-    /// Of this campaign.
-    pub campaign: Option<CampaignId>,
-    /// With this text in the reason, whatever its case.
-    pub reason: Option<String>,
-    /// That happened at this time or later.
-    pub since: Option<Timestamp>,
-    /// That happened before this time.
-    pub until: Option<Timestamp>,
-}
-
-impl Filter {
-    /// Dead letters: what is dead or uncertain.
-    #[must_use]
-    pub fn dead_letters() -> Self {
-        Self { states: vec![State::Dead, State::Uncertain], ..Self::default() }
-    }
 }
 
 /// An event as it stands in the spool.
@@ -198,6 +172,18 @@ impl Admin {
         let (id, kind, campaign, reason, since, until) = values(filter);
         let rows = list.query_map(params![id, kind, campaign, reason, since, until, after, max], stored)?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The number of the latest event that was ever published.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn last(&self) -> Result<Seq, StoreError> {
+        let last =
+            self.0.query_row("SELECT max(seq) FROM sqlite_sequence WHERE name = 'event'", [], |row| {
+                row.get::<_, Option<i64>>(0)
+            })?;
+        Ok(Seq(last.unwrap_or(0)))
     }
 
     /// Sends dead letters again: those among the filtered that are dead or uncertain. Gives their number.

@@ -8,11 +8,13 @@
 //! - See: `docs/architecture.md`, "The event path"; <https://www.sqlite.org/wal.html>.
 
 mod admin;
+mod filter;
 mod schema;
 mod store;
 mod writer;
 
-pub use admin::{Admin, Filter, State, Status, Stored};
+pub use admin::{Admin, State, Status, Stored};
+pub use filter::Filter;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -91,6 +93,14 @@ pub enum Sync {
 /// The number of an event within the spool: in the order of publishing, never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Seq(pub(in crate::queue) i64);
+
+impl Seq {
+    /// How many numbers lie between this one and a later one.
+    #[must_use]
+    pub fn until(self, later: Self) -> u64 {
+        later.0.saturating_sub(self.0).saturating_sub(1).try_into().unwrap_or(0)
+    }
+}
 
 /// An event that somebody holds, until the lease ends.
 #[derive(Debug, Clone, PartialEq)]

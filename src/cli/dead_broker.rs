@@ -1,0 +1,131 @@
+//! Dead letters in RabbitMQ: looked at without taking, replayed or dropped one by one.
+//!
+//! - Layer: cli
+//! - Takes: the configuration, a filter.
+//! - Gives: letters; the number of those that were changed.
+//! - On failure: exit code 69 where the broker does not answer or the relay has never been, 75 where it ended in the middle.
+//!   What was not changed by then is in the queue as before; Ctrl-C ends it between two letters.
+//! - Limits: 100,000 letters at a time are looked at.
+
+use std::io::Write;
+
+use tokio_util::sync::CancellationToken;
+
+use super::assemble;
+use super::events::{Place, Placed};
+use super::exit::{Exit, Failure, OrExit, Result};
+use crate::config::Config;
+use crate::queue::amqp::{AmqpError, DeadLetters};
+use crate::queue::spool::Filter;
+
+const LOOKED_AT: usize = 100_000;
+
+/// What to do with letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    Replay,
+    Drop,
+}
+
+impl Change {
+    const fn done(self) -> &'static str {
+        match self {
+            Self::Replay => "replayed",
+            Self::Drop => "dropped",
+        }
+    }
+}
+
+/// The first `max` letters that the filter lets through; none where no RabbitMQ is configured.
+pub(super) fn list(config: &Config, filter: &Filter, max: usize) -> Result<Vec<Placed>> {
+    let Some(amqp) = &config.amqp else { return Ok(Vec::new()) };
+    runtime()?.block_on(async {
+        let stop = stop_on_signal();
+        let mut letters = DeadLetters::open(&assemble::broker(amqp)).await.or_exit(Exit::Unavailable)?;
+        let mut found = Vec::new();
+        let mut looked_at = 0;
+        while found.len() < max && looked_at < LOOKED_AT && !stop.is_cancelled() {
+            let Some(letter) = letters.next().await.or_exit(Exit::Unavailable)? else { break };
+            looked_at += 1;
+            if letter.is_meant_by(filter) {
+                found.push(Placed { place: Place::Broker, stored: letter.stored });
+            }
+        }
+        if looked_at == LOOKED_AT && letters.left() > 0 {
+            say(&format!("only {LOOKED_AT} of the letters in RabbitMQ were looked at"));
+        }
+        letters.close().await.or_exit(Exit::Unavailable)?;
+        found.sort_by_key(|placed| placed.stored.at);
+        Ok(found)
+    })
+}
+
+/// Changes what the filter lets through of the letters that are there now.
+pub(super) fn change(config: &Config, filter: &Filter, change: Change) -> Result<u64> {
+    let Some(amqp) = &config.amqp else { return Ok(0) };
+    runtime()?.block_on(async {
+        let stop = stop_on_signal();
+        let mut letters = DeadLetters::open(&assemble::broker(amqp)).await.or_exit(Exit::Unavailable)?;
+        let mut count = 0;
+        let ended = each(&mut letters, filter, change, &stop, &mut count).await;
+        let closed = letters.close().await;
+        match ended.and_then(|()| closed.map_err(|error| error.to_string())) {
+            Ok(()) => Ok(count),
+            Err(why) => {
+                let done = change.done();
+                Err(Failure::new(Exit::TempFail, format!("{why}; {done} {count} in RabbitMQ before that")))
+            }
+        }
+    })
+}
+
+async fn each(
+    letters: &mut DeadLetters,
+    filter: &Filter,
+    change: Change,
+    stop: &CancellationToken,
+    count: &mut u64,
+) -> std::result::Result<(), String> {
+    let text = |error: AmqpError| error.to_string();
+    while let Some(letter) = letters.next().await.map_err(text)? {
+        if stop.is_cancelled() {
+            return Err("interrupted".into());
+        }
+        if !letter.is_meant_by(filter) {
+            continue;
+        }
+        match change {
+            Change::Replay => letters.replay(letter).await.map_err(|refused| refused.to_string())?,
+            Change::Drop => letters.discard(letter).await,
+        }
+        *count += 1;
+    }
+    Ok(())
+}
+
+/// A runtime for a command that talks to the broker.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().or_exit(Exit::Software)
+}
+
+/// Cancelled by the first SIGINT or SIGTERM.
+pub(super) fn stop_on_signal() -> CancellationToken {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = CancellationToken::new();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        let stop = stop.clone();
+        // Without a handler the signal ends the process at once, and loses nothing either.
+        if let Ok(mut signal) = signal(kind) {
+            tokio::spawn(async move {
+                signal.recv().await;
+                stop.cancel();
+            });
+        }
+    }
+    stop
+}
+
+/// Tells people something by the way.
+pub(super) fn say(text: &str) {
+    let _ = writeln!(anstream::stderr(), "mailtap: {text}");
+}

@@ -1,0 +1,165 @@
+//! The administrator's hand on the dead letters of the broker.
+//!
+//! - Layer: edge
+//! - Takes: how to reach the broker.
+//! - Gives: one letter after the other, each held until the connection ends, then back in the queue; unless it is
+//!   published again or discarded.
+//! - On failure: `AmqpError`, `Refused`. Whatever ends in the middle, a letter is in the queue or published again, or
+//!   both: then the relay knows both for one replay by the same key.
+//! - Limits: the letters that were there at the beginning. Those that are held show up nowhere else meanwhile.
+
+use lapin::Acker;
+use lapin::options::{BasicGetOptions, QueueDeclareOptions};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{BasicProperties, Channel};
+
+use super::headers::{self, ATTEMPTS, BROKERS_REASON, REASON, REPLAY, SINCE, STATE};
+use super::link::within;
+use super::{AmqpError, Link, Message, Mode, Publisher, Refused, Settings};
+use crate::event::{Event, EventId};
+use crate::identity::Timestamp;
+use crate::queue::spool::{Filter, Seq, State, Stored};
+
+/// The dead letters, while somebody looks at them.
+#[derive(Debug)]
+pub struct DeadLetters {
+    link: Link,
+    channel: Channel,
+    publisher: Publisher,
+    queue: ShortString,
+    left: u32,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct DeadLetter {
+    /// How it stands, as in the spool; what is no text in it is replaced.
+    pub stored: Stored,
+    event: Option<Event>,
+    body: Vec<u8>,
+    properties: BasicProperties,
+    acker: Acker,
+}
+
+impl DeadLetter {
+    /// Whether the filter lets it through.
+    #[must_use]
+    pub fn is_meant_by(&self, filter: &Filter) -> bool {
+        filter.lets_through(self.stored.state, self.stored.reason.as_deref(), self.event.as_ref())
+    }
+}
+
+impl DeadLetters {
+    /// Connects, and looks how many there are. Declares nothing.
+    ///
+    /// # Errors
+    /// `AmqpError`; `Topology` where the relay has never been.
+    pub async fn open(settings: &Settings) -> Result<Self, AmqpError> {
+        let settings = Settings { topology: Mode::Check, ..settings.clone() };
+        let link = Link::open(&settings, "mailtap dead").await?;
+        let publisher = Publisher::open(&link, settings.confirm_timeout).await?;
+        let channel = link.channel().await?;
+        let queue = ShortString::from(link.topology().dead_queue());
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declared =
+            within(link.timeout(), channel.queue_declare(queue.clone(), passive, FieldTable::default()))
+                .await?;
+        Ok(Self { link, channel, publisher, queue, left: declared.message_count() })
+    }
+
+    /// How many are still to be looked at.
+    #[must_use]
+    pub fn left(&self) -> u32 {
+        self.left
+    }
+
+    /// The next one.
+    ///
+    /// # Errors
+    /// `AmqpError`.
+    pub async fn next(&mut self) -> Result<Option<DeadLetter>, AmqpError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        let got = self.channel.basic_get(self.queue.clone(), BasicGetOptions::default());
+        let got = within(self.link.timeout(), got).await?;
+        Ok(got.map(|got| {
+            let delivery = got.delivery;
+            letter(delivery.data, delivery.properties, delivery.acker)
+        }))
+    }
+
+    /// Publishes a letter to the work queue, and takes it out of the dead ones once the broker has it there.
+    ///
+    /// # Errors
+    /// `Refused`: it is still a dead letter.
+    pub async fn replay(&self, letter: DeadLetter) -> Result<(), Refused> {
+        self.publisher.publish(&self.link, &replayed(&letter, self.link.topology().work_queue())).await?;
+        self.link.acknowledge(&letter.acker).await;
+        Ok(())
+    }
+
+    /// Takes a letter out for good.
+    pub async fn discard(&self, letter: DeadLetter) {
+        self.link.acknowledge(&letter.acker).await;
+    }
+
+    /// Ends in order: everything that was only looked at is in the queue again.
+    ///
+    /// # Errors
+    /// `AmqpError::Client` if the connection broke before: then the last letters may not have been taken out.
+    pub async fn close(self) -> Result<(), AmqpError> {
+        let stood = self.link.is_connected();
+        self.link.close().await;
+        if stood { Ok(()) } else { Err(AmqpError::Client("the connection broke".into())) }
+    }
+}
+
+fn letter(body: Vec<u8>, properties: BasicProperties, acker: Acker) -> DeadLetter {
+    let event = Event::from_json(&body).ok();
+    let state = match headers::text(&properties, STATE).as_deref() {
+        Some("uncertain") => State::Uncertain,
+        _ => State::Dead,
+    };
+    let brokers = || {
+        headers::text(&properties, BROKERS_REASON).map(|why| match why.as_str() {
+            "delivery_limit" => "handed out too often: delivery_limit".to_owned(),
+            other => other.to_owned(),
+        })
+    };
+    let added = Timestamp::from_secs(properties.timestamp().unwrap_or_default());
+    let since = headers::text(&properties, SINCE).and_then(|text| text.parse().ok());
+    let stored = Stored {
+        seq: Seq(0),
+        state,
+        at: since.map_or(added, Timestamp::from_millis),
+        added,
+        attempts: headers::number(&properties, ATTEMPTS),
+        reason: headers::text(&properties, REASON).or_else(brokers),
+        body: String::from_utf8_lossy(&body).into_owned(),
+    };
+    DeadLetter { stored, event, body, properties, acker }
+}
+
+/// The message that brings a letter to the work queue again, under a key made of the event and the replay before. Replayed
+/// twice because something ended in between, it has the same key, and the relay sends it once.
+fn replayed(letter: &DeadLetter, queue: String) -> Message {
+    let properties = &letter.properties;
+    let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string).unwrap_or_default();
+    let before = headers::text(properties, REPLAY).unwrap_or_default();
+    let key = |event: &Event| EventId::of("replay").part(event.id.as_bytes()).part(&before).finish();
+    Message {
+        exchange: String::new(),
+        key: queue,
+        id: text(properties.message_id()),
+        kind: text(properties.kind()),
+        time_s: properties.timestamp().unwrap_or_default(),
+        body: letter.body.clone(),
+        headers: letter.event.as_ref().map(|event| (REPLAY, key(event).to_string())).into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+#[path = "dead_tests.rs"]
+mod tests;

@@ -1,0 +1,50 @@
+//! The headers that mailtap gives to messages, and how they are read.
+//!
+//! - Layer: edge
+//! - Takes: the properties of a message.
+//! - Gives: texts and numbers.
+//! - On failure: a header of another type counts as none.
+//! - Limits: numbers up to 1,000,000.
+
+use lapin::BasicProperties;
+use lapin::types::AMQPValue as Value;
+
+/// Counts deliveries across retries; the broker's own count begins anew in each queue.
+pub(in crate::queue) const ATTEMPTS: &str = "x-mailtap-attempts";
+/// Why a message is dead, or waits.
+pub(in crate::queue) const REASON: &str = "x-mailtap-reason";
+/// What became of a dead letter: `dead`, `uncertain` or `malformed`.
+pub(in crate::queue) const STATE: &str = "x-mailtap-state";
+/// Since when a letter is dead, in milliseconds since 1970.
+pub(in crate::queue) const SINCE: &str = "x-mailtap-since";
+/// What a replayed event is known by instead of its id.
+pub(in crate::queue) const REPLAY: &str = "x-mailtap-replay";
+/// The broker's word for why it made a dead letter of a message itself.
+pub(in crate::queue) const BROKERS_REASON: &str = "x-first-death-reason";
+
+/// A header with a text.
+pub(in crate::queue) fn text(properties: &BasicProperties, name: &str) -> Option<String> {
+    match value(properties, name) {
+        Some(Value::LongString(text)) => std::str::from_utf8(text.as_bytes()).ok().map(str::to_owned),
+        Some(Value::ShortString(text)) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+/// A header with a number, whatever type the broker or another client gave it; 0 if there is none.
+pub(in crate::queue) fn number(properties: &BasicProperties, name: &str) -> u32 {
+    let number = match value(properties, name) {
+        Some(Value::LongLongInt(number)) => u32::try_from(*number).ok(),
+        Some(Value::LongInt(number)) => u32::try_from(*number).ok(),
+        Some(Value::LongUInt(number)) => Some(*number),
+        Some(Value::ShortInt(number)) => u32::try_from(*number).ok(),
+        Some(Value::ShortShortInt(number)) => u32::try_from(*number).ok(),
+        Some(Value::LongString(_)) => text(properties, name).and_then(|text| text.parse().ok()),
+        _ => None,
+    };
+    number.unwrap_or(0).min(1_000_000)
+}
+
+fn value<'a>(properties: &'a BasicProperties, name: &str) -> Option<&'a Value> {
+    properties.headers().as_ref().and_then(|headers| headers.inner().get(name))
+}
