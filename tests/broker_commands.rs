@@ -1,0 +1,273 @@
+//! `mailtap dead` and `mailtap events tail`, with the spool and with the RabbitMQ that `MAILTAP_TEST_AMQP` names.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod harness;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use harness::{mailtap, run, said};
+use mailtap::event::{Data, Event, EventId, Kind};
+use mailtap::identity::{MessageId, Timestamp};
+use mailtap::queue::Publish;
+use mailtap::queue::amqp::topology::Shape;
+use mailtap::queue::amqp::{Link, Message, Publisher, Settings};
+use mailtap::queue::spool::{self, Outcome, Spool};
+use mailtap::service::clock;
+use mailtap::service::secret::Secret;
+use serde_json::Value;
+
+struct Site {
+    dir: tempfile::TempDir,
+    /// Of the broker, if there is one.
+    settings: Settings,
+}
+
+impl Site {
+    fn new(amqp: Option<(&str, &str)>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = mailtap();
+        command.args(["init", "--tracking-url", "https://t.example.org", "--domain", "example.org", "--dir"]);
+        command.arg(dir.path());
+        let mut settings = Settings::default();
+        if let Some((url, test)) = amqp {
+            command.args(["--amqp", url]);
+            settings.uris = vec![Secret::new(url.into())];
+            settings.shape =
+                Shape { prefix: format!("cli{}.{test}", std::process::id()), ..Shape::default() };
+        }
+        run(&mut command);
+        let config = dir.path().join("mailtap.toml");
+        let text = fs::read_to_string(&config).unwrap();
+        let state = format!("state_dir = \"{}\"", dir.path().join("state").display());
+        let text = text.replace("#state_dir = \"/var/lib/mailtap\"", &state);
+        let prefix = format!("prefix = \"{}\"", settings.shape.prefix);
+        fs::write(&config, text.replace("#prefix = \"mailtap\"", &prefix)).unwrap();
+        Self { dir, settings }
+    }
+
+    fn with_broker(test: &str) -> Option<Self> {
+        match std::env::var("MAILTAP_TEST_AMQP") {
+            Ok(url) => Some(Self::new(Some((&url, test)))),
+            Err(_) => {
+                eprintln!("skipped: MAILTAP_TEST_AMQP names no broker");
+                None
+            }
+        }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = mailtap();
+        command.arg("--config").arg(self.dir.path().join("mailtap.toml")).args(arguments);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        run(&mut self.command(arguments))
+    }
+
+    fn listed(&self, arguments: &[&str]) -> Vec<Value> {
+        let text = self.run(&[&["dead", "list", "--json"], arguments].concat());
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn spool(&self) -> Spool {
+        let directory = self.dir.path().join("state/spool");
+        fs::create_dir_all(&directory).unwrap();
+        Spool::open(spool::Settings { directory, ..spool::Settings::default() }).unwrap()
+    }
+
+    async fn publish(&self, messages: Vec<Message>) {
+        let link = Link::open(&self.settings, "test").await.unwrap();
+        let publisher = Publisher::open(&link, Duration::from_secs(10)).await.unwrap();
+        for message in messages {
+            publisher.publish(&link, &message).await.unwrap();
+        }
+        link.close().await;
+    }
+
+    /// A letter as the relay leaves it.
+    fn letter(&self, number: u64, state: &str, reason: &str) -> Message {
+        let mut message = Message::of(&event(number), format!("{}.dead", self.settings.shape.prefix));
+        let now = clock::now().as_millis().to_string();
+        let texts = [("x-mailtap-state", state.to_owned()), ("x-mailtap-reason", reason.to_owned())];
+        message.headers = texts.into_iter().chain([("x-mailtap-since", now)]).collect();
+        message
+    }
+
+    fn tail(&self, arguments: &[&str]) -> Tail {
+        let mut command = self.command(&[&["events", "tail"], arguments].concat());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Tail { child, output: Some(output) }
+    }
+}
+
+struct Tail {
+    child: Child,
+    output: Option<BufReader<std::process::ChildStdout>>,
+}
+
+impl Tail {
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.as_mut().unwrap().read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Waits for its end; gives its exit code and what it said to standard error.
+    fn end(mut self) -> (Option<i32>, String) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while self.child.try_wait().unwrap().is_none() {
+            if Instant::now() > until {
+                self.child.kill().unwrap();
+                panic!("it does not end");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let output = self.child.wait_with_output().unwrap();
+        (output.status.code(), said(&output))
+    }
+
+    fn interrupt(&self) {
+        run(Command::new("kill").args(["-INT", &self.child.id().to_string()]));
+    }
+}
+
+fn event(number: u64) -> Event {
+    Event {
+        id: EventId::of("commands").part(number.to_be_bytes()).finish(),
+        source: "mailtap/test/host".into(),
+        kind: Kind::ALL[usize::try_from(number).unwrap() % Kind::ALL.len()],
+        time: clock::now().minus(Duration::from_secs(3_600 * number)),
+        message: MessageId::new(Timestamp::from_secs(1_795_453_000), 7),
+        data: Data { campaign: Some(format!("c{}", number % 2).parse().unwrap()), ..Data::default() },
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_of_rabbitmq_are_listed_shown_replayed_and_dropped() {
+    let Some(site) = Site::with_broker("dead") else { return };
+    let never = site.command(&["dead", "list"]).output().unwrap();
+    assert_eq!(never.status.code(), Some(69), "{}", said(&never));
+    let mut letters: Vec<_> = (0..6).map(|number| site.letter(number, "dead", "HTTP 400")).collect();
+    letters.extend((6..8).map(|number| site.letter(number, "uncertain", "uncertain")));
+    site.publish(letters).await;
+
+    assert_eq!(site.listed(&[]).len(), 8);
+    let shown = site.run(&["dead", "list"]);
+    assert!(shown.contains("HTTP 400") && shown.contains("uncertain") && shown.contains("c1"), "{shown}");
+    assert_eq!(site.listed(&["--max", "3"]).len(), 3);
+    assert_eq!(site.listed(&["--reason", "http"]).len(), 6);
+    assert_eq!(site.listed(&["--campaign", "c0"]).len(), 4);
+    assert_eq!(site.listed(&["--type", "accepted"]).len(), 1);
+    assert_eq!(site.listed(&["--since", "90m"]).len(), 2);
+    assert_eq!(site.listed(&["--before", "90m", "--campaign", "c1"]).len(), 3);
+    let id = event(7).id.to_string();
+    let one: Value = serde_json::from_str(&site.run(&["dead", "show", &format!("--id={id}")])).unwrap();
+    assert_eq!((&one["in"], &one["state"]), (&"rabbitmq".into(), &"uncertain".into()));
+    assert_eq!(one["event"]["id"], id);
+
+    assert_eq!(site.command(&["dead", "drop"]).output().unwrap().status.code(), Some(64));
+    assert_eq!(site.run(&["dead", "drop", "--type", "accepted"]), "dropped 1\n");
+    assert_eq!(site.run(&["dead", "replay", "--reason", "uncertain"]), "replayed 2\n");
+    assert_eq!(site.run(&["dead", "replay", &event(1).id.to_string()]), "replayed 1\n");
+    assert_eq!(site.listed(&[]).len(), 4);
+    assert_eq!(site.run(&["dead", "drop", "--all"]), "dropped 4\n");
+    assert_eq!(site.listed(&[]).len(), 0);
+
+    // What this host's spool holds is seen with it.
+    let spool = site.spool();
+    spool.publish(vec![event(1)]).await.unwrap();
+    let claimed = spool.claim(1, Duration::from_secs(60), clock::now()).await.unwrap();
+    spool.settle(vec![(claimed[0].seq, Outcome::Dead { reason: "odd".into() })]).await.unwrap();
+    site.publish(vec![site.letter(2, "dead", "odd")]).await;
+    let places: Vec<Value> =
+        site.listed(&["--reason", "odd"]).iter().map(|line| line["in"].clone()).collect();
+    assert_eq!(places, ["spool", "rabbitmq"]);
+    assert_eq!(site.run(&["dead", "drop", "--reason", "odd"]), "dropped 2\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_of_rabbitmq_shows_what_passes_and_takes_nothing() {
+    let Some(site) = Site::with_broker("tail") else { return };
+    site.publish(Vec::new()).await;
+    let exchange = format!("{}.events", site.settings.shape.prefix);
+    let message = |number| Message::of(&event(number), exchange.clone());
+    let mut all = site.tail(&["--json"]);
+    let mut opened = site.tail(&["--type", "opened", "--campaign", "c0"]);
+    // Nothing says when a tail is there: publish until both have seen something.
+    let publishing = {
+        let messages: Vec<_> = (0..8).map(message).collect();
+        let settings = site.settings.clone();
+        tokio::spawn(async move {
+            let link = Link::open(&settings, "test").await.unwrap();
+            let publisher = Publisher::open(&link, Duration::from_secs(10)).await.unwrap();
+            for message in messages.iter().cycle().take(8 * 50) {
+                publisher.publish(&link, message).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+    };
+    let (all, opened) = tokio::task::spawn_blocking(move || {
+        let first: Value = serde_json::from_str(&all.line()).unwrap();
+        assert_eq!((&first["specversion"], first["data"]["campaign"].is_string()), (&"1.0".into(), true));
+        let line = opened.line();
+        assert!(line.contains("opened") && line.contains("c0") && !line.contains('\u{1b}'), "{line}");
+        (all, opened)
+    })
+    .await
+    .unwrap();
+    all.interrupt();
+    assert_eq!(all.end(), (Some(0), String::new()));
+    let mut opened = opened;
+    drop(opened.output.take());
+    assert_eq!(opened.end(), (Some(0), String::new()), "nobody reads any more");
+    publishing.await.unwrap();
+    let work = format!("{}.ga4", site.settings.shape.prefix);
+    assert_eq!(site.ready(&work).await, 400, "everything is still there for the relay");
+}
+
+impl Site {
+    async fn ready(&self, queue: &str) -> u32 {
+        use lapin::options::QueueDeclareOptions;
+        let uri = self.settings.uris[0].expose();
+        let connection =
+            lapin::Connection::connect(uri, lapin::ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let queue = channel.queue_declare(queue.into(), passive, lapin::types::FieldTable::default());
+        queue.await.unwrap().message_count()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_of_the_spool_shows_what_comes_and_says_what_it_missed() {
+    let site = Site::new(None);
+    assert_eq!(site.command(&["events", "tail"]).output().unwrap().status.code(), Some(69));
+    let spool = site.spool();
+    spool.publish(vec![event(1)]).await.unwrap();
+    let mut tail = site.tail(&["--campaign", "c0"]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    spool.publish(vec![event(2), event(3), event(4)]).await.unwrap();
+    assert!(tail.line().contains("deferred"));
+    assert!(tail.line().contains("expired"), "what was there before, and another campaign's, is not shown");
+    for number in 5..9 {
+        spool.publish(vec![event(number)]).await.unwrap();
+        let claimed = spool.claim(100, Duration::from_secs(60), clock::now()).await.unwrap();
+        let seqs: Vec<_> = claimed.iter().map(|claimed| claimed.seq).collect();
+        spool.done(&seqs).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    tail.interrupt();
+    let (code, said) = tail.end();
+    assert_eq!(code, Some(0));
+    assert!(said.contains("were sent before they could be shown"), "{said}");
+
+    let mut tail = site.tail(&[]);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    drop(tail.output.take());
+    assert_eq!(tail.end(), (Some(0), String::new()), "nobody reads, though nothing comes");
+}
