@@ -10,7 +10,7 @@ use super::{assemble, events, print, roles};
 use crate::config::Config;
 use crate::event::Event;
 use crate::queue::spool::{Filter, State};
-use crate::relay::{self, map::Mapping};
+use crate::relay;
 use crate::service::clock;
 
 /// Run the relay: sends events to GA4.
@@ -37,7 +37,7 @@ impl Args {
         let waiting = events::open(config)?.list(&filter, None, self.max).or_exit(Exit::Io)?;
         let events: Vec<Event> =
             waiting.iter().filter_map(|stored| Event::from_json(stored.body.as_bytes()).ok()).collect();
-        let lines = relay::dry_run(&assemble::relay(config), &Mapping::default(), &events, clock::now());
+        let lines = relay::dry_run(&assemble::relay(config), &config.mapping, &events, clock::now());
         print(lines.or_exit(Exit::Config)?.iter().map(|line| line.clone() + "\n").collect::<String>())
     }
 }

@@ -166,12 +166,12 @@ fn relay_role(config: &Config, spool: Option<Spool>) -> Result<Role> {
             "ga4.measurement_id is missing: the relay has nowhere to send to",
         ));
     }
-    let settings = assemble::relay(config);
+    let (settings, mapping) = (assemble::relay(config), config.mapping.clone());
     let dedupe = assemble::dedupe(config)?;
     let open_source = assemble::source(config, spool)?;
     Ok(Role::new("relay", move |life| async move {
         let source = open_source(&life);
-        relay::run(settings, source, dedupe, life).await
+        relay::run_with(settings, mapping, source, dedupe, life).await
     }))
 }
 

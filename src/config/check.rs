@@ -15,6 +15,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
+use super::mapping;
 use super::parse::Problem;
 use super::raw::Raw;
 use super::units::{self, Listen};
@@ -120,6 +121,8 @@ impl<'a> Checker<'a> {
 
 pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
     let mut at = Checker::new(dir);
+    let (mapping, unmapped) = mapping::mapping(&raw.ga4);
+    at.problems.extend(unmapped);
     let formats = [("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json)];
     let log_format = at.one_of("log.format", &raw.log.format, &formats);
     let config = Config {
@@ -160,6 +163,7 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
         amqp: amqp(&mut at, &raw),
         relay: relay(&mut at, &raw),
         properties: properties(&mut at, &raw),
+        mapping,
         raw,
     };
     policy(&mut at, &config);

@@ -8,6 +8,7 @@
 //! - See: `docs/configuration.md`, `examples/mailtap.toml`.
 
 mod check;
+mod mapping;
 mod parse;
 pub mod raw;
 pub mod units;
@@ -25,6 +26,7 @@ use units::Listen;
 
 use crate::consent::Fixed;
 use crate::identity::CampaignId;
+use crate::relay::map::Mapping;
 use crate::rewrite::{LinkPatterns, PixelAt};
 use crate::service::files;
 use crate::service::secret::Secret;
@@ -98,6 +100,8 @@ pub struct Config {
     pub relay: RelayConfig,
     /// GA4 properties; one without sender domains takes what no other does, and comes last.
     pub properties: Vec<PropertyConfig>,
+    /// Names of events and parameters in GA4.
+    pub mapping: Mapping,
 }
 
 /// A campaign rule.

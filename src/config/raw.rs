@@ -375,8 +375,74 @@ table! {
         api_secret_file: String = text(""),
         /// Base URL: Google's, its EU one, or the site's own server-side GTM.
         url: String = text("https://www.google-analytics.com"),
+        /// Types of events that count the recipient as an active user, unless a machine did it.
+        engaged: Vec<String> = texts(&["opened", "clicked"]),
+        /// Names of events.
+        events: Ga4Events = Ga4Events::default(),
+        /// Names of parameters.
+        parameters: Ga4Parameters = Ga4Parameters::default(),
         /// Further properties, by sender domain.
         properties: Vec<Property> = Vec::new(),
+    }
+}
+
+table! {
+    /// `[ga4.events]`: the name of each type of event in GA4; empty: not sent.
+    Ga4Events {
+        /// `mailtap.message.accepted`
+        accepted: String = text("email_sent"),
+        /// `mailtap.message.delivered`
+        delivered: String = text("email_delivered"),
+        /// `mailtap.message.deferred`
+        deferred: String = text("email_deferred"),
+        /// `mailtap.message.bounced`
+        bounced: String = text("email_bounced"),
+        /// `mailtap.message.expired`
+        expired: String = text("email_expired"),
+        /// `mailtap.message.complained`
+        complained: String = text("email_spam_report"),
+        /// `mailtap.message.opened`
+        opened: String = text("email_open"),
+        /// `mailtap.link.clicked`
+        clicked: String = text("email_click"),
+    }
+}
+
+table! {
+    /// `[ga4.parameters]`: the name of each parameter in GA4; empty: left out.
+    Ga4Parameters {
+        /// See `docs/ga4.md`.
+        event_id: String = text("event_id"),
+        /// See `docs/ga4.md`.
+        email_id: String = text("email_id"),
+        /// See `docs/ga4.md`.
+        campaign_id: String = text("campaign_id"),
+        /// See `docs/ga4.md`.
+        link_id: String = text("link_id"),
+        /// See `docs/ga4.md`.
+        link_domain: String = text("link_domain"),
+        /// See `docs/ga4.md`.
+        link_path: String = text("link_path"),
+        /// See `docs/ga4.md`.
+        bounce_type: String = text("bounce_type"),
+        /// See `docs/ga4.md`.
+        bounce_code: String = text("bounce_code"),
+        /// See `docs/ga4.md`.
+        provider: String = text("provider"),
+        /// See `docs/ga4.md`.
+        attempt: String = text("attempt"),
+        /// See `docs/ga4.md`.
+        delay_ms: String = text("delay_ms"),
+        /// See `docs/ga4.md`.
+        is_machine: String = text("is_machine"),
+        /// See `docs/ga4.md`.
+        machine_rule: String = text("machine_rule"),
+        /// See `docs/ga4.md`.
+        late: String = text("late"),
+        /// See `docs/ga4.md`.
+        session_id: String = text("session_id"),
+        /// See `docs/ga4.md`.
+        engagement_time_msec: String = text("engagement_time_msec"),
     }
 }
 

@@ -20,13 +20,19 @@ pub struct DryRun {
     pub repairs: Vec<(EventId, Repair)>,
     /// What would be a dead letter, and why.
     pub dead: Vec<(EventId, &'static str)>,
+    /// What is of a type that is switched off.
+    pub off: Vec<EventId>,
 }
 
 /// Maps, checks and batches events.
 #[must_use]
 pub fn dry_run(events: &[Event], mapping: &Mapping, domains: &[Vec<String>], now: Timestamp) -> DryRun {
-    let (mut good, mut repairs, mut dead) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut good, mut repairs, mut dead, mut off) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for event in events {
+        if !mapping.is_sent(event.kind) {
+            off.push(event.id);
+            continue;
+        }
         let Some(mapped) = mapping.map(event, domains) else {
             dead.push((event.id, "no_property"));
             continue;
@@ -39,5 +45,5 @@ pub fn dry_run(events: &[Event], mapping: &Mapping, domains: &[Vec<String>], now
             Err(reject) => dead.push((event.id, reject.as_str())),
         }
     }
-    DryRun { requests: batch::batch(good), repairs, dead }
+    DryRun { requests: batch::batch(good), repairs, dead, off }
 }

@@ -124,6 +124,19 @@ impl Repaired {
     }
 }
 
+/// An event is of a type that the site does not want in GA4.
+#[derive(Debug)]
+pub(super) struct SwitchedOff {
+    pub(super) kind: Kind,
+}
+
+impl SwitchedOff {
+    pub(super) fn emit(&self) {
+        tracing::debug!(kind = self.kind.as_str(), "switched off: not sent");
+        metrics::counter!("mailtap_relay_switched_off_total", "event" => self.kind.as_str()).increment(1);
+    }
+}
+
 /// Events were sent before.
 #[derive(Debug)]
 pub(super) struct Duplicates {

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 pub use super::client::client_id;
 use super::client::visitor;
-use super::validate::{is_event_name, is_param_name};
+use super::validate::{NameFault, event_name_fault, param_name_fault};
 use crate::event::{Event, Kind, Machine};
 
 /// A GA4 event before it is validated.
@@ -60,20 +60,32 @@ const FIXED: [&str; 2] = ["session_id", "engagement_time_msec"];
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MappingError {
     /// GA4 reserves the name of an event, or does not take its form.
-    #[error("GA4 does not take `{name}` as the name of an event")]
+    #[error("`{name}` can't be the name of an event: {why}")]
     EventName {
         /// The name.
         name: String,
+        /// What is wrong with it.
+        why: NameFault,
     },
     /// GA4 reserves the name of a parameter, or does not take its form.
-    #[error("GA4 does not take `{name}` as the name of a parameter")]
+    #[error("`{name}` can't be the name of a parameter: {why}")]
     ParamName {
         /// The name.
         name: String,
+        /// What is wrong with it.
+        why: NameFault,
     },
-    /// No parameter of ours, or one whose name GA4 gives.
-    #[error("`{name}` is no parameter that can have another name")]
+    /// No parameter of ours.
+    #[error("`{name}` is no parameter")]
     Unknown {
+        /// The name.
+        name: String,
+    },
+    /// A name that means something to GA4.
+    #[error(
+        "GA4 knows `{name}` by this name: it can be left out (\"\"), but not be another's name or have another"
+    )]
+    Fixed {
         /// The name.
         name: String,
     },
@@ -91,6 +103,7 @@ pub struct Mapping {
     /// By `Kind`, in the order of its declaration.
     names: [Cow<'static, str>; Kind::ALL.len()],
     engages: [bool; Kind::ALL.len()],
+    off: [bool; Kind::ALL.len()],
     /// Parameters with another name than ours; `None`: left out.
     params: BTreeMap<String, Option<String>>,
 }
@@ -100,6 +113,7 @@ impl Default for Mapping {
         Self {
             names: Kind::ALL.map(|kind| Cow::Borrowed(name(kind))),
             engages: Kind::ALL.map(|kind| matches!(kind, Kind::Opened | Kind::Clicked)),
+            off: Kind::ALL.map(|_| false),
             params: BTreeMap::new(),
         }
     }
@@ -113,13 +127,26 @@ impl Mapping {
     /// # Errors
     /// `MappingError::EventName`.
     pub fn rename_event(&mut self, kind: Kind, name: &str) -> Result<(), MappingError> {
-        if !is_event_name(name) {
-            return Err(MappingError::EventName { name: name.to_owned() });
+        if let Some(why) = event_name_fault(name) {
+            return Err(MappingError::EventName { name: name.to_owned(), why });
         }
         if let Some(present) = self.names.get_mut(kind as usize) {
             *present = Cow::Owned(name.to_owned());
         }
         Ok(())
+    }
+
+    /// Switches events of a kind off: they are not sent.
+    pub fn switch_off(&mut self, kind: Kind) {
+        if let Some(off) = self.off.get_mut(kind as usize) {
+            *off = true;
+        }
+    }
+
+    /// Whether events of a kind are sent.
+    #[must_use]
+    pub fn is_sent(&self, kind: Kind) -> bool {
+        self.off.get(kind as usize).is_some_and(|off| !off)
     }
 
     /// Whether events of a kind have `engagement_time_msec`, without which GA4 does not count the recipient as an active
@@ -135,18 +162,26 @@ impl Mapping {
     /// # Errors
     /// `MappingError`.
     pub fn rename_param(&mut self, ours: &str, name: Option<&str>) -> Result<(), MappingError> {
-        if !PARAMS.contains(&ours) || (FIXED.contains(&ours) && name.is_some()) {
+        if !PARAMS.contains(&ours) {
             return Err(MappingError::Unknown { name: ours.to_owned() });
         }
         if let Some(name) = name {
-            if !is_param_name(name) || FIXED.contains(&name) {
-                return Err(MappingError::ParamName { name: name.to_owned() });
+            if ours != name && [ours, name].iter().any(|name| FIXED.contains(name)) {
+                let fixed = if FIXED.contains(&ours) { ours } else { name };
+                return Err(MappingError::Fixed { name: fixed.to_owned() });
+            }
+            if let Some(why) = param_name_fault(name) {
+                return Err(MappingError::ParamName { name: name.to_owned(), why });
             }
             if PARAMS.iter().any(|other| *other != ours && self.param(other) == Some(name)) {
                 return Err(MappingError::Twice { name: name.to_owned() });
             }
         }
-        self.params.insert(ours.to_owned(), name.map(str::to_owned));
+        if name == Some(ours) {
+            self.params.remove(ours);
+        } else {
+            self.params.insert(ours.to_owned(), name.map(str::to_owned));
+        }
         Ok(())
     }
 
@@ -298,6 +333,28 @@ mod tests {
         assert!(!engaged(&mapping, Kind::Clicked, Some(Machine::No)));
         mapping.engage(Kind::Clicked, true);
         assert!(!engaged(&mapping, Kind::Clicked, Some(Machine::Probable)), "never for a machine");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_name_is_said() {
+        let mut mapping = Mapping::default();
+        for (name, why) in [
+            (&"n".repeat(41)[..], "more than 40 characters"),
+            ("ga_open", "begin with `ga_`"),
+            ("_x", "begin with `_`"),
+            ("1st", "begins with a letter"),
+            ("session_start", "reserves this name"),
+            ("screen_view", "apps only"),
+        ] {
+            let error = mapping.rename_event(Kind::Opened, name).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        let error = mapping.rename_param("session_id", Some("session")).unwrap_err().to_string();
+        assert!(error.contains("`session_id`") && error.contains("left out"), "{error}");
+        mapping.rename_param("session_id", Some("session_id")).unwrap();
+        assert!(PARAMS.len() <= 25, "GA4 takes no more of one event");
+        mapping.switch_off(Kind::Opened);
+        assert!(Kind::ALL.iter().all(|kind| mapping.is_sent(*kind) == (*kind != Kind::Opened)));
     }
 
     #[test]

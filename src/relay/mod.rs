@@ -165,7 +165,7 @@ async fn at(moment: Option<tokio::time::Instant>) {
 }
 
 /// What the relay would send of these events, as JSON lines: requests, without the API secret; then what would be a dead
-/// letter, and why. Nothing is sent and nothing is remembered.
+/// letter, and why; then what is switched off. Nothing is sent and nothing is remembered.
 ///
 /// # Errors
 /// `SenderError` if a property's URL is none.
@@ -183,7 +183,8 @@ pub fn dry_run(
     let repairs =
         dry.repairs.iter().map(|(id, repair)| json!({ "event": id.to_string(), "repair": repair.as_str() }));
     let dead = dry.dead.iter().map(|(id, reason)| json!({ "event": id.to_string(), "dead": reason }));
-    Ok(requests.chain(repairs).chain(dead).map(|line| line.to_string()).collect())
+    let off = dry.off.iter().map(|id| json!({ "event": id.to_string(), "off": true }));
+    Ok(requests.chain(repairs).chain(dead).chain(off).map(|line| line.to_string()).collect())
 }
 
 #[cfg(test)]

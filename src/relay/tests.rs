@@ -123,6 +123,7 @@ struct Site {
     copies: usize,
     replays: bool,
     in_flight: usize,
+    mapping: Mapping,
 }
 
 impl Site {
@@ -136,6 +137,7 @@ impl Site {
             copies: 1,
             replays: false,
             in_flight: 4,
+            mapping: Mapping::default(),
         }
     }
 
@@ -170,7 +172,8 @@ impl Site {
             deaf: self.deaf.clone(),
         };
         let dedupe = Dedupe::open(&self.directory.path().join("relay")).unwrap();
-        tokio::spawn(run(self.settings(), Box::new(source), dedupe, self.life.clone()))
+        let (settings, mapping) = (self.settings(), self.mapping.clone());
+        tokio::spawn(run_with(settings, mapping, Box::new(source), dedupe, self.life.clone()))
     }
 
     fn status(&self) -> Status {
@@ -289,6 +292,18 @@ async fn a_cut_connection_is_uncertain_a_5xx_is_not() {
     assert_eq!((site.receiver.counts(), status.uncertain), ((2, 2), 1));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_switched_off_is_done_without_being_sent() {
+    let mut site = Site::new(Answer::Status(204)).await;
+    site.mapping.switch_off(Kind::Delivered);
+    site.spool().publish((0..16).map(event).collect()).await.unwrap();
+    let relay = site.relay();
+    let status = site.until(nothing_waits).await;
+    site.life.stop.cancel();
+    relay.await.unwrap().unwrap();
+    assert_eq!((site.receiver.counts(), status.dead), ((14, 14), 0));
+}
+
 /// As RabbitMQ delivers replays: what is remembered of the event does not count, what is remembered of the replay does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_goes_out_once_whatever_is_known_of_its_event() {
@@ -353,9 +368,12 @@ fn a_dry_run_shows_requests_without_the_secret_and_what_is_dead() {
     let mut opened = event(1);
     (opened.kind, opened.data.link_path) = (Kind::Opened, Some("/a@b".into()));
     let old = Event { time: clock::now().minus(Duration::from_secs(80 * 3_600)), ..event(2) };
-    let lines = dry_run(&site.settings(), &mapping, &[opened, old], clock::now()).unwrap();
+    mapping.switch_off(Kind::Expired);
+    let off = Event { kind: Kind::Expired, ..event(3) };
+    let lines = dry_run(&site.settings(), &mapping, &[opened, old, off], clock::now()).unwrap();
     let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.len(), 3);
+    assert_eq!(lines.len(), 4);
+    assert_eq!(lines[3]["off"], true);
     assert_eq!(lines[0]["body"]["events"][0]["name"], "newsletter_read");
     assert!(lines[0]["url"].as_str().unwrap().ends_with("/mp/collect?measurement_id=G-TEST"));
     assert_eq!((&lines[1]["repair"], &lines[2]["dead"]), (&json!("address"), &json!("expired")));

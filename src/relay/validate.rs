@@ -88,6 +88,26 @@ impl Reject {
     }
 }
 
+/// Why GA4 does not take a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NameFault {
+    /// Longer than 40 characters.
+    #[error("it has more than 40 characters")]
+    Long,
+    /// Something else than letters, digits and underscores.
+    #[error("a name begins with a letter, and has only letters A to Z, digits and _")]
+    Form,
+    /// It begins with what GA4 keeps for itself.
+    #[error("GA4 reserves names that begin with `{0}`")]
+    Prefix(&'static str),
+    /// A name of GA4's own.
+    #[error("GA4 reserves this name")]
+    Reserved,
+    /// A name of events in apps.
+    #[error("GA4 takes this name from apps only")]
+    Apps,
+}
+
 /// What was mended in an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repair {
@@ -198,19 +218,38 @@ fn is_session(value: &Value, time: Timestamp, now: Timestamp) -> bool {
 
 /// Whether GA4 takes this name for an event of a web stream.
 pub(super) fn is_event_name(name: &str) -> bool {
-    is_name(name) && !RESERVED_EVENTS.contains(&name) && !APP_EVENTS.contains(&name)
+    event_name_fault(name).is_none()
 }
 
 /// Whether GA4 takes this name for a parameter, and takes the parameter for nothing else.
 pub(super) fn is_param_name(name: &str) -> bool {
-    is_name(name) && !RESERVED_PARAMS.contains(&name)
+    param_name_fault(name).is_none()
 }
 
-fn is_name(name: &str) -> bool {
+/// Why GA4 does not take this name for an event of a web stream.
+pub(super) fn event_name_fault(name: &str) -> Option<NameFault> {
+    let apps = APP_EVENTS.contains(&name).then_some(NameFault::Apps);
+    name_fault(name, RESERVED_EVENTS).or(apps)
+}
+
+/// Why GA4 does not take this name for a parameter.
+pub(super) fn param_name_fault(name: &str) -> Option<NameFault> {
+    name_fault(name, RESERVED_PARAMS)
+}
+
+fn name_fault(name: &str, reserved: &[&str]) -> Option<NameFault> {
+    if name.len() > MAX_NAME_CHARS && name.is_ascii() {
+        return Some(NameFault::Long);
+    }
+    if let Some(prefix) = RESERVED_PREFIXES.iter().find(|prefix| name.starts_with(**prefix)) {
+        return Some(NameFault::Prefix(prefix));
+    }
     let form = name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name.len() <= MAX_NAME_CHARS
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    form && !RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    match form {
+        false => Some(NameFault::Form),
+        true => reserved.contains(&name).then_some(NameFault::Reserved),
+    }
 }
 
 /// `number.number`.

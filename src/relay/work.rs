@@ -14,7 +14,9 @@ use serde_json::Value;
 use super::Settings;
 use super::batch::{self, Request};
 use super::breaker::Fate;
-use super::happenings::{Dead, Duplicates, Failed, QueueTrouble, Refused, Repaired, Retried, Sent};
+use super::happenings::{
+    Dead, Duplicates, Failed, QueueTrouble, Refused, Repaired, Retried, Sent, SwitchedOff,
+};
 use super::map::Mapping;
 use super::send::{Outcome, Sender};
 use super::settle::{Settled, Settler};
@@ -107,6 +109,11 @@ impl Relay {
             if interrupted && !self.settings.retry_uncertain {
                 Failed { events: 1, outcome: &Outcome::Uncertain("ended in the middle".into()) }.emit();
                 settled.push(item.settled(Settlement::Uncertain, Fate::Neither));
+                continue;
+            }
+            if !self.mapping.is_sent(item.kind) {
+                SwitchedOff { kind: item.kind }.emit();
+                settled.push(item.settled(Settlement::Done, Fate::Neither));
                 continue;
             }
             let Some(mapped) = self.mapping.map(&delivery.event, &domains) else {
