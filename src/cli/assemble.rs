@@ -102,6 +102,8 @@ pub(super) fn spool(config: &Config) -> Result<Spool> {
         max_bytes: config.spool_max_bytes,
         sync: if config.spool_full_sync { spool::Sync::Full } else { spool::Sync::Normal },
         dedupe: config.dedupe,
+        max_age: config.spool_max_age,
+        too_old: if config.spool_drops_old { spool::TooOld::Drop } else { spool::TooOld::Bury },
         ..spool::Settings::default()
     };
     Spool::open(settings).or_exit(Exit::Unavailable)

@@ -30,6 +30,7 @@ use crate::service::secret::Secret;
 use crate::telemetry::Format;
 
 const MAX_SECRET_BYTES: u64 = 4_096;
+const SHORTEST_AGE: Duration = Duration::from_secs(3_600);
 
 /// Collects what is wrong while values are read.
 pub(super) struct Checker<'a> {
@@ -159,6 +160,12 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
         tracker: tracker(&mut at, &raw),
         spool_max_bytes: at.ok("spool.max_bytes", units::bytes(&raw.spool.max_bytes)),
         spool_full_sync: at.one_of("spool.sync", &raw.spool.sync, &[("full", true), ("normal", false)]),
+        spool_max_age: max_age(&mut at, &raw.spool.max_age),
+        spool_drops_old: at.one_of(
+            "spool.too_old",
+            &raw.spool.too_old,
+            &[("dead-letter", false), ("drop", true)],
+        ),
         dedupe: at.ok("spool.dedupe", units::duration(&raw.spool.dedupe)),
         amqp: amqp(&mut at, &raw),
         relay: relay(&mut at, &raw),
@@ -168,6 +175,14 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
     };
     policy(&mut at, &config);
     (config, at.problems)
+}
+
+fn max_age(at: &mut Checker<'_>, text: &str) -> Duration {
+    let age = at.some("spool.max_age", units::duration(text));
+    if age.is_some_and(|age| age < SHORTEST_AGE) {
+        at.note("spool.max_age", "is below 1h: a short outage would cost events");
+    }
+    age.unwrap_or(SHORTEST_AGE)
 }
 
 fn policy(at: &mut Checker<'_>, config: &Config) {

@@ -92,6 +92,10 @@ pub struct Config {
     pub spool_max_bytes: u64,
     /// SQLite's `synchronous = FULL`.
     pub spool_full_sync: bool,
+    /// How long an event may wait in the spool for somebody to take it.
+    pub spool_max_age: Duration,
+    /// Whether one that waited longer is dropped; otherwise it becomes a dead letter.
+    pub spool_drops_old: bool,
     /// How long event ids are remembered.
     pub dedupe: Duration,
     /// RabbitMQ, if there is one.

@@ -329,6 +329,10 @@ table! {
         max_bytes: String = text("2GiB"),
         /// full or normal (SQLite's `synchronous`).
         sync: String = text("full"),
+        /// How long an event may wait for somebody to take it.
+        max_age: String = text("71h"),
+        /// What becomes of one that waited longer: dead-letter or drop.
+        too_old: String = text("dead-letter"),
         /// How long an event id is remembered.
         dedupe: String = text("96h"),
     }

@@ -1,4 +1,4 @@
-//! What happens on the way through the broker, as log lines and metrics.
+//! What happens in the spool and on the way through the broker, as log lines and metrics.
 //!
 //! - Layer: edge
 //! - Takes: facts.
@@ -39,5 +39,33 @@ impl Malformed<'_> {
     pub(super) fn emit(&self) {
         tracing::error!(why = self.why, "a message is no event: it goes to the dead letters");
         metrics::counter!("mailtap_queue_malformed_total").increment(1);
+    }
+}
+
+/// Nobody took events from the spool for longer than they may wait.
+#[derive(Debug)]
+pub(super) struct WaitedTooLong {
+    pub(super) events: usize,
+    /// They are gone; otherwise they are dead letters now.
+    pub(super) lost: bool,
+}
+
+impl WaitedTooLong {
+    pub(super) fn emit(&self) {
+        let events = self.events;
+        let fate = if self.lost {
+            tracing::error!(
+                events,
+                "data loss: events waited in the spool for longer than spool.max_age, dropped"
+            );
+            "dropped"
+        } else {
+            tracing::error!(
+                events,
+                "events waited in the spool for longer than spool.max_age: to the dead letters"
+            );
+            "dead"
+        };
+        metrics::counter!("mailtap_spool_expired_total", "fate" => fate).increment(events as u64);
     }
 }

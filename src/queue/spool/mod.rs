@@ -4,7 +4,7 @@
 //! - Takes: events of every process of the host, by `Publish`.
 //! - Gives: claims with a lease, so that whoever is killed loses nothing; states for what can't be sent.
 //! - On failure: publishing returns only what is durable; a full spool or disk is an error, and passes with its cause.
-//! - Limits: `max_rows` and `max_bytes`; `group_wait` and `group_events` for one transaction; 4,096 commands under way.
+//! - Limits: `max_rows`, `max_bytes` and `max_age`; `group_wait` and `group_events` for one transaction; 4,096 commands under way.
 //! - See: `docs/architecture.md`, "The event path"; <https://www.sqlite.org/wal.html>.
 
 mod admin;
@@ -55,6 +55,20 @@ pub struct Settings {
     pub file_mode: u32,
     /// For how long the id of an event that was sent is known.
     pub dedupe: Duration,
+    /// How long an event may wait here for somebody to take it.
+    pub max_age: Duration,
+    /// What becomes of one that waited longer.
+    pub too_old: TooOld,
+}
+
+/// What becomes of events that nobody took in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TooOld {
+    /// They become dead letters, for an administrator; they take their room as before.
+    #[default]
+    Bury,
+    /// They are gone, counted as lost.
+    Drop,
 }
 
 impl Default for Settings {
@@ -69,6 +83,8 @@ impl Default for Settings {
             group_events: 1_000,
             file_mode: 0o600,
             dedupe: Duration::from_secs(96 * 60 * 60),
+            max_age: Duration::from_secs(71 * 60 * 60),
+            too_old: TooOld::Bury,
         }
     }
 }

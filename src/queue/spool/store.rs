@@ -9,13 +9,18 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::schema::{CLAIMED, DEAD, PENDING, ROW_BYTES, UNCERTAIN};
-use super::{Outcome, Seq};
+use super::{Outcome, Seq, TooOld};
 use crate::event::EventId;
 use crate::identity::Timestamp;
 use crate::queue::seen::{self, Days};
 
 /// How much of a reason is kept.
 pub(super) const REASON_CHARS: usize = 200;
+
+/// The reason of a letter that waited too long; the relay's word for what GA4 would not take any more.
+const EXPIRED: &str = "expired";
+/// How many events are taken out in one step, so that nobody waits for long.
+pub(super) const EXPIRE_ROWS: usize = 1_000;
 
 /// An event as it goes into the spool.
 #[derive(Debug)]
@@ -154,6 +159,27 @@ pub(super) fn settle(
         )?
         .execute(params![state, millis(at), reason, seq.0, CLAIMED])?;
     Ok(())
+}
+
+/// Takes a part of the events out that nobody took for too long; gives their number. A lease that ended so long ago is nobody's.
+pub(super) fn expire(
+    connection: &Connection,
+    cutoff: Timestamp,
+    now: Timestamp,
+    too_old: TooOld,
+) -> rusqlite::Result<usize> {
+    let old = format!(
+        "(SELECT seq FROM event WHERE state IN ({PENDING}, {CLAIMED}) AND at_ms < ?1 AND added_ms < ?1
+          LIMIT {EXPIRE_ROWS})"
+    );
+    let cutoff = millis(cutoff);
+    match too_old {
+        TooOld::Bury => connection.execute(
+            &format!("UPDATE event SET state = {DEAD}, at_ms = ?2, reason = '{EXPIRED}' WHERE seq IN {old}"),
+            params![cutoff, millis(now)],
+        ),
+        TooOld::Drop => connection.execute(&format!("DELETE FROM event WHERE seq IN {old}"), params![cutoff]),
+    }
 }
 
 /// Moves the end of a lease.

@@ -68,6 +68,53 @@ async fn a_full_spool_refuses_what_is_new_and_takes_it_when_there_is_room() {
     assert_eq!(spool.publish(vec![event(16)]).await, Err(PublishError::Full));
 }
 
+#[test]
+fn what_nobody_took_in_time_becomes_a_dead_letter_or_is_dropped() {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    for too_old in [TooOld::Bury, TooOld::Drop] {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = Settings { too_old, ..settings(directory.path()) };
+        let mut connection = sqlite::open(&settings.path(), settings.file_mode, schema::MIGRATIONS).unwrap();
+        let then = Timestamp::from_secs(1_795_453_000);
+        let days = |now| crate::queue::seen::Days::new(now, settings.dedupe);
+        let mut put = |numbers: std::ops::Range<u64>, now: Timestamp| {
+            let transaction = connection.transaction().unwrap();
+            let mut room = store::Room::look(&transaction, 10_000, u64::MAX).unwrap();
+            for event in numbers.map(event) {
+                let row = NewRow { id: event.id, body: event.to_json() };
+                assert!(store::publish(&transaction, &row, &mut room, now, days(now)).unwrap());
+            }
+            transaction.commit().unwrap();
+        };
+        put(0..1_500, then);
+        put(1_500..1_510, then.plus(2 * HOUR));
+        // Held by somebody; held by somebody who is gone.
+        store::claim(&connection, 2, then, then.plus(80 * HOUR)).unwrap();
+        store::claim(&connection, 3, then, then.plus(HOUR / 60)).unwrap();
+        let clock = Arc::new(Mutex::new(then.plus(70 * HOUR)));
+        let ticking = clock.clone();
+        let (news, _) = watch::channel(0);
+        let mut writer = Writer {
+            settings,
+            clock: Arc::new(move || *ticking.lock().unwrap()),
+            news,
+            connection: Some(connection),
+            lasting: true,
+        };
+        use crate::queue::group::Work;
+        assert!(!writer.care());
+        assert_eq!(status(directory.path()).pending, 1_505, "nothing is too old yet");
+        *clock.lock().unwrap() = then.plus(72 * HOUR);
+        assert!(writer.care(), "there is more to do");
+        while writer.care() {}
+        let status = status(directory.path());
+        let buried = if too_old == TooOld::Bury { 1_498 } else { 0 };
+        assert_eq!((status.pending, status.claimed, status.dead), (10, 2, buried));
+        let dead = Admin::open(directory.path()).unwrap().list(&Filter::dead_letters(), None, 9_999).unwrap();
+        assert!(dead.iter().all(|letter| letter.reason.as_deref() == Some("expired")));
+    }
+}
+
 #[tokio::test]
 async fn a_full_disk_is_an_error_that_passes() {
     let directory = tempfile::tempdir().unwrap();

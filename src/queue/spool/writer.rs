@@ -14,10 +14,11 @@ use tokio::sync::{oneshot, watch};
 
 use super::schema::MIGRATIONS;
 use super::store::{self, ClaimedRow, NewRow, Room};
-use super::{Outcome, Seq, Settings, Sync};
+use super::{Outcome, Seq, Settings, Sync, TooOld};
 use crate::identity::Timestamp;
 use crate::queue::PublishError;
 use crate::queue::group::Work;
+use crate::queue::happenings::WaitedTooLong;
 use crate::queue::seen::{self, Days};
 use crate::queue::sqlite::{self, StoreError};
 
@@ -133,7 +134,8 @@ impl Work for Writer {
 
     fn care(&mut self) -> bool {
         // What fails now is tried again in a while; publishing will say what is wrong.
-        self.tidy().unwrap_or(false)
+        let expired = self.expire().unwrap_or(false);
+        self.tidy().unwrap_or(false) || expired
     }
 }
 
@@ -164,6 +166,18 @@ impl Writer {
             transaction.commit()?;
             Ok(replies)
         })
+    }
+
+    /// Takes out what waited too long, a little at a time; `true` if there may be more.
+    fn expire(&mut self) -> Result<bool, StoreError> {
+        let now = (self.clock)();
+        let (cutoff, too_old) = (now.minus(self.settings.max_age), self.settings.too_old);
+        let events =
+            self.with_connection(false, |connection| store::expire(connection, cutoff, now, too_old))?;
+        if events > 0 {
+            WaitedTooLong { events, lost: too_old == TooOld::Drop }.emit();
+        }
+        Ok(events == store::EXPIRE_ROWS)
     }
 
     /// Prunes old ids and gives free pages back, a little at a time; `true` if there may be more to do.
