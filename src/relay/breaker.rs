@@ -1,11 +1,11 @@
-//! Stops the relay from taking events while nothing gets through, and tries with one request before it goes on.
+//! Stops the relay from sending where nothing gets through, and tries with one request before it goes on.
 //!
 //! - Layer: role
-//! - Takes: what each request says of the way to GA4, troubles of the queue.
-//! - Gives: until when to pause, how many requests may be under way; tells health and administrators.
+//! - Takes: what each request says of the way to its property, troubles of queue and memory.
+//! - Gives: which property is blocked, until when to pause; tells health and administrators.
 //! - On failure: nothing can fail.
 //! - Limits: pauses from one second to a minute; after three failures in a row one request at a time, so that an outage
-//!   makes few events uncertain.
+//!   makes few events uncertain. A property that is blocked pauses no other one; when all are, the relay takes no events.
 
 use std::time::Duration;
 
@@ -19,75 +19,158 @@ const PATIENCE: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// What a settlement says about the way to GA4.
+/// What a settlement says about the way to a property.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     /// A request was answered by somebody who could have taken it.
-    Through,
+    Through(usize),
     /// It was not, and why.
-    Blocked(&'static str),
+    Blocked(usize, &'static str),
+    /// Nothing can be sent to anybody, and why.
+    Stuck(&'static str),
     /// Nothing was sent.
     Neither,
 }
 
+/// The breakers of all ways that events take.
 #[derive(Debug)]
-pub(super) struct Breaker {
-    failures: u32,
-    queue_troubled: bool,
-    pause: Duration,
-    paused: bool,
-    /// The end of the pause; the relay clears it when that has come.
-    pub(super) until: Option<Instant>,
+pub(super) struct Breakers {
+    properties: Vec<Way>,
+    memory: Way,
+    queue: Way,
     health: Component,
 }
 
-impl Breaker {
-    pub(super) fn new(health: Component) -> Self {
+impl Breakers {
+    /// With a way for each of these properties.
+    pub(super) fn new(health: Component, properties: Vec<String>) -> Self {
         health.ready();
-        Self { failures: 0, queue_troubled: false, pause: FIRST_PAUSE, paused: false, until: None, health }
+        Self {
+            properties: properties.into_iter().map(Way::new).collect(),
+            memory: Way::new("memory".into()),
+            queue: Way::new("queue".into()),
+            health,
+        }
     }
 
-    /// How many requests may be under way, of those that may be when all is well.
-    pub(super) fn allowed(&self, most: usize) -> usize {
-        if self.failures >= PATIENCE { 1 } else { most.max(1) }
+    /// How many requests of a property may be under way.
+    pub(super) fn allowed(&self, property: usize) -> usize {
+        match self.properties.get(property) {
+            Some(way) if way.until.is_some() => 0,
+            Some(way) if way.is_blocked() || self.memory.is_blocked() => 1,
+            _ => usize::MAX,
+        }
+    }
+
+    /// Whether nothing can be taken and sent: queue or memory are in trouble, or no property is open.
+    pub(super) fn is_paused(&self) -> bool {
+        let waits = |way: &Way| way.until.is_some();
+        waits(&self.queue) || waits(&self.memory) || self.properties.iter().all(waits)
+    }
+
+    /// The properties whose events should not stay in memory: they are blocked, while another one is not. With each, for how
+    /// long it pauses still.
+    pub(super) fn to_turn_back(&self) -> Vec<(usize, Duration)> {
+        if self.properties.iter().all(Way::is_blocked) {
+            return Vec::new();
+        }
+        let blocked = self.properties.iter().enumerate().filter(|(_, way)| way.is_blocked());
+        let now = Instant::now();
+        let left = |way: &Way| way.until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        blocked.map(|(at, way)| (at, left(way))).collect()
+    }
+
+    /// When the next pause ends.
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        self.properties.iter().chain([&self.memory, &self.queue]).filter_map(|way| way.until).min()
+    }
+
+    /// Ends the pauses whose time has come.
+    pub(super) fn end_pauses(&mut self) {
+        let now = Instant::now();
+        for way in self.properties.iter_mut().chain([&mut self.memory, &mut self.queue]) {
+            way.until = way.until.filter(|until| *until > now);
+        }
     }
 
     pub(super) fn note(&mut self, fate: Fate) {
         match fate {
-            Fate::Through => {
-                (self.failures, self.pause) = (0, FIRST_PAUSE);
-                self.works();
+            Fate::Through(property) => {
+                self.memory.worked();
+                self.properties.get_mut(property).into_iter().for_each(Way::worked);
             }
-            Fate::Blocked(why) => {
-                self.failures = self.failures.saturating_add(1);
-                if self.failures >= PATIENCE {
-                    self.health.not_ready(why);
-                    self.wait();
-                }
+            Fate::Blocked(property, why) => {
+                self.properties.get_mut(property).into_iter().for_each(|way| way.failed(why));
             }
-            Fate::Neither => {}
+            Fate::Stuck(why) => self.memory.failed(why),
+            Fate::Neither => return,
         }
+        self.tell();
     }
 
     pub(super) fn queue_trouble(&mut self, why: String) {
-        self.health.not_ready(why.clone());
-        QueueTrouble { why }.emit();
-        self.queue_troubled = true;
-        self.wait();
+        QueueTrouble { why: why.clone() }.emit();
+        self.queue.failures = PATIENCE;
+        self.queue.failed(&why);
+        self.tell();
     }
 
     pub(super) fn queue_works(&mut self) {
-        if std::mem::take(&mut self.queue_troubled) {
-            self.works();
+        if self.queue.failures > 0 {
+            self.queue.worked();
+            self.tell();
         }
     }
 
-    /// Says so, once it does: both ways, to GA4 and to the queue.
-    fn works(&mut self) {
-        if self.failures < PATIENCE && !self.queue_troubled && std::mem::take(&mut self.paused) {
-            (self.pause, self.until) = (FIRST_PAUSE, None);
-            Resumed.emit();
+    fn tell(&self) {
+        let one = self.properties.len() == 1;
+        let of_property = |way: &Way| {
+            let why = way.is_blocked().then(|| way.why.clone())?;
+            Some(if one { why } else { format!("{}: {why}", way.name) })
+        };
+        let own = [&self.memory, &self.queue].into_iter().filter(|way| way.is_blocked());
+        let own = own.map(|way| way.why.clone());
+        let whys: Vec<String> = self.properties.iter().filter_map(of_property).chain(own).collect();
+        if whys.is_empty() {
             self.health.ready();
+        } else {
+            self.health.not_ready(whys.join("; "));
+        }
+    }
+}
+
+/// The breaker of one way.
+#[derive(Debug)]
+struct Way {
+    name: String,
+    failures: u32,
+    why: String,
+    pause: Duration,
+    paused: bool,
+    until: Option<Instant>,
+}
+
+impl Way {
+    fn new(name: String) -> Self {
+        Self { name, failures: 0, why: String::new(), pause: FIRST_PAUSE, paused: false, until: None }
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.failures >= PATIENCE
+    }
+
+    fn failed(&mut self, why: &str) {
+        self.failures = self.failures.saturating_add(1);
+        if self.is_blocked() {
+            why.clone_into(&mut self.why);
+            self.wait();
+        }
+    }
+
+    fn worked(&mut self) {
+        (self.failures, self.pause, self.until) = (0, FIRST_PAUSE, None);
+        if std::mem::take(&mut self.paused) {
+            Resumed { what: &self.name }.emit();
         }
     }
 
@@ -95,7 +178,8 @@ impl Breaker {
     fn wait(&mut self) {
         if self.until.is_none() {
             let pause = self.pause.mul_f64(rand::random_range(0.75..1.0));
-            Paused { pause, again: std::mem::replace(&mut self.paused, true) }.emit();
+            let again = std::mem::replace(&mut self.paused, true);
+            Paused { what: &self.name, why: &self.why, pause, again }.emit();
             self.until = Some(Instant::now() + pause);
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
@@ -107,66 +191,90 @@ mod tests {
     use super::*;
     use crate::service::Health;
 
-    fn breaker() -> (Breaker, Health) {
+    fn breakers(properties: &[&str]) -> (Breakers, Health) {
         let health = Health::default();
-        (Breaker::new(health.component("relay")), health)
+        let names = properties.iter().map(|name| (*name).to_owned()).collect();
+        (Breakers::new(health.component("relay"), names), health)
     }
 
     fn reasons(health: &Health) -> Vec<String> {
         health.troubles().into_iter().map(|(_, why)| why).collect()
     }
 
-    #[tokio::test]
-    async fn three_failures_in_a_row_pause_and_one_request_tries_the_way() {
-        let (mut breaker, health) = breaker();
-        for _ in 0..2 {
-            breaker.note(Fate::Blocked("why"));
-        }
-        breaker.note(Fate::Through);
-        for _ in 0..2 {
-            breaker.note(Fate::Blocked("why"));
-        }
-        assert_eq!((breaker.until, breaker.allowed(8), reasons(&health).len()), (None, 8, 0));
-        breaker.note(Fate::Blocked("why"));
-        assert!(breaker.until.is_some());
-        assert_eq!((breaker.allowed(8), reasons(&health)), (1, vec!["why".to_owned()]));
-        breaker.until = None;
-        assert_eq!(breaker.allowed(8), 1, "after the pause too");
-        breaker.note(Fate::Through);
-        assert_eq!((breaker.allowed(8), breaker.until, reasons(&health).len()), (8, None, 0));
+    fn fail(breakers: &mut Breakers, property: usize, times: u32) {
+        (0..times).for_each(|_| breakers.note(Fate::Blocked(property, "why")));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn three_failures_in_a_row_pause_and_one_request_tries_the_way() {
+        let (mut breakers, health) = breakers(&["G-1"]);
+        fail(&mut breakers, 0, 2);
+        breakers.note(Fate::Through(0));
+        fail(&mut breakers, 0, 2);
+        assert_eq!(
+            (breakers.is_paused(), breakers.allowed(0), reasons(&health).len()),
+            (false, usize::MAX, 0)
+        );
+        fail(&mut breakers, 0, 1);
+        assert!(breakers.is_paused() && breakers.to_turn_back().is_empty());
+        assert_eq!((breakers.allowed(0), reasons(&health)), (0, vec!["why".to_owned()]));
+        tokio::time::sleep(FIRST_PAUSE).await;
+        breakers.end_pauses();
+        assert_eq!((breakers.is_paused(), breakers.allowed(0)), (false, 1), "after the pause one tries");
+        breakers.note(Fate::Through(0));
+        assert_eq!((breakers.allowed(0), breakers.next_end(), reasons(&health).len()), (usize::MAX, None, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_blocked_property_pauses_no_other_one() {
+        let (mut breakers, health) = breakers(&["G-1", "G-2"]);
+        fail(&mut breakers, 1, 3);
+        assert!(!breakers.is_paused());
+        assert_eq!((breakers.allowed(0), breakers.allowed(1)), (usize::MAX, 0));
+        assert_eq!(breakers.to_turn_back().len(), 1);
+        assert_eq!(reasons(&health), ["G-2: why"]);
+        breakers.note(Fate::Through(0));
+        assert_eq!(reasons(&health), ["G-2: why"], "another one's luck changes nothing");
+        fail(&mut breakers, 0, 3);
+        assert!(breakers.is_paused() && breakers.to_turn_back().is_empty());
+        assert_eq!(reasons(&health), ["G-1: why; G-2: why"]);
+        breakers.note(Fate::Through(1));
+        assert!(!breakers.is_paused());
+        assert_eq!(breakers.to_turn_back()[0].0, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn pauses_grow_to_a_minute() {
-        let (mut breaker, _) = breaker();
+        let (mut breakers, _) = breakers(&["G-1"]);
         let mut longest = Duration::ZERO;
         for _ in 0..20 {
-            breaker.until = None;
-            for _ in 0..3 {
-                breaker.note(Fate::Blocked("why"));
-            }
-            let pause = breaker.until.map(|until| until - Instant::now()).unwrap_or_default();
+            fail(&mut breakers, 0, 3);
+            let pause = breakers.next_end().map(|until| until - Instant::now()).unwrap_or_default();
             assert!(pause <= LONGEST_PAUSE);
             longest = longest.max(pause);
+            tokio::time::sleep(pause).await;
+            breakers.end_pauses();
         }
         assert!(longest > LONGEST_PAUSE / 2);
     }
 
     #[tokio::test]
-    async fn troubles_of_queue_and_ga4_end_each_for_itself() {
-        let (mut breaker, health) = breaker();
-        breaker.queue_trouble("broker".into());
-        for _ in 0..3 {
-            breaker.note(Fate::Blocked("ga4"));
-        }
-        breaker.queue_works();
-        assert_eq!(reasons(&health), ["ga4"], "the other one is still there");
-        breaker.note(Fate::Through);
+    async fn troubles_of_queue_memory_and_ga4_end_each_for_itself() {
+        let (mut breakers, health) = breakers(&["G-1"]);
+        breakers.queue_trouble("broker".into());
+        assert!(breakers.is_paused());
+        fail(&mut breakers, 0, 3);
+        assert_eq!(reasons(&health), ["why; broker"]);
+        breakers.queue_works();
+        assert_eq!(reasons(&health), ["why"], "the other one is still there");
+        breakers.note(Fate::Through(0));
         assert!(reasons(&health).is_empty());
-        breaker.queue_trouble("broker".into());
-        breaker.note(Fate::Through);
+        (0..3).for_each(|_| breakers.note(Fate::Stuck("disk")));
+        assert!(breakers.is_paused());
+        breakers.queue_trouble("broker".into());
+        breakers.note(Fate::Through(0));
         assert_eq!(reasons(&health), ["broker"]);
-        breaker.queue_works();
-        assert!(reasons(&health).is_empty());
+        breakers.queue_works();
+        assert!(reasons(&health).is_empty() && !breakers.is_paused());
     }
 }

@@ -150,34 +150,40 @@ impl Duplicates {
     }
 }
 
-/// Nothing gets through; the relay pauses.
+/// Nothing gets through to a property, or out of the queue; the relay pauses there.
 #[derive(Debug)]
-pub(super) struct Paused {
+pub(super) struct Paused<'a> {
+    /// The property's measurement id; `memory` or `queue`.
+    pub(super) what: &'a str,
+    pub(super) why: &'a str,
     pub(super) pause: Duration,
     /// It paused before, and nothing has got through since.
     pub(super) again: bool,
 }
 
-impl Paused {
+impl Paused<'_> {
     pub(super) fn emit(&self) {
+        let (what, why) = (self.what, self.why);
         let pause_ms = u64::try_from(self.pause.as_millis()).unwrap_or(u64::MAX);
         if self.again {
-            tracing::debug!(pause_ms, "still nothing gets through");
+            tracing::debug!(what, why, pause_ms, "still nothing gets through");
         } else {
-            tracing::warn!(pause_ms, "nothing gets through; events wait");
+            tracing::warn!(what, why, pause_ms, "nothing gets through; events wait");
         }
-        metrics::gauge!("mailtap_relay_paused").set(1.0);
+        metrics::gauge!("mailtap_relay_paused", "what" => what.to_owned()).set(1.0);
     }
 }
 
 /// It gets through again.
 #[derive(Debug)]
-pub(super) struct Resumed;
+pub(super) struct Resumed<'a> {
+    pub(super) what: &'a str,
+}
 
-impl Resumed {
+impl Resumed<'_> {
     pub(super) fn emit(&self) {
-        tracing::info!("requests get through again");
-        metrics::gauge!("mailtap_relay_paused").set(0.0);
+        tracing::info!(what = self.what, "requests get through again");
+        metrics::gauge!("mailtap_relay_paused", "what" => self.what.to_owned()).set(0.0);
     }
 }
 

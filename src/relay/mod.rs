@@ -12,6 +12,7 @@
 pub mod batch;
 pub mod client;
 pub mod dry_run;
+mod lanes;
 pub mod map;
 pub mod validate;
 
@@ -24,7 +25,6 @@ mod breaker;
 mod settle;
 mod work;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -36,9 +36,9 @@ use crate::identity::Timestamp;
 use crate::queue::dedupe::Dedupe;
 use crate::queue::source::{BoxFuture, Delivery, Source};
 use crate::service::{Lifecycle, clock};
-use batch::Request;
-use breaker::Breaker;
+use breaker::Breakers;
 use happenings::InFlight;
+use lanes::Lanes;
 use map::Mapping;
 use send::{Property, Sender, SenderError};
 use settle::{Settled, Settler};
@@ -91,38 +91,47 @@ pub async fn run_with(
 ) -> Result<(), SenderError> {
     let health = life.health.component("relay");
     let sender = Sender::new(&settings.properties, settings.timeout, settings.max_in_flight)?;
+    let names = settings.properties.iter().map(|property| property.measurement_id.clone()).collect();
+    let mut breakers = Breakers::new(health, names);
+    let mut lanes: Lanes<Item> = Lanes::new(settings.properties.len(), settings.max_in_flight);
+    let most = settings.max_in_flight.saturating_mul(validate::MAX_EVENTS).max(1);
     let relay = Relay { settings, mapping, sender, dedupe };
-    let mut breaker = Breaker::new(health);
-    let mut under_way: FuturesUnordered<BoxFuture<'_, Vec<Settled>>> = FuturesUnordered::new();
+    let mut under_way: FuturesUnordered<BoxFuture<'_, (usize, Vec<Settled>)>> = FuturesUnordered::new();
     let mut gathered = Gathered::default();
-    let mut ready: VecDeque<Request<Item>> = VecDeque::new();
     let mut settler = Settler::default();
-    let most = relay.settings.max_in_flight.saturating_mul(validate::MAX_EVENTS).max(1);
     loop {
         let stopping = life.stop.is_cancelled();
-        let paused = stopping || breaker.until.is_some();
-        let mut settled = Vec::new();
-        while !paused && under_way.len() < breaker.allowed(relay.settings.max_in_flight) {
-            let Some(request) = ready.pop_front() else { break };
+        let paused = stopping || breakers.is_paused();
+        let mut settled = turned_back(&mut lanes, &breakers);
+        while let Some(request) =
+            if paused { None } else { lanes.start(|property| breakers.allowed(property)) }
+        {
+            let property = request.property;
             let (request, expired) = work::fresh(request, clock::now());
-            under_way.extend(request.map(|request| relay.send(request)));
             settled.extend(expired);
+            match request {
+                Some(request) => under_way.push(relay.send(request)),
+                None => lanes.ended(property),
+            }
         }
-        InFlight { requests: under_way.len() }.emit();
-        let room = most.saturating_sub(gathered.deliveries.len());
-        let may_take = !paused && ready.is_empty() && room > 0;
+        InFlight { requests: lanes.under_way() }.emit();
+        let room = most.saturating_sub(gathered.deliveries.len() + lanes.waiting_events());
+        let may_take = !paused && room > 0 && lanes.wants_more(|property| breakers.allowed(property));
         if settled.is_empty() {
             tokio::select! {
-                Some(sent) = under_way.next(), if !under_way.is_empty() => settled = sent,
+                Some((property, sent)) = under_way.next(), if !under_way.is_empty() => {
+                    lanes.ended(property);
+                    settled = sent;
+                }
                 taken = source.next(room), if may_take => match taken {
                     Ok(taken) => {
-                        breaker.queue_works();
+                        breakers.queue_works();
                         gathered.add(taken, relay.settings.batch_window);
                     }
-                    Err(error) => breaker.queue_trouble(error.to_string()),
+                    Err(error) => breakers.queue_trouble(error.to_string()),
                 },
                 () = at(gathered.until), if gathered.until.is_some() && !stopping => gathered.until = None,
-                () = at(breaker.until), if breaker.until.is_some() && !stopping => breaker.until = None,
+                () = at(breakers.next_end()), if breakers.next_end().is_some() && !stopping => breakers.end_pauses(),
                 () = at(settler.again), if settler.again.is_some() && !stopping => {}
                 () = life.stop.cancelled(), if !stopping => {}
                 // What was taken and not begun goes back with the source.
@@ -133,13 +142,23 @@ pub async fn run_with(
         if due && !gathered.deliveries.is_empty() && !life.stop.is_cancelled() {
             let (requests, sorted_out) =
                 relay.prepare(std::mem::take(&mut gathered.deliveries), &mut settler).await;
-            ready.extend(requests);
-            settler.settle(&mut source, &relay.dedupe, &mut breaker, sorted_out).await;
+            lanes.put(requests);
+            settler.settle(&mut source, &relay.dedupe, &mut breakers, sorted_out).await;
         }
         if !settled.is_empty() || settler.is_due() {
-            settler.settle(&mut source, &relay.dedupe, &mut breaker, settled).await;
+            settler.settle(&mut source, &relay.dedupe, &mut breakers, settled).await;
         }
     }
+}
+
+/// What waits for a blocked property while others work: back to the queue, so that it takes nobody's room. One request of
+/// it tries the way after each pause.
+fn turned_back(lanes: &mut Lanes<Item>, breakers: &Breakers) -> Vec<Settled> {
+    let mut settled = Vec::new();
+    for (property, pause) in breakers.to_turn_back() {
+        settled.extend(work::turn_back(&lanes.turn_back(property, breakers.allowed(property)), pause));
+    }
+    settled
 }
 
 /// Deliveries that wait a little for more of the same clients.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, Fate};
+use super::breaker::{Breakers, Fate};
 use super::happenings::QueueTrouble;
 use crate::event::EventId;
 use crate::queue::dedupe::Dedupe;
@@ -57,11 +57,11 @@ impl Settler {
         &mut self,
         source: &mut Box<dyn Source>,
         dedupe: &Dedupe,
-        breaker: &mut Breaker,
+        breakers: &mut Breakers,
         settled: Vec<Settled>,
     ) {
         if let Some(first) = settled.first() {
-            breaker.note(first.fate);
+            breakers.note(first.fate);
         }
         self.open.extend(settled);
         self.again = None;

@@ -118,6 +118,8 @@ impl Source for Odd {
 struct Site {
     directory: tempfile::TempDir,
     receiver: Receiver,
+    /// Of the property for `shop.example`, if there is one.
+    other: Option<Receiver>,
     life: Lifecycle,
     deaf: Arc<Mutex<bool>>,
     copies: usize,
@@ -132,6 +134,7 @@ impl Site {
         Self {
             directory: tempfile::tempdir().unwrap(),
             receiver: Receiver::start(answer).await,
+            other: None,
             life: Lifecycle::detached(),
             deaf: Arc::default(),
             copies: 1,
@@ -147,14 +150,18 @@ impl Site {
     }
 
     fn settings(&self) -> Settings {
-        let property = Property {
-            domains: Vec::new(),
-            measurement_id: "G-TEST".into(),
+        let property = |id: &str, domains: &[String], base_url: &str| Property {
+            domains: domains.to_owned(),
+            measurement_id: id.into(),
             api_secret: Some(Secret::new("SECRET-MARKER".into())),
-            base_url: self.receiver.base_url.clone(),
+            base_url: base_url.into(),
         };
+        let mut properties = vec![property("G-TEST", &[], &self.receiver.base_url)];
+        properties.extend(
+            self.other.iter().map(|other| property("G-SHOP", &["shop.example".into()], &other.base_url)),
+        );
         Settings {
-            properties: vec![property],
+            properties,
             max_in_flight: self.in_flight,
             batch_window: Duration::from_millis(20),
             timeout: Duration::from_millis(400),
@@ -181,7 +188,7 @@ impl Site {
     }
 
     async fn until(&self, what: impl Fn(&Status) -> bool) -> Status {
-        for _ in 0..300 {
+        for _ in 0..1_200 {
             let status = self.status();
             if what(&status) {
                 return status;
@@ -274,6 +281,50 @@ async fn an_outage_makes_few_events_uncertain_and_shows_in_health() {
         usize::try_from(status.uncertain).unwrap(),
         *site.receiver.requests.lock().unwrap() - (200 - tried)
     );
+}
+
+/// Whatever is wrong with one property, the other one's events go out at once, and its own wait in the queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_property_that_is_broken_pauses_no_other_one() {
+    for broken in [Answer::Status(503), Answer::Never] {
+        let mut site = Site::new(Answer::Status(204)).await;
+        site.other = Some(Receiver::start(broken).await);
+        let of_shop = |number| {
+            let mut event = event(number);
+            event.data.sender_domain = Some("shop.example".into());
+            event
+        };
+        site.spool().publish((0..300).map(of_shop).collect()).await.unwrap();
+        site.spool().publish((300..600).map(event).collect()).await.unwrap();
+        let relay = site.relay();
+        for _ in 0..60 {
+            if site.receiver.counts().0 == 300 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(site.receiver.counts(), (300, 300), "{broken:?}");
+        let status = site.until(|status| status.claimed <= 1).await;
+        assert!(status.pending > 250, "{status:?}");
+        let troubles = site.life.health.troubles();
+        assert!(troubles.iter().any(|(_, why)| why.starts_with("G-SHOP: ")), "{troubles:?}");
+        site.spool().publish((600..640).map(event).collect()).await.unwrap();
+        for _ in 0..30 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if site.receiver.counts().0 == 340 {
+                break;
+            }
+        }
+        assert_eq!(site.receiver.counts(), (340, 340), "what comes during the trouble too");
+        let other = site.other.clone().unwrap();
+        *other.answer.lock().unwrap() = Answer::Status(204);
+        let status = site.until(nothing_waits).await;
+        assert_eq!(site.life.health.troubles(), []);
+        site.life.stop.cancel();
+        relay.await.unwrap().unwrap();
+        let (events, times) = other.counts();
+        assert_eq!((events, times), (300, 300), "each once; those that hung had arrived: {status:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -77,7 +77,7 @@ impl Relay {
             Ok(sorted) => sorted,
             Err(error) => {
                 QueueTrouble { why: error.to_string() }.emit();
-                (Vec::new(), each(&items, Fate::Blocked(NO_DEDUPE), |item| retry(item.attempts, NO_DEDUPE)))
+                (Vec::new(), each(&items, Fate::Stuck(NO_DEDUPE), |item| retry(item.attempts, NO_DEDUPE)))
             }
         };
         settled.extend(twins.into_iter().map(|twin| Settled {
@@ -136,53 +136,55 @@ impl Relay {
 
     /// Sends one request: noted before the first byte, remembered before it is settled. What nobody knows of stays noted
     /// as begun until it is settled.
-    pub(super) fn send(&self, request: Request<Item>) -> BoxFuture<'_, Vec<Settled>> {
-        Box::pin(async move {
-            let ids: Vec<EventId> = request.tags.iter().map(|item| item.id).collect();
-            if let Err(error) = self.dedupe.begin(&ids).await {
-                QueueTrouble { why: error.to_string() }.emit();
-                let fate = Fate::Blocked(NO_DEDUPE);
-                return each(&request.tags, fate, |item| retry(item.attempts, NO_DEDUPE));
+    pub(super) fn send(&self, request: Request<Item>) -> BoxFuture<'_, (usize, Vec<Settled>)> {
+        Box::pin(async move { (request.property, self.send_now(&request).await) })
+    }
+
+    async fn send_now(&self, request: &Request<Item>) -> Vec<Settled> {
+        let ids: Vec<EventId> = request.tags.iter().map(|item| item.id).collect();
+        if let Err(error) = self.dedupe.begin(&ids).await {
+            QueueTrouble { why: error.to_string() }.emit();
+            let fate = Fate::Stuck(NO_DEDUPE);
+            return each(&request.tags, fate, |item| retry(item.attempts, NO_DEDUPE));
+        }
+        let started = Instant::now();
+        let outcome = self.sender.send(request.property, request.body.to_string()).await;
+        if outcome == Outcome::Sent {
+            let kinds = request.tags.iter().map(|item| item.kind).collect();
+            Sent { kinds, took: started.elapsed() }.emit();
+        } else {
+            Failed { events: ids.len(), outcome: &outcome }.emit();
+        }
+        let items = &request.tags;
+        let (through, blocked) = (Fate::Through(request.property), Fate::Blocked(request.property, BLOCKED));
+        let again = |reason: &str| each(items, blocked, |item| retry(item.attempts, reason));
+        match outcome {
+            Outcome::Sent => {
+                let events = items.iter().filter(|item| item.event != item.id).map(|item| item.event);
+                self.note(&ids.iter().copied().chain(events).collect::<Vec<_>>(), true).await;
+                each(items, through, |_| Settlement::Done)
             }
-            let started = Instant::now();
-            let outcome = self.sender.send(request.property, request.body.to_string()).await;
-            if outcome == Outcome::Sent {
-                let kinds = request.tags.iter().map(|item| item.kind).collect();
-                Sent { kinds, took: started.elapsed() }.emit();
-            } else {
-                Failed { events: ids.len(), outcome: &outcome }.emit();
+            Outcome::Uncertain(_) if !self.settings.retry_uncertain => {
+                each(items, blocked, |_| Settlement::Uncertain)
             }
-            let items = &request.tags;
-            let again =
-                |reason: &str| each(items, Fate::Blocked(BLOCKED), |item| retry(item.attempts, reason));
-            match outcome {
-                Outcome::Sent => {
-                    let events = items.iter().filter(|item| item.event != item.id).map(|item| item.event);
-                    self.note(&ids.iter().copied().chain(events).collect::<Vec<_>>(), true).await;
-                    each(items, Fate::Through, |_| Settlement::Done)
-                }
-                Outcome::Uncertain(_) if !self.settings.retry_uncertain => {
-                    each(items, Fate::Blocked(BLOCKED), |_| Settlement::Uncertain)
-                }
-                Outcome::Refused(status) => {
-                    self.note(&ids, false).await;
-                    Refused { events: ids.len() }.emit();
-                    each(items, Fate::Through, |_| Settlement::Dead { reason: format!("HTTP {status}") })
-                }
-                Outcome::NotSent(_) => {
-                    self.note(&ids, false).await;
-                    again("no connection")
-                }
-                Outcome::Trouble(status) => {
-                    self.note(&ids, false).await;
-                    again(&format!("HTTP {status}"))
-                }
-                Outcome::Uncertain(_) => {
-                    self.note(&ids, false).await;
-                    again("no answer")
-                }
+            Outcome::Refused(status) => {
+                self.note(&ids, false).await;
+                Refused { events: ids.len() }.emit();
+                each(items, through, |_| Settlement::Dead { reason: format!("HTTP {status}") })
             }
-        })
+            Outcome::NotSent(_) => {
+                self.note(&ids, false).await;
+                again("no connection")
+            }
+            Outcome::Trouble(status) => {
+                self.note(&ids, false).await;
+                again(&format!("HTTP {status}"))
+            }
+            Outcome::Uncertain(_) => {
+                self.note(&ids, false).await;
+                again("no answer")
+            }
+        }
     }
 
     /// Writes down that events are not to be sent again, or that they may be. Goes on until it is written: settled
@@ -199,6 +201,15 @@ impl Relay {
             tokio::time::sleep(NOTE_AGAIN).await;
         }
     }
+}
+
+/// Gives back what waits for a property that is blocked: later, and not before its pause ends.
+pub(super) fn turn_back(requests: &[Request<Item>], pause: Duration) -> Vec<Settled> {
+    let later = |item: &Item| match retry(item.attempts, BLOCKED) {
+        Settlement::Retry { after, reason } => Settlement::Retry { after: after.max(pause), reason },
+        other => other,
+    };
+    requests.iter().flat_map(|request| each(&request.tags, Fate::Neither, later)).collect()
 }
 
 /// A request that waited, without the events that grew too old meanwhile.
