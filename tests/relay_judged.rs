@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 use mailtap::collector::judge::{Behaviour, judge};
-use mailtap::event::{Data, Event, EventId, Kind, Machine};
+use mailtap::event::{BounceClass, Data, Event, EventId, Kind, Machine};
 use mailtap::identity::{MessageId, Pseudonym, Timestamp};
 use mailtap::relay::batch::batch;
-use mailtap::relay::map::{client_id, map};
+use mailtap::relay::map::{Mapping, PARAMS, client_id, map};
 use mailtap::relay::validate::{MAX_BODY_BYTES, validate};
 use proptest::prelude::*;
 
@@ -69,6 +69,108 @@ proptest! {
                 let judged = judge(body.as_bytes(), NOW * 1_000_000, behaviour);
                 prop_assert!(judged.messages.is_empty(), "{:?}", judged.messages);
                 prop_assert!(judged.verdicts.iter().all(|verdict| verdict.outcome == "processed"), "{:?}", judged);
+            }
+        }
+    }
+}
+
+/// Texts at the limits, with at signs of all sorts, encoded once and more often.
+fn hostile() -> impl Strategy<Value = Option<String>> {
+    proptest::option::of(
+        "\\PC{0,130}|[a-z/]{90,120}|.{0,5}[@\u{ff20}\u{fe6b}].{0,5}|(%|25|40|@|&#64;){1,8}|\u{1f600}{45,60}|",
+    )
+}
+
+/// What cookies may hold: sessions and clients, true and false ones.
+fn cookie() -> impl Strategy<Value = Option<String>> {
+    proptest::option::of(
+        "[0-9]{1,25}|17949[0-9]{5}|1795000000|[0-9]{1,12}\\.[0-9]{1,12}|GA1\\.1\\.[0-9]{3}\\.[0-9]{3}|\\PC{0,20}",
+    )
+}
+
+prop_compose! {
+    fn every_member()(
+        texts in (hostile(), hostile(), hostile(), hostile(), hostile(), hostile(), hostile()),
+        cookies in (cookie(), cookie()),
+        numbers in (any::<Option<u32>>(), any::<Option<u64>>(), any::<Option<u16>>(), any::<Option<bool>>()),
+        one_of in 0..4_usize,
+        recipient in proptest::option::of(0..3_u8),
+        campaign in proptest::option::of("[A-Za-z0-9]{1,40}"),
+    ) -> Data {
+        Data {
+            campaign: campaign.map(|id| id.parse().unwrap()),
+            recipient: recipient.map(|byte| [byte; 12].into()),
+            queue_id: texts.0,
+            dsn: texts.1,
+            provider: texts.2,
+            tls: texts.3,
+            link_host: texts.4,
+            link_path: texts.5,
+            machine_rule: texts.6,
+            ga_client_id: cookies.0,
+            ga_session_id: cookies.1,
+            attempt: numbers.0,
+            delay_ms: numbers.1,
+            link: numbers.2,
+            late: numbers.3,
+            machine: [None, Some(Machine::No), Some(Machine::Probable), Some(Machine::Certain)][one_of],
+            class: [None, Some(BounceClass::MailboxFull), Some(BounceClass::Hard), Some(BounceClass::RateLimit)]
+                [one_of],
+            ..Data::default()
+        }
+    }
+}
+
+/// A mapping of a site's own: what of these names is not possible stays as it is.
+fn mapping() -> impl Strategy<Value = Mapping> {
+    let renames = proptest::collection::vec(
+        (0..PARAMS.len(), proptest::option::of("[A-Za-z_][A-Za-z0-9_]{0,42}")),
+        0..6,
+    );
+    ("[A-Za-z_][A-Za-z0-9_.@-]{0,45}|ga_x|screen_view", renames, any::<[bool; 8]>()).prop_map(
+        |(name, renames, engaged)| {
+            let mut mapping = Mapping::default();
+            let _ = mapping.rename_event(Kind::Opened, &name);
+            for (at, name) in &renames {
+                let _ = mapping.rename_param(PARAMS[*at], name.as_deref());
+            }
+            Kind::ALL.into_iter().zip(engaged).for_each(|(kind, engages)| mapping.engage(kind, engages));
+            mapping
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(250))]
+    #[test]
+    fn whatever_it_holds_and_is_named_it_is_processed(
+        events in proptest::collection::vec(
+            (0..8_usize, any::<u32>(), -100_i64..80 * 3_600, every_member()), 1..40),
+        mapping in mapping(),
+    ) {
+        let now = Timestamp::from_secs(NOW);
+        let mut valid = Vec::new();
+        for (number, (kind, random, age_s, data)) in events.into_iter().enumerate() {
+            let time = Timestamp::from_secs(NOW.saturating_add_signed(-age_s));
+            let event = Event { time, ..event(kind, random, 0, data) };
+            match validate(mapping.map(&event, &[Vec::new()]).unwrap(), now) {
+                Ok((mapped, _)) => valid.push((mapped, number)),
+                Err(reject) => prop_assert!(age_s > 71 * 3_600, "{}", reject.as_str()),
+            }
+        }
+        let expected = valid.len();
+        let requests = batch(valid);
+        prop_assert_eq!(requests.iter().map(|request| request.tags.len()).sum::<usize>(), expected);
+        for request in requests {
+            let body = request.body.to_string();
+            prop_assert!(body.len() <= MAX_BODY_BYTES && request.tags.len() <= 25);
+            for behaviour in [Behaviour::Relaxed, Behaviour::Enforce] {
+                let judged = judge(body.as_bytes(), NOW * 1_000_000, behaviour);
+                prop_assert!(judged.messages.is_empty(), "{:?} {}", judged.messages, body);
+                for verdict in judged.verdicts {
+                    let has_address = verdict.why.iter().any(|why| why.contains("mail address"));
+                    prop_assert!(verdict.outcome == "processed" && !has_address, "{:?}", verdict);
+                }
             }
         }
     }
