@@ -41,8 +41,6 @@ impl Site {
         run(&mut command);
         let config = dir.path().join("mailtap.toml");
         let text = fs::read_to_string(&config).unwrap();
-        let state = format!("state_dir = \"{}\"", dir.path().join("state").display());
-        let text = text.replace("#state_dir = \"/var/lib/mailtap\"", &state);
         let prefix = format!("prefix = \"{}\"", settings.shape.prefix);
         fs::write(&config, text.replace("#prefix = \"mailtap\"", &prefix)).unwrap();
         Self { dir, settings }
