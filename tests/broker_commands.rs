@@ -3,12 +3,14 @@
 
 mod harness;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use harness::{mailtap, run, said};
+use lapin::options::{BasicGetOptions, QueueDeclareOptions};
 use mailtap::event::{Data, Event, EventId, Kind};
 use mailtap::identity::{MessageId, Timestamp};
 use mailtap::queue::Publish;
@@ -80,8 +82,9 @@ impl Site {
     async fn publish(&self, messages: Vec<Message>) {
         let link = Link::open(&self.settings, "test").await.unwrap();
         let publisher = Publisher::open(&link, Duration::from_secs(10)).await.unwrap();
-        for message in messages {
-            publisher.publish(&link, &message).await.unwrap();
+        for some in messages.chunks(200) {
+            let publishing = some.iter().map(|message| publisher.publish(&link, message));
+            futures_util::future::try_join_all(publishing).await.unwrap();
         }
         link.close().await;
     }
@@ -228,13 +231,57 @@ async fn a_tail_of_rabbitmq_shows_what_passes_and_takes_nothing() {
     assert_eq!(site.ready(&work).await, 400, "everything is still there for the relay");
 }
 
+/// Interrupted and killed at any moment, a replay leaves each letter in one of the two queues, or in both under one key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_is_interrupted_or_killed_loses_and_doubles_nothing() {
+    const LETTERS: u32 = 1_500;
+    let Some(site) = Site::with_broker("interrupt") else { return };
+    let letters = (0..LETTERS).map(|number| site.letter(number.into(), "dead", "HTTP 400"));
+    site.publish(letters.collect()).await;
+    let prefix = &site.settings.shape.prefix;
+    let (dead, work) = (format!("{prefix}.ga4.dead"), format!("{prefix}.ga4"));
+    for signal in ["-INT", "-KILL", "-TERM"] {
+        let before = site.ready(&work).await;
+        let mut command = site.command(&["dead", "replay", "--all"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        while site.ready(&work).await < before + 50 && child.try_wait().unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let _ = Command::new("kill").args([signal, &child.id().to_string()]).output();
+        let output = child.wait_with_output().unwrap();
+        if signal != "-KILL" {
+            assert_eq!(output.status.code(), Some(75), "{}", said(&output));
+            assert!(said(&output).contains("interrupted; replayed "), "{}", said(&output));
+        }
+        // The broker notices within moments that a connection was cut.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let left = site.ready(&dead).await;
+        assert!(left > 0 && left < LETTERS, "{signal} was in the middle: {left}");
+        assert!(left + site.ready(&work).await >= LETTERS);
+    }
+    run(&mut site.command(&["dead", "replay", "--all"]));
+    assert_eq!(site.ready(&dead).await, 0);
+    let channel = site.channel().await;
+    let (mut ids, mut keys) = (BTreeSet::new(), BTreeSet::new());
+    while let Some(got) = channel.basic_get(work.as_str().into(), BasicGetOptions::default()).await.unwrap() {
+        let properties = &got.delivery.properties;
+        ids.insert(properties.message_id().as_ref().unwrap().to_string());
+        let headers = properties.headers().clone().unwrap();
+        keys.insert(headers.inner()["x-mailtap-replay"].as_long_string().unwrap().to_string());
+    }
+    let letters = usize::try_from(LETTERS).unwrap();
+    assert_eq!((ids.len(), keys.len()), (letters, letters));
+}
+
 impl Site {
-    async fn ready(&self, queue: &str) -> u32 {
-        use lapin::options::QueueDeclareOptions;
+    async fn channel(&self) -> lapin::Channel {
         let uri = self.settings.uris[0].expose();
-        let connection =
-            lapin::Connection::connect(uri, lapin::ConnectionProperties::default()).await.unwrap();
-        let channel = connection.create_channel().await.unwrap();
+        let connection = lapin::Connection::connect(uri, lapin::ConnectionProperties::default());
+        connection.await.unwrap().create_channel().await.unwrap()
+    }
+
+    async fn ready(&self, queue: &str) -> u32 {
+        let channel = self.channel().await;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let queue = channel.queue_declare(queue.into(), passive, lapin::types::FieldTable::default());
         queue.await.unwrap().message_count()
