@@ -1,7 +1,6 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154 # variables of run, and for it
 # The filters that are compared, each listening twice: on a Unix socket and over TCP. Sourced by run.
 
-# shellcheck disable=SC2154 # of run
 readonly RELEASE=${CARGO_TARGET_DIR:-$ROOT/target}/release
 readonly MAILTAP=$RELEASE/mailtap LOAD=$RELEASE/examples/load
 
