@@ -120,6 +120,7 @@ pub async fn run(
         .with_state(shared.clone());
     let listener = TcpListener::bind(address).await.map_err(listen)?;
     ready(listener.local_addr().map_err(listen)?);
+    life.health.component("collector").ready();
     serve::serve(listener, app, shared.stop.clone()).await;
     let failure = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
     failure.map_or(Ok(()), |error| Err(CollectorError::Record { path, error }))

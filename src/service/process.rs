@@ -122,6 +122,10 @@ pub async fn run(roles: Vec<Role>, mut plan: Plan) -> Result<(), ProcessError> {
     let health = Health::default();
     let life = Lifecycle { stop: CancellationToken::new(), reload: reloads, health: health.clone() };
     let admin_stop = CancellationToken::new();
+    // Before anybody can ask: a role that has not begun is not ready.
+    for role in &roles {
+        let _ = health.component(role.name);
+    }
     if let Some(address) = plan.admin {
         admin::listen(address, health.clone(), plan.metrics.clone(), admin_stop.clone()).await?;
     }
@@ -246,5 +250,24 @@ fn notify(state: &[NotifyState<'_>]) {
 fn notify_reloading() {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         notify(&[NotifyState::Reloading, now]);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_role_that_has_not_begun_is_not_ready() {
+        let (seen, mut troubles) = tokio::sync::mpsc::unbounded_channel();
+        let role = Role::new("slow", move |life| {
+            let _ = seen.send(life.health.troubles());
+            async { Err::<(), _>(std::io::Error::other("at once")) }
+        });
+        let metrics = crate::telemetry::start_metrics().unwrap();
+        let plan = Plan { admin: None, metrics, drain: Duration::from_secs(1), refresh: Box::new(|_| {}) };
+        assert!(run(vec![role], plan).await.is_err());
+        assert_eq!(troubles.recv().await.unwrap(), [("slow", "starting".to_owned())]);
     }
 }
