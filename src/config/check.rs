@@ -6,13 +6,13 @@
 //! - On failure: problems, each with its key and the remedy. Files are looked at, secrets are read.
 
 mod rules;
+pub(super) mod tracker;
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::IpNet;
 use url::Url;
 
 use super::mapping;
@@ -21,7 +21,6 @@ use super::raw::Raw;
 use super::units::{self, Listen};
 use super::{
     AmqpConfig, CampaignSource, Config, MilterConfig, PropertyConfig, RelayConfig, SplitConfig, TapSource,
-    TrackerConfig,
 };
 use crate::consent::{Consent, Fixed};
 use crate::rewrite::{DEFAULT_LOGIN_PATTERNS, LinkPatterns, PixelAt};
@@ -133,8 +132,8 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
         admin: admin(&mut at, &raw),
         keyring: at.existing("keys.keyring", &raw.keys.keyring),
         pseudonym_key: at.existing("keys.pseudonym_key", &raw.keys.pseudonym_key),
-        tracking_url: tracking_url(&mut at, &raw.tracking.url),
-        previous_tracking_urls: previous_tracking_urls(&mut at, &raw.tracking.previous_urls),
+        tracking_url: tracker::tracking_url(&mut at, &raw.tracking.url),
+        previous_tracking_urls: tracker::previous_tracking_urls(&mut at, &raw.tracking.previous_urls),
         sender_domains: at.domains("policy.sender_domains", &raw.policy.sender_domains),
         link_patterns: link_patterns(&mut at, &raw),
         skip_link_hosts: at.domains("policy.skip_link_hosts", &raw.policy.skip_link_hosts),
@@ -157,7 +156,7 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
         milter: milter(&mut at, &raw),
         tap_source: tap_source(&mut at, &raw),
         time_zone: time_zone(&mut at, &raw.tap.time_zone),
-        tracker: tracker(&mut at, &raw),
+        tracker: tracker::tracker(&mut at, &raw),
         spool_max_bytes: at.ok("spool.max_bytes", units::bytes(&raw.spool.max_bytes)),
         spool_full_sync: at.one_of("spool.sync", &raw.spool.sync, &[("full", true), ("normal", false)]),
         spool_max_age: max_age(&mut at, &raw.spool.max_age),
@@ -228,33 +227,6 @@ fn admin(at: &mut Checker<'_>, raw: &Raw) -> Vec<(&'static str, Option<SocketAdd
     .into_iter()
     .map(|(role, text)| (role, at.address(&format!("admin.{role}"), text)))
     .collect()
-}
-
-fn tracking_url(at: &mut Checker<'_>, text: &str) -> String {
-    if text.is_empty() {
-        at.note("tracking.url", "is missing: the public URL of the tracker, like \"https://t.example.org\"");
-        return String::new();
-    }
-    at.some("tracking.url", base_url(text)).unwrap_or_default()
-}
-
-fn previous_tracking_urls(at: &mut Checker<'_>, list: &[String]) -> Vec<String> {
-    let numbered = list.iter().enumerate();
-    numbered
-        .filter_map(|(number, text)| at.some(&format!("tracking.previous_urls[{number}]"), base_url(text)))
-        .collect()
-}
-
-/// The base URL with a slash at its end.
-fn base_url(text: &str) -> Result<String, String> {
-    let url = Url::parse(text).map_err(|error| format!("`{text}`: {error}"))?;
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err("must begin with https:// (or http://) and a host".to_owned());
-    }
-    if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
-        return Err("must have no user, query or fragment".to_owned());
-    }
-    Ok(format!("{}/", url.as_str().trim_end_matches('/')))
 }
 
 fn campaigns(at: &mut Checker<'_>, raw: &Raw) -> Vec<CampaignSource> {
@@ -369,33 +341,6 @@ fn time_zone(at: &mut Checker<'_>, text: &str) -> jiff::tz::TimeZone {
         );
         jiff::tz::TimeZone::UTC
     })
-}
-
-fn tracker(at: &mut Checker<'_>, raw: &Raw) -> TrackerConfig {
-    let tracker = &raw.tracker;
-    let mut networks: Vec<IpNet> = Vec::new();
-    for text in &tracker.trusted_proxies {
-        match text.parse::<IpNet>().or_else(|_| text.parse().map(|ip: std::net::IpAddr| ip.into())) {
-            Ok(network) => networks.push(network),
-            Err(_) => {
-                at.note(
-                    "tracker.trusted_proxies",
-                    format!("`{text}` is not a network, like \"127.0.0.0/8\""),
-                );
-            }
-        }
-    }
-    let rules =
-        (!tracker.rules_file.is_empty()).then(|| at.existing("tracker.rules_file", &tracker.rules_file));
-    let listen = at.some("tracker.listen", units::address(&tracker.listen));
-    TrackerConfig {
-        listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
-        trusted_proxies: networks,
-        rules_file: rules,
-        late_after: at.ok("tracker.late_after", units::duration(&tracker.late_after)),
-        answer_wait: at.ok("tracker.answer_wait", units::duration(&tracker.answer_wait)),
-        max_connections: at.count("tracker.max_connections", tracker.max_connections),
-    }
 }
 
 fn amqp(at: &mut Checker<'_>, raw: &Raw) -> Option<AmqpConfig> {

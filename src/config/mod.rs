@@ -18,8 +18,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::IpNet;
-
+pub use check::tracker::TrackerConfig;
 pub use parse::Problem;
 use raw::{Raw, TrackingRule};
 use units::Listen;
@@ -162,23 +161,6 @@ pub enum TapSource {
     Journal(Vec<String>),
     /// Standard input.
     Stdin,
-}
-
-/// `[tracker]`, checked.
-#[derive(Debug, Clone)]
-pub struct TrackerConfig {
-    /// Address to listen on.
-    pub listen: SocketAddr,
-    /// Proxies whose X-Forwarded-For is believed.
-    pub trusted_proxies: Vec<IpNet>,
-    /// The site's own rules on machines.
-    pub rules_file: Option<PathBuf>,
-    /// Tokens older than this are marked late.
-    pub late_after: Duration,
-    /// A redirect waits this long for the spool.
-    pub answer_wait: Duration,
-    /// Connections at once.
-    pub max_connections: usize,
 }
 
 /// `[amqp]`, checked.

@@ -24,6 +24,10 @@ macro_rules! table {
     };
 }
 
+mod tracker;
+
+pub use tracker::{Tracker, Tracking};
+
 fn text(text: &str) -> String {
     text.to_owned()
 }
@@ -107,18 +111,6 @@ table! {
         keyring: String = text("keyring.json"),
         /// The pseudonym key.
         pseudonym_key: String = text("pseudonym.key"),
-    }
-}
-
-table! {
-    /// `[tracking]`
-    Tracking {
-        /// Public base URL of the tracker.
-        url: String = text(""),
-        /// Base URLs that it had before: links in forwarded and quoted mail are not tracked twice.
-        previous_urls: Vec<String> = Vec::new(),
-        /// Longer tracking URLs are not written; the link stays as it is.
-        max_url_bytes: u64 = 2_000,
     }
 }
 
@@ -291,34 +283,6 @@ table! {
     Bounce {
         /// Hosts whose log a tap reads: their own bounces are known from there.
         own_hosts: Vec<String> = Vec::new(),
-    }
-}
-
-table! {
-    /// `[tracker]`
-    Tracker {
-        /// Whether `mailtap run` runs it.
-        enabled: bool = true,
-        /// Address to listen on.
-        listen: String = text("127.0.0.1:8025"),
-        /// Proxies whose X-Forwarded-For is believed.
-        trusted_proxies: Vec<String> = texts(&["127.0.0.0/8", "::1/128"]),
-        /// Rules that tell machines from people; empty: the built-in catalogue.
-        rules_file: String = text(""),
-        /// Tokens older than this are marked late.
-        late_after: String = text("90d"),
-        /// A redirect waits this long for the spool.
-        answer_wait: String = text("250ms"),
-        /// Added to targets unless they have it: source, medium.
-        utm_source: String = text(""),
-        /// utm_medium.
-        utm_medium: String = text(""),
-        /// Add utm_campaign with the campaign id.
-        utm_campaign: bool = false,
-        /// Connections at once.
-        max_connections: u64 = 10_000,
-        /// Linked from the page at the root.
-        privacy_url: String = text(""),
     }
 }
 
