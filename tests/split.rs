@@ -18,6 +18,10 @@ const RECIPIENTS: [&str; 3] = ["anna@example.net", "ben@example.net", "carl@exam
 
 /// A site that splits; `refused` is an address that the port for copies does not take.
 fn site(refused: &str) -> Site {
+    Site::start(&options(refused))
+}
+
+fn options(refused: &str) -> Options {
     let [port] = free_ports::<1>();
     let access = match refused {
         "" => String::new(),
@@ -25,7 +29,7 @@ fn site(refused: &str) -> Site {
             " -o {{ smtpd_recipient_restrictions = check_recipient_access inline:{{{refused}=REJECT}} }}"
         ),
     };
-    Site::start(&Options {
+    Options {
         changes: vec![
             ("#several_recipients = \"shared\"", "several_recipients = \"split\"".into()),
             ("#address = \"127.0.0.1:10026\"", format!("address = \"127.0.0.1:{port}\"")),
@@ -36,7 +40,7 @@ fn site(refused: &str) -> Site {
             "split unix n - n - 0 cleanup -o { header_checks = regexp:{{/^X-Mailtap-(Ref|Campaign):/ INFO}} }".into(),
         ],
         ..Options::default()
-    })
+    }
 }
 
 fn mails(site: &Site, user: &str) -> Vec<String> {
@@ -109,6 +113,28 @@ fn who_can_have_no_copy_shares_the_original() {
         Some(pseudonym(&site, "ben@example.net")),
         "the only one left"
     );
+    // Ben's copy, which nobody took, is counted nowhere.
+    site.wait_for_events(&[("email_sent", 3), ("email_delivered", 3)]);
+}
+
+/// A rule that leaves nothing for the first recipient concerns nobody else.
+#[test]
+fn a_rule_for_one_recipient_leaves_the_others_their_copies() {
+    let mut options = options("");
+    options.mailboxes.push("quiet.example:dora");
+    let rule =
+        "[[policy.rules]]\nrecipient_domains = [\"quiet.example\"]\nclicks = false\nopens = false\n[split]\n";
+    options.changes.push(("\n[split]\n", format!("\n{rule}")));
+    let site = Site::start(&options);
+    let to = ["dora@quiet.example", RECIPIENTS[0], RECIPIENTS[1], RECIPIENTS[2]];
+    assert!(smtp(site.smtp, SENDER, &to, NEWSLETTER).starts_with("250 "));
+    for (user, mail) in &one_each(&site) {
+        assert_eq!(recipient(&site, mail), Some(pseudonym(&site, &format!("{user}@example.net"))), "{user}");
+    }
+    let quiet = mails(&site, "dora");
+    assert_eq!(quiet.len(), 1);
+    assert!(!quiet[0].contains(&site.tracking_url()), "{}", quiet[0]);
+    site.wait_for_events(&[("email_sent", 4), ("email_delivered", 4)]);
 }
 
 #[test]

@@ -146,6 +146,8 @@ pub struct Tracked {
     pub headers: HeaderEdits,
     /// What to change in the body, and why the rest stays.
     pub report: Report,
+    /// Rules or consent had a say: other recipients may be allowed something else.
+    pub ruled: bool,
     /// The facts for `message.accepted`.
     pub data: Data,
 }
@@ -236,7 +238,8 @@ fn decide_or_pass(message: &[u8], envelope: Envelope<'_>, means: &Means<'_>) -> 
         ..Data::default()
     };
     let headers = header_edits(&fields, &reference, campaign);
-    Ok(Decision::Track(Box::new(Tracked { id, reference, headers, report, data })))
+    let ruled = !policy.rules.is_empty() || !clicks || !opens;
+    Ok(Decision::Track(Box::new(Tracked { id, reference, headers, report, ruled, data })))
 }
 
 fn is_ours(field: &Field<'_>, ring: &Keyring) -> bool {

@@ -135,6 +135,19 @@ impl CopyDone {
     }
 }
 
+/// A recipient for whom nothing is rewritten gets no copy, and stays with the original.
+#[derive(Debug)]
+pub(super) struct NoCopy {
+    pub(super) reason: &'static str,
+}
+
+impl NoCopy {
+    pub(super) fn emit(&self) {
+        tracing::debug!(reason = self.reason, "no copy: nothing is rewritten for this recipient");
+        metrics::counter!("mailtap_milter_copies_total", "result" => "not_needed").increment(1);
+    }
+}
+
 /// Not everybody gets a copy: the others stay with the original.
 #[derive(Debug)]
 pub(super) struct SplitStopped<'a> {

@@ -56,19 +56,21 @@ impl Door {
         Some(Self { connection, patience })
     }
 
-    /// Sends one copy.
-    pub(super) async fn send(&mut self, sender: &Path, recipient: &Path, message: &[u8]) -> Sent {
+    /// Asks whether a copy would be taken: nothing is sent yet.
+    ///
+    /// # Errors
+    /// `Refused` or `Broken`.
+    pub(super) async fn ask(&mut self, sender: &Path, recipient: &Path) -> Result<(), Sent> {
         let (Some(mail), Some(rcpt)) = (command("MAIL FROM", sender), command("RCPT TO", recipient)) else {
-            return Sent::Refused;
+            return Err(Sent::Refused);
         };
-        for line in [mail, rcpt, Data.to_string()] {
-            match timeout(self.patience, self.connection.command(line)).await {
-                Ok(Ok(_)) => (),
-                Ok(Err(error)) if error.is_permanent() || error.is_transient() => {
-                    return self.refused().await;
-                }
-                _ => return Sent::Broken,
-            }
+        self.lines([mail, rcpt]).await
+    }
+
+    /// Sends the copy that was asked for.
+    pub(super) async fn send(&mut self, message: &[u8]) -> Sent {
+        if let Err(sent) = self.lines([Data.to_string()]).await {
+            return sent;
         }
         // The library ends the last line itself.
         let message = message.strip_suffix(b"\r\n").unwrap_or(message);
@@ -82,6 +84,19 @@ impl Door {
     /// Says goodbye; nobody waits for the answer.
     pub(super) async fn close(mut self) {
         let _ = timeout(Duration::from_millis(100), self.connection.quit()).await;
+    }
+
+    async fn lines(&mut self, lines: impl IntoIterator<Item = String>) -> Result<(), Sent> {
+        for line in lines {
+            match timeout(self.patience, self.connection.command(line)).await {
+                Ok(Ok(_)) => (),
+                Ok(Err(error)) if error.is_permanent() || error.is_transient() => {
+                    return Err(self.refused().await);
+                }
+                _ => return Err(Sent::Broken),
+            }
+        }
+        Ok(())
     }
 
     async fn refused(&mut self) -> Sent {

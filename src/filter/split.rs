@@ -16,10 +16,11 @@ use mailtap_milter::session::{Message, Path};
 
 use super::decide::{self, Decision, Envelope, Means, Pass, Tracked};
 use super::handler::{Filter, text};
-use super::happenings::{CopyDone, SplitStopped};
+use super::happenings::{CopyDone, NoCopy, SplitStopped};
 use super::reinject::{Door, Sent};
 use crate::identity::Timestamp;
-use crate::queue::served::{CopyKey, Served, copy_key};
+use crate::queue::served::{CopyKey, Fingerprint, Served, copy_key};
+use crate::rewrite::Reason;
 use crate::service::clock;
 
 /// How copies are made.
@@ -65,16 +66,25 @@ struct Copy {
     tracked: Option<Box<Tracked>>,
 }
 
+/// Why there is no copy for one recipient.
+enum Missing {
+    /// There would be none for anybody.
+    Pointless,
+    /// Nothing is rewritten for this recipient, but others may have something.
+    Untracked(&'static str),
+}
+
 impl Filter {
     /// Hands out copies, as far as it gets. Gives nothing where the message is none to be split.
     pub(super) async fn split(&self, splitter: &Splitter, message: &Arc<Message>, now: Timestamp) -> Copies {
         let mut copies = Copies::default();
         let Some(pending) = recipients(message, splitter.settings.max_recipients) else { return copies };
         let original = Arc::new(message.to_bytes());
-        let keys: BTreeMap<Vec<u8>, CopyKey> = pending
-            .iter()
-            .map(|path| (path.address.clone(), copy_key(&message.sender().address, &path.address, &original)))
-            .collect();
+        let hashed = Arc::clone(&original);
+        let fingerprint = self.off_the_runtime(original.len(), move || Fingerprint::of(&hashed)).await;
+        let key = |path: &Path| copy_key(&message.sender().address, &path.address, fingerprint);
+        let keys: BTreeMap<Vec<u8>, CopyKey> =
+            pending.iter().map(|path| (path.address.clone(), key(path))).collect();
         let served = match splitter.served.among(keys.values().copied().collect(), now).await {
             Ok(served) => served,
             Err(error) => {
@@ -127,18 +137,33 @@ impl Filter {
         if left.is_zero() {
             return Err("late");
         }
-        let copy = self.copy(message, original, recipient).await.ok_or("nothing_to_split")?;
+        let copy = match self.copy(message, original, recipient).await {
+            Ok(copy) => copy,
+            Err(Missing::Pointless) => return Err("nothing_to_split"),
+            Err(Missing::Untracked(reason)) => {
+                NoCopy { reason }.emit();
+                return Ok(None);
+            }
+        };
         if door.is_none() {
             *door = Some(Door::open(splitter.settings.address, left).await.ok_or("no_connection")?);
         }
-        if let Some(tracked) = &copy.tracked {
-            let published = self.publish("", tracked, clock::now());
-            tokio::time::timeout(left, published).await.map_err(|_| "late")?.map_err(|(_, reason)| reason)?;
-        }
         let Some(open) = door else { return Err("no_connection") };
-        let left = until.saturating_duration_since(Instant::now());
-        let sent = tokio::time::timeout(left, open.send(message.sender(), recipient, &copy.message)).await;
-        let sent = sent.unwrap_or(Sent::Uncertain);
+        let left = || until.saturating_duration_since(Instant::now());
+        // Whom the port refuses stays with the original, which has an event of its own: none is stored for the copy.
+        let asked = tokio::time::timeout(left(), open.ask(message.sender(), recipient)).await;
+        let sent = match asked.unwrap_or(Err(Sent::Broken)) {
+            Ok(()) => {
+                if let Some(tracked) = &copy.tracked {
+                    let published =
+                        tokio::time::timeout(left(), self.publish("", tracked, clock::now())).await;
+                    published.map_err(|_| "late")?.map_err(|(_, reason)| reason)?;
+                }
+                let sent = tokio::time::timeout(left(), open.send(&copy.message)).await;
+                sent.unwrap_or(Sent::Uncertain)
+            }
+            Err(sent) => sent,
+        };
         CopyDone { sent, id: copy.tracked.as_ref().map(|tracked| tracked.id) }.emit();
         match sent {
             Sent::Accepted => Ok(Some(copy.tracked.map_or(0, |tracked| tracked.report.tracked.into()))),
@@ -150,8 +175,13 @@ impl Filter {
         }
     }
 
-    /// The copy for one recipient; nothing where splitting serves no purpose.
-    async fn copy(&self, message: &Arc<Message>, original: &Arc<Vec<u8>>, recipient: &Path) -> Option<Copy> {
+    /// The copy for one recipient.
+    async fn copy(
+        &self,
+        message: &Arc<Message>,
+        original: &Arc<Vec<u8>>,
+        recipient: &Path,
+    ) -> Result<Copy, Missing> {
         let (policy, deps) = (Arc::clone(&self.policy), self.deps.clone());
         let (original, sender) = (Arc::clone(original), text(message.sender().bare()).into_owned());
         let recipients = [text(recipient.bare()).into_owned()];
@@ -168,13 +198,15 @@ impl Filter {
             };
             match decide::decide(&original, Envelope { sender: &sender, recipients: &recipients }, &means) {
                 Decision::Track(tracked) if tracked.rewrites() => {
-                    Some(Copy { message: tracked.apply(&original), tracked: Some(tracked) })
+                    Ok(Copy { message: tracked.apply(&original), tracked: Some(tracked) })
+                }
+                // Less is allowed for this recipient than for others, or more: theirs are asked by themselves.
+                Decision::Track(tracked) if tracked.ruled => {
+                    Err(Missing::Untracked(tracked.report.outcome.reason().map_or("", Reason::as_str)))
                 }
                 // This recipient may not be followed, others may.
-                Decision::Pass(Pass::NoConsent, _) => {
-                    Some(Copy { message: original.to_vec(), tracked: None })
-                }
-                _ => None,
+                Decision::Pass(Pass::NoConsent, _) => Ok(Copy { message: original.to_vec(), tracked: None }),
+                _ => Err(Missing::Pointless),
             }
         };
         self.off_the_runtime(bytes, work).await

@@ -25,6 +25,17 @@ pub enum Outcome {
     LeftAlone(Reason),
 }
 
+impl Outcome {
+    /// Why nothing is patched; `None` where something is.
+    #[must_use]
+    pub const fn reason(self) -> Option<Reason> {
+        match self {
+            Self::Rewritten => None,
+            Self::Unchanged(reason) | Self::LeftAlone(reason) => Some(reason),
+        }
+    }
+}
+
 /// What became of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartWhat {
