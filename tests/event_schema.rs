@@ -32,6 +32,7 @@ fn full(kind: Kind) -> Event {
         machine: Some(Machine::Probable),
         machine_rule: Some("scanner".into()),
         late: Some(false),
+        unique: Some(true),
         ga_client_id: Some("1.2".into()),
         ga_session_id: Some("1700000000".into()),
     };

@@ -77,6 +77,9 @@ pub struct Data {
     /// Open and click: whether the link was older than the site counts as fresh.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub late: Option<bool>,
+    /// Open and click: whether it is the first of its recipient (and link) within the tracker's window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unique: Option<bool>,
     /// Open and click: the GA4 client id of the visitor's own `_ga` cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ga_client_id: Option<String>,

@@ -2,7 +2,7 @@
 //!
 //! - Layer: edge
 //! - Takes: events.
-//! - Gives: `Publish`, by which roles hand events over, and the sources that the relay takes them from.
+//! - Gives: `Publish` and `Hold`, by which roles hand events over, and the sources that the relay takes them from.
 //! - On failure: an event that was not taken is an error for the caller; one that was taken is durable.
 //! - See: `docs/architecture.md`, "The event path".
 
@@ -23,8 +23,10 @@ pub use sqlite::StoreError;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::event::Event;
+use crate::identity::Timestamp;
 
 /// Takes events for good.
 pub trait Publish: Send + Sync + std::fmt::Debug {
@@ -40,6 +42,60 @@ pub trait Publish: Send + Sync + std::fmt::Debug {
 
 /// What roles publish with.
 pub type Publisher = Arc<dyn Publish>;
+
+/// Takes events for good, of which more may become known before they are sent.
+pub trait Hold: Send + Sync + std::fmt::Debug {
+    /// Returns once all these are on disk (or were there already, by the ids of their events).
+    ///
+    /// # Errors
+    /// `PublishError`: none, or not all, of them may be kept. Publishing them again is safe.
+    fn publish_all<'a>(
+        &'a self,
+        publications: &'a [Publication],
+    ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + 'a>>;
+
+    /// Puts these in the place of the events with the same ids, as far as these are still held: says of each whether it
+    /// was. Whether an event is `unique` stays as it was stored.
+    ///
+    /// # Errors
+    /// `PublishError`: nothing was changed.
+    fn amend<'a>(
+        &'a self,
+        events: &'a [Event],
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<bool>, PublishError>> + Send + 'a>>;
+}
+
+/// What the tracker publishes with.
+pub type Holder = Arc<dyn Hold>;
+
+/// An event, and how it is to be published.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Publication {
+    /// The event.
+    pub event: Event,
+    /// It is on disk at once, but nobody may send it before this time: until then it can be amended.
+    pub held_until: Option<Timestamp>,
+    /// What it may be the first of: `data.unique` of the stored event says if it is.
+    pub first: Option<First>,
+}
+
+impl From<Event> for Publication {
+    fn from(event: Event) -> Self {
+        Self { event, held_until: None, first: None }
+    }
+}
+
+/// The first event with a key is unique, until its window has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct First {
+    /// What the event has in common with its repetitions.
+    pub key: FirstKey,
+    /// For how long those with the same key are repetitions.
+    pub within: Duration,
+}
+
+/// A hash of what an event has in common with its repetitions.
+pub type FirstKey = [u8; 16];
 
 /// Why events were not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -41,7 +41,7 @@ use tokio::net::TcpListener;
 
 use crate::consent::Consents;
 use crate::keys::Keys;
-use crate::queue::Publisher;
+use crate::queue::Holder;
 use crate::service::{Lifecycle, files};
 use happenings::{RulesLoaded, RulesRejected};
 use record::Recorder;
@@ -57,7 +57,7 @@ pub struct Deps {
     /// What tokens are verified with; whoever made it refreshes it.
     pub keys: Keys,
     /// Where events go.
-    pub publisher: Publisher,
+    pub publisher: Holder,
     /// Who may be followed.
     pub consents: Arc<dyn Consents>,
     /// The name of this host in events.

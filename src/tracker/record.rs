@@ -1,7 +1,7 @@
 //! Events on their way to the spool, without letting an answer wait for it.
 //!
 //! - Layer: edge
-//! - Takes: events, one by one.
+//! - Takes: publications, one by one.
 //! - Gives: them to the publisher in batches; tells each caller when its event is stored.
 //! - On failure: tries again for as long as the queue has room; beyond it, and at the end of a stop, events are lost
 //!   and counted.
@@ -17,8 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::happenings::{Lost, PublishFailed, Recorded, Unconfirmed, Waiting};
-use crate::event::Event;
-use crate::queue::{PublishError, Publisher};
+use crate::queue::{Holder, Publication, PublishError};
 
 const BATCH_EVENTS: usize = 256;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -28,7 +27,7 @@ const LOG_EVERY_MS: u64 = 1_000;
 
 /// An event, and who waits for it.
 struct Job {
-    event: Event,
+    publication: Publication,
     stored: oneshot::Sender<()>,
 }
 
@@ -54,7 +53,7 @@ struct Counts {
 
 impl Recorder {
     /// Begins to publish; hand the task to `finish` at the end.
-    pub(super) fn start(publisher: Publisher, queue_events: usize, wait: Duration) -> (Self, JoinHandle<()>) {
+    pub(super) fn start(publisher: Holder, queue_events: usize, wait: Duration) -> (Self, JoinHandle<()>) {
         let (queue, jobs) = mpsc::channel(queue_events.max(1));
         let closing = CancellationToken::new();
         let counts = Arc::new(Counts {
@@ -68,12 +67,12 @@ impl Recorder {
     }
 
     /// Takes an event; returns when it is stored, or after the configured wait while storing goes on.
-    pub(super) async fn record(&self, event: Event) {
-        Recorded { event: &event }.emit();
+    pub(super) async fn record(&self, publication: Publication) {
+        Recorded { event: &publication.event }.emit();
         let (stored, is_stored) = oneshot::channel();
         // Counted before it is sent: the worker may have it stored before this line's end.
         self.counts.waiting.fetch_add(1, Ordering::Relaxed);
-        if self.queue.try_send(Job { event, stored }).is_err() {
+        if self.queue.try_send(Job { publication, stored }).is_err() {
             self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
             self.counts.lost(1, if self.closing.is_cancelled() { "stopping" } else { "queue-full" });
             return;
@@ -101,7 +100,7 @@ impl Recorder {
 
 async fn work(
     mut queue: mpsc::Receiver<Job>,
-    publisher: Publisher,
+    publisher: Holder,
     closing: CancellationToken,
     counts: Arc<Counts>,
 ) {
@@ -118,30 +117,30 @@ async fn work(
             return;
         }
         Waiting { events: counts.waiting.load(Ordering::Relaxed) }.emit();
-        let stored = store(&publisher, &jobs).await;
-        counts.waiting.fetch_sub(jobs.len() as u64, Ordering::Relaxed);
+        let (publications, waiting): (Vec<_>, Vec<_>) =
+            jobs.drain(..).map(|job| (job.publication, job.stored)).unzip();
+        let stored = store(&publisher, &publications).await;
+        counts.waiting.fetch_sub(publications.len() as u64, Ordering::Relaxed);
         if stored {
-            for job in jobs.drain(..) {
+            for stored in waiting {
                 // Nobody may be waiting any more.
-                let _ = job.stored.send(());
+                let _ = stored.send(());
             }
         } else {
-            counts.lost(jobs.len() as u64, "spool-closed");
-            jobs.clear();
+            counts.lost(publications.len() as u64, "spool-closed");
         }
         Waiting { events: counts.waiting.load(Ordering::Relaxed) }.emit();
     }
 }
 
 /// Publishes until it works; `false` when it never will.
-async fn store(publisher: &Publisher, jobs: &[Job]) -> bool {
+async fn store(publisher: &Holder, publications: &[Publication]) -> bool {
     let mut pause = FIRST_PAUSE;
     loop {
-        let events = jobs.iter().map(|job| job.event.clone()).collect();
-        match publisher.publish(events).await {
+        match publisher.publish_all(publications).await {
             Ok(()) => return true,
             Err(PublishError::Closed) => return false,
-            Err(error) => PublishFailed { error: &error, events: jobs.len() }.emit(),
+            Err(error) => PublishFailed { error: &error, events: publications.len() }.emit(),
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

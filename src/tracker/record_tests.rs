@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
-use crate::event::{Data, EventId, Kind};
+use crate::event::{Data, Event, EventId, Kind};
 use crate::identity::{MessageId, Timestamp};
 
 /// A spool that stalls, fails some times, or works.
@@ -19,11 +19,11 @@ struct Spool {
     kept: Mutex<BTreeSet<EventId>>,
 }
 
-impl crate::queue::Publish for Spool {
-    fn publish(
-        &self,
-        events: Vec<Event>,
-    ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + '_>> {
+impl crate::queue::Hold for Spool {
+    fn publish_all<'a>(
+        &'a self,
+        publications: &'a [Publication],
+    ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + 'a>> {
         Box::pin(async move {
             if self.stalls {
                 std::future::pending::<()>().await;
@@ -35,25 +35,33 @@ impl crate::queue::Publish for Spool {
             {
                 return Err(PublishError::Full);
             }
-            self.kept.lock().unwrap().extend(events.iter().map(|event| event.id));
+            self.kept.lock().unwrap().extend(publications.iter().map(|publication| publication.event.id));
             Ok(())
         })
     }
+
+    fn amend<'a>(
+        &'a self,
+        events: &'a [Event],
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<bool>, PublishError>> + Send + 'a>> {
+        Box::pin(async move { Ok(vec![false; events.len()]) })
+    }
 }
 
-fn event(number: u32) -> Event {
-    Event {
+fn event(number: u32) -> Publication {
+    let event = Event {
         id: EventId::of("test").part(number.to_be_bytes()).finish(),
         source: "test".into(),
         kind: Kind::Opened,
         time: Timestamp::default(),
         message: MessageId::new(Timestamp::default(), number),
         data: Data::default(),
-    }
+    };
+    event.into()
 }
 
 fn start(spool: &Arc<Spool>, queue_events: usize) -> (Recorder, JoinHandle<()>) {
-    let publisher: Publisher = Arc::clone(spool) as Publisher;
+    let publisher: Holder = Arc::clone(spool) as Holder;
     Recorder::start(publisher, queue_events, Duration::from_millis(250))
 }
 

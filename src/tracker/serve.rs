@@ -227,7 +227,7 @@ async fn answer(
         Anonymised { reason: reason.as_str() }.emit();
     }
     if let Some(event) = event {
-        state.recorder.record(event).await;
+        state.recorder.record(event.into()).await;
     }
     Answered { kind: answer.as_str(), took: began.elapsed() }.emit();
     watch.set(Doing::Idle);

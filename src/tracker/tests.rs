@@ -27,7 +27,7 @@ use crate::identity::{MessageId, Pseudonym, Timestamp};
 use crate::keys::Keys;
 use crate::keys::ring::Keyring;
 use crate::keys::token::{Click, Open, Token, sign};
-use crate::queue::{Publish, PublishError};
+use crate::queue::{Hold, Publication, PublishError};
 use crate::service::{Lifecycle, clock};
 
 const BROWSER: &str =
@@ -40,17 +40,32 @@ struct Spool {
     stalls: AtomicBool,
 }
 
-impl Publish for Spool {
-    fn publish(
-        &self,
-        events: Vec<Event>,
-    ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + '_>> {
+impl Hold for Spool {
+    fn publish_all<'a>(
+        &'a self,
+        publications: &'a [Publication],
+    ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + 'a>> {
         Box::pin(async move {
             while self.stalls.load(Ordering::Relaxed) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
+            let events = publications.iter().map(|publication| publication.event.clone());
             self.events.lock().unwrap().extend(events);
             Ok(())
+        })
+    }
+
+    fn amend<'a>(
+        &'a self,
+        events: &'a [Event],
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<bool>, PublishError>> + Send + 'a>> {
+        Box::pin(async move {
+            let mut stored = self.events.lock().unwrap();
+            let amend = |event: &Event| {
+                let held = stored.iter_mut().find(|held| held.id == event.id);
+                held.map(|held| *held = event.clone()).is_some()
+            };
+            Ok(events.iter().map(amend).collect())
         })
     }
 }

@@ -9,6 +9,7 @@
 
 mod admin;
 mod filter;
+mod first;
 mod schema;
 mod store;
 mod writer;
@@ -26,7 +27,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::group::{Gather, Group};
 use super::sqlite::{self, StoreError};
-use super::{Publish, PublishError};
+use super::{Hold, Publication, Publish, PublishError};
 use crate::event::Event;
 use crate::identity::Timestamp;
 use crate::service::clock;
@@ -264,18 +265,36 @@ impl Publish for Spool {
         &self,
         events: Vec<Event>,
     ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + '_>> {
-        let rows: Vec<_> =
-            events.iter().map(|event| NewRow { id: event.id, body: event.to_json() }).collect();
+        Box::pin(self.0.publish(events.iter().map(NewRow::from).collect()))
+    }
+}
+
+impl Hold for Spool {
+    fn publish_all<'a>(
+        &'a self,
+        publications: &'a [Publication],
+    ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + 'a>> {
+        Box::pin(self.0.publish(publications.iter().map(NewRow::from).collect()))
+    }
+
+    fn amend<'a>(
+        &'a self,
+        events: &'a [Event],
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<bool>, PublishError>> + Send + 'a>> {
+        let events = events.to_vec();
         Box::pin(async move {
-            if rows.is_empty() {
-                return Ok(());
-            }
-            self.0
-                .writer
-                .ask(|answer| Command::Publish { rows, answer })
-                .await
-                .map_err(|_| PublishError::Closed)?
+            let ask = self.0.writer.ask(|answer| Command::Amend { events, answer });
+            ask.await.map_err(|_| PublishError::Closed)?
         })
+    }
+}
+
+impl Inner {
+    async fn publish(&self, rows: Vec<NewRow>) -> Result<(), PublishError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.writer.ask(|answer| Command::Publish { rows, answer }).await.map_err(|_| PublishError::Closed)?
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) const UNCERTAIN: i64 = 3;
 pub(super) const ROW_BYTES: u64 = 110;
 
 /// The steps.
-pub(super) const MIGRATIONS: &[&str] = &[EVENTS, seen::TABLE];
+pub(super) const MIGRATIONS: &[&str] = &[EVENTS, seen::TABLE, FIRSTS];
 
 const EVENTS: &str = "
 CREATE TABLE event (
@@ -44,5 +44,18 @@ CREATE TRIGGER event_added AFTER INSERT ON event BEGIN
 END;
 CREATE TRIGGER event_gone AFTER DELETE ON event BEGIN
     UPDATE tally SET rows = rows - 1, bytes = bytes - octet_length(OLD.body);
+END;
+";
+
+const FIRSTS: &str = "
+-- Which events were the first of their kind, so that later ones are known as repetitions.
+CREATE TABLE first (
+    key BLOB PRIMARY KEY,     -- 16 bytes
+    until_ms INTEGER NOT NULL -- the end of the window
+) STRICT, WITHOUT ROWID;
+CREATE INDEX first_until ON first (until_ms);
+
+CREATE TRIGGER event_amended AFTER UPDATE OF body ON event BEGIN
+    UPDATE tally SET bytes = bytes + octet_length(NEW.body) - octet_length(OLD.body);
 END;
 ";

@@ -8,10 +8,12 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::first::{self, NewFirst};
 use super::schema::{CLAIMED, DEAD, PENDING, ROW_BYTES, UNCERTAIN};
 use super::{Outcome, Seq, TooOld};
-use crate::event::EventId;
+use crate::event::{Event, EventId};
 use crate::identity::Timestamp;
+use crate::queue::Publication;
 use crate::queue::seen::{self, Days};
 
 /// How much of a reason is kept.
@@ -27,6 +29,25 @@ pub(super) const EXPIRE_ROWS: usize = 1_000;
 pub(super) struct NewRow {
     pub(super) id: EventId,
     pub(super) body: String,
+    pub(super) held_until: Option<Timestamp>,
+    pub(super) first: Option<NewFirst>,
+}
+
+impl From<&Event> for NewRow {
+    fn from(event: &Event) -> Self {
+        Self { id: event.id, body: event.to_json(), held_until: None, first: None }
+    }
+}
+
+impl From<&Publication> for NewRow {
+    fn from(publication: &Publication) -> Self {
+        let Publication { event, held_until, first } = publication;
+        let (body, first) = match first {
+            Some(first) => first::bodies(event, *first),
+            None => (event.to_json(), None),
+        };
+        Self { id: event.id, body, held_until: *held_until, first }
+    }
 }
 
 /// An event as it comes out of the spool.
@@ -95,10 +116,33 @@ pub(super) fn publish(
     if !room.take(&row.body) {
         return Ok(false);
     }
+    let body = match &row.first {
+        Some(first) if first::take(connection, first, now)? => &first.body,
+        _ => &row.body,
+    };
+    let at = row.held_until.map_or(now, |until| until.max(now));
     connection
-        .prepare_cached("INSERT INTO event (id, state, at_ms, added_ms, body) VALUES (?1, ?2, ?3, ?3, ?4)")?
-        .execute(params![row.id.as_bytes(), PENDING, millis(now), row.body])?;
+        .prepare_cached("INSERT INTO event (id, state, at_ms, added_ms, body) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![row.id.as_bytes(), PENDING, millis(at), millis(now), body])?;
     seen::insert(connection, row.id, days)?;
+    Ok(true)
+}
+
+/// Puts the event in the place of the one with its id, while that is still held; `false` if it isn't.
+pub(super) fn amend(connection: &Connection, event: &Event, now: Timestamp) -> rusqlite::Result<bool> {
+    let held: Option<(i64, String)> = connection
+        .prepare_cached(
+            "SELECT seq, body FROM event WHERE id = ?1 AND state = ?2 AND attempts = 0 AND at_ms > ?3",
+        )?
+        .query_row(params![event.id.as_bytes(), PENDING, millis(now)], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((seq, body)) = held else { return Ok(false) };
+    let Ok(stored) = Event::from_json(body.as_bytes()) else { return Ok(false) };
+    let mut event = event.clone();
+    event.data.unique = stored.data.unique;
+    connection
+        .prepare_cached("UPDATE event SET body = ?1 WHERE seq = ?2")?
+        .execute(params![event.to_json(), seq])?;
     Ok(true)
 }
 

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::EventId;
+use crate::queue::First;
 use crate::queue::testing::event;
 
 const LEASE: Duration = Duration::from_secs(60);
@@ -68,6 +69,86 @@ async fn a_full_spool_refuses_what_is_new_and_takes_it_when_there_is_room() {
     assert_eq!(spool.publish(vec![event(16)]).await, Err(PublishError::Full));
 }
 
+#[tokio::test]
+async fn what_is_held_is_amended_until_it_is_due_and_claimed_only_then() {
+    let directory = tempfile::tempdir().unwrap();
+    let now = Arc::new(Mutex::new(Timestamp::from_secs(1_795_453_000)));
+    let pass = |secs| {
+        let mut now = now.lock().unwrap();
+        *now = now.plus(Duration::from_secs(secs));
+        *now
+    };
+    let spool = open_at(directory.path(), &now);
+    let held = Publication { held_until: Some(pass(0).plus(LEASE)), ..event(1).into() };
+    spool.publish_all(&[held.clone(), event(2).into()]).await.unwrap();
+    let amended = |campaign: &str| {
+        let mut event = event(1);
+        event.data.campaign = Some(campaign.parse().unwrap());
+        event
+    };
+    let longer = amended("much-longer-than-it-was-before");
+    assert_eq!(spool.amend(&[longer.clone(), event(2), event(3)]).await, Ok(vec![true, false, false]));
+    let bytes = [&longer, &event(2)].map(|event| event.to_json().len() as u64 + schema::ROW_BYTES);
+    assert_eq!(status(directory.path()).bytes, bytes.iter().sum::<u64>(), "the tally knows the new length");
+    let first = spool.claim(10, LEASE, pass(59)).await.unwrap();
+    assert_eq!(first.iter().map(|claim| &claim.event).collect::<Vec<_>>(), [&event(2)]);
+
+    drop(spool);
+    let spool = open_at(directory.path(), &now);
+    spool.publish_all(&[held]).await.unwrap();
+    assert_eq!(spool.amend(&[amended("late")]).await, Ok(vec![true]), "it is on disk");
+    let now = pass(1);
+    assert_eq!(spool.amend(&[amended("too-late")]).await, Ok(vec![false]), "it is due");
+    let claimed = spool.claim(10, LEASE, now).await.unwrap();
+    assert_eq!((&claimed[0].event, claimed.len()), (&amended("late"), 1));
+    let retry = Outcome::Retry { not_before: now.plus(LEASE), reason: "busy".into() };
+    spool.settle(vec![(claimed[0].seq, retry)]).await.unwrap();
+    assert_eq!(spool.amend(&[amended("tried")]).await, Ok(vec![false]), "it may have been seen");
+}
+
+#[tokio::test]
+async fn the_first_with_a_key_is_unique_within_its_window() {
+    let directory = tempfile::tempdir().unwrap();
+    let now = Arc::new(Mutex::new(Timestamp::from_secs(1_795_453_000)));
+    let spool = Spool::start(
+        Settings { max_rows: 4, ..settings(directory.path()) },
+        Arc::new({
+            let now = now.clone();
+            move || *now.lock().unwrap()
+        }),
+        sqlite::open(&settings(directory.path()).path(), 0o600, schema::MIGRATIONS).unwrap(),
+    )
+    .unwrap();
+    let until = now.lock().unwrap().plus(LEASE);
+    let of = |number, key| {
+        let first = First { key: [key; 16], within: 2 * LEASE };
+        Publication { held_until: Some(until), first: Some(first), ..event(number).into() }
+    };
+    spool.publish_all(&[of(1, 1), of(2, 1), of(3, 2)]).await.unwrap();
+    // Again, as after an error: what is stored stays what it was.
+    spool.publish_all(&[of(1, 1), of(2, 1)]).await.unwrap();
+    spool.amend(&[event(1), event(2)]).await.unwrap();
+    *now.lock().unwrap() = until.plus(LEASE).minus(Duration::from_millis(1));
+    spool.publish_all(&[of(4, 1)]).await.unwrap();
+    assert_eq!(spool.publish_all(&[of(5, 3)]).await, Err(PublishError::Full));
+    let mut unique = Vec::new();
+    let mut drain = async || {
+        let time = *now.lock().unwrap();
+        let claimed = spool.claim(10, LEASE, time).await.unwrap();
+        unique.extend(claimed.iter().map(|claim| claim.event.data.unique.unwrap()));
+        spool.done(&seqs(&claimed)).await.unwrap();
+    };
+    drain().await;
+    {
+        let mut now = now.lock().unwrap();
+        *now = now.plus(Duration::from_millis(1));
+    }
+    // The window of key 1 is over; key 3 is still new, since its event was not taken.
+    spool.publish_all(&[of(6, 1), of(5, 3)]).await.unwrap();
+    drain().await;
+    assert_eq!(unique, [true, false, true, false, true, true]);
+}
+
 #[test]
 fn what_nobody_took_in_time_becomes_a_dead_letter_or_is_dropped() {
     const HOUR: Duration = Duration::from_secs(3_600);
@@ -81,7 +162,7 @@ fn what_nobody_took_in_time_becomes_a_dead_letter_or_is_dropped() {
             let transaction = connection.transaction().unwrap();
             let mut room = store::Room::look(&transaction, 10_000, u64::MAX).unwrap();
             for event in numbers.map(event) {
-                let row = NewRow { id: event.id, body: event.to_json() };
+                let row = NewRow::from(&event);
                 assert!(store::publish(&transaction, &row, &mut room, now, days(now)).unwrap());
             }
             transaction.commit().unwrap();
@@ -300,6 +381,8 @@ async fn what_was_acknowledged_survives_kills_of_two_processes_that_share_it() {
 #[derive(Debug, Clone)]
 enum Step {
     Publish(Vec<u64>),
+    Hold { numbers: Vec<u64>, secs: u64 },
+    Amend { number: u64, links: u32 },
     Claim { max: usize, lease_s: u64 },
     Settle { nth: usize, how: u8 },
     Extend { nth: usize },
@@ -311,6 +394,9 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => prop::collection::vec(0_u64..40, 1..6).prop_map(Step::Publish),
+        2 => (prop::collection::vec(0_u64..40, 1..6), 0_u64..20)
+            .prop_map(|(numbers, secs)| Step::Hold { numbers, secs }),
+        2 => (0_u64..40, 0_u32..9).prop_map(|(number, links)| Step::Amend { number, links }),
         4 => (0_usize..6, 1_u64..30).prop_map(|(max, lease_s)| Step::Claim { max, lease_s }),
         6 => (0_usize..8, 0_u8..5).prop_map(|(nth, how)| Step::Settle { nth, how }),
         1 => (0_usize..8).prop_map(|nth| Step::Extend { nth }),
@@ -335,17 +421,26 @@ struct Row {
     at: Timestamp,
     added: Timestamp,
     attempts: u32,
+    links: Option<u32>,
 }
 
 impl Model {
-    fn publish(&mut self, numbers: &[u64], now: Timestamp) {
+    fn publish(&mut self, numbers: &[u64], now: Timestamp, at: Timestamp) {
         for number in numbers {
             if self.seen.insert(*number, ()).is_none() {
                 self.next += 1;
-                let row = Row { number: *number, state: State::Pending, at: now, added: now, attempts: 0 };
+                let (number, state) = (*number, State::Pending);
+                let row = Row { number, state, at, added: now, attempts: 0, links: None };
                 self.rows.insert(self.next, row);
             }
         }
+    }
+
+    fn amend(&mut self, number: u64, links: u32, now: Timestamp) -> bool {
+        let held = self.rows.values_mut().find(|row| {
+            row.number == number && row.state == State::Pending && row.attempts == 0 && row.at > now
+        });
+        held.map(|row| row.links = Some(links)).is_some()
     }
 
     fn claim(&mut self, max: usize, now: Timestamp, lease_end: Timestamp) -> Vec<(i64, EventId, u32)> {
@@ -424,7 +519,18 @@ async fn compare(steps: Vec<Step>) {
         match step {
             Step::Publish(numbers) => {
                 spool.publish(numbers.iter().copied().map(event).collect()).await.unwrap();
-                model.publish(&numbers, time);
+                model.publish(&numbers, time, time);
+            }
+            Step::Hold { numbers, secs } => {
+                let until = time.plus(Duration::from_secs(secs));
+                let hold = |number| Publication { held_until: Some(until), ..event(number).into() };
+                spool.publish_all(&numbers.iter().copied().map(hold).collect::<Vec<_>>()).await.unwrap();
+                model.publish(&numbers, time, until);
+            }
+            Step::Amend { number, links } => {
+                let mut event = event(number);
+                event.data.links = Some(links);
+                assert_eq!(spool.amend(&[event]).await.unwrap(), [model.amend(number, links, time)]);
             }
             Step::Claim { max, lease_s } => {
                 let lease = Duration::from_secs(lease_s);
@@ -460,14 +566,16 @@ async fn compare(steps: Vec<Step>) {
     let stored: BTreeMap<_, _> = stored
         .into_iter()
         .map(|row| {
-            let id = Event::from_json(row.body.as_bytes()).unwrap().id;
-            (row.seq.0, (id, row.state, row.at, row.added, row.attempts))
+            let event = Event::from_json(row.body.as_bytes()).unwrap();
+            (row.seq.0, ((event.id, event.data.links), row.state, row.at, row.added, row.attempts))
         })
         .collect();
     let expected: BTreeMap<_, _> = model
         .rows
         .into_iter()
-        .map(|(seq, row)| (seq, (event(row.number).id, row.state, row.at, row.added, row.attempts)))
+        .map(|(seq, row)| {
+            (seq, ((event(row.number).id, row.links), row.state, row.at, row.added, row.attempts))
+        })
         .collect();
     assert_eq!(stored, expected);
 }

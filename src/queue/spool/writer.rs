@@ -12,9 +12,11 @@ use std::sync::Arc;
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{oneshot, watch};
 
+use super::first;
 use super::schema::MIGRATIONS;
 use super::store::{self, ClaimedRow, NewRow, Room};
 use super::{Outcome, Seq, Settings, Sync, TooOld};
+use crate::event::Event;
 use crate::identity::Timestamp;
 use crate::queue::PublishError;
 use crate::queue::group::Work;
@@ -34,6 +36,10 @@ pub(super) enum Command {
     Publish {
         rows: Vec<NewRow>,
         answer: oneshot::Sender<Result<(), PublishError>>,
+    },
+    Amend {
+        events: Vec<Event>,
+        answer: oneshot::Sender<Result<Vec<bool>, PublishError>>,
     },
     Claim {
         max: usize,
@@ -59,7 +65,7 @@ impl Command {
     /// Whether the answer promises that a power cut can't undo it.
     fn must_last(&self) -> bool {
         match self {
-            Self::Publish { .. } => true,
+            Self::Publish { .. } | Self::Amend { .. } => true,
             Self::Claim { .. } | Self::Extend { .. } => false,
             Self::Settle { outcomes, .. } => outcomes
                 .iter()
@@ -70,8 +76,8 @@ impl Command {
     /// Whether something may be claimable after it. A claim makes none, or whoever waits would wake itself.
     fn makes_news(&self) -> bool {
         match self {
-            Self::Publish { .. } => true,
-            Self::Claim { .. } | Self::Extend { .. } => false,
+            Self::Publish { rows, .. } => rows.iter().any(|row| row.held_until.is_none()),
+            Self::Amend { .. } | Self::Claim { .. } | Self::Extend { .. } => false,
             Self::Settle { outcomes, .. } => outcomes
                 .iter()
                 .any(|(_, outcome)| matches!(outcome, Outcome::Retry { .. } | Outcome::Released)),
@@ -82,6 +88,7 @@ impl Command {
         // Whoever asked may have gone; then nobody needs the answer.
         match self {
             Self::Publish { answer, .. } => drop(answer.send(Err(PublishError::Storage(error.to_string())))),
+            Self::Amend { answer, .. } => drop(answer.send(Err(PublishError::Storage(error.to_string())))),
             Self::Claim { answer, .. } => drop(answer.send(Err(error.clone()))),
             Self::Settle { answer, .. } | Self::Extend { answer, .. } => {
                 drop(answer.send(Err(error.clone())))
@@ -102,6 +109,7 @@ pub(super) struct Writer {
 /// What one command came to, held back until the commit.
 enum Reply {
     Published(Result<(), PublishError>),
+    Amended(Vec<bool>),
     Claimed(Vec<ClaimedRow>),
     Done,
 }
@@ -112,6 +120,7 @@ impl Work for Writer {
     fn weight(command: &Command) -> usize {
         match command {
             Command::Publish { rows, .. } => rows.len(),
+            Command::Amend { events, .. } => events.len(),
             Command::Claim { max, .. } => *max,
             Command::Settle { outcomes, .. } => outcomes.len(),
             Command::Extend { seqs, .. } => seqs.len(),
@@ -182,9 +191,10 @@ impl Writer {
 
     /// Prunes old ids and gives free pages back, a little at a time; `true` if there may be more to do.
     fn tidy(&mut self) -> Result<bool, StoreError> {
-        let days = Days::new((self.clock)(), self.settings.dedupe);
+        let now = (self.clock)();
+        let days = Days::new(now, self.settings.dedupe);
         self.with_connection(false, |connection| {
-            let more = seen::prune(connection, days)?;
+            let more = seen::prune(connection, days)? | first::prune(connection, now)?;
             let free: i64 = connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
             // Some free pages stay, for the next burst.
             if free > 4 * VACUUM_PAGES {
@@ -256,6 +266,10 @@ fn apply(
             }
             Ok(Reply::Published(Ok(())))
         }
+        Command::Amend { events, .. } => {
+            let amended = events.iter().map(|event| store::amend(connection, event, now));
+            amended.collect::<rusqlite::Result<_>>().map(Reply::Amended)
+        }
         Command::Claim { max, now, lease_end, .. } => {
             store::claim(connection, *max, *now, *lease_end).map(Reply::Claimed)
         }
@@ -277,6 +291,7 @@ fn apply(
 fn answer(command: Command, reply: Reply) {
     match (command, reply) {
         (Command::Publish { answer, .. }, Reply::Published(result)) => drop(answer.send(result)),
+        (Command::Amend { answer, .. }, Reply::Amended(amended)) => drop(answer.send(Ok(amended))),
         (Command::Claim { answer, .. }, Reply::Claimed(rows)) => drop(answer.send(Ok(rows))),
         (Command::Settle { answer, .. } | Command::Extend { answer, .. }, _) => drop(answer.send(Ok(()))),
         // Not possible: `apply` answers each command in kind.
