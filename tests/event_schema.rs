@@ -31,6 +31,10 @@ fn full(kind: Kind) -> Event {
         link_path: Some("/shop".into()),
         machine: Some(Machine::Probable),
         machine_rule: Some("scanner".into()),
+        network: Some("exchange-online-protection".into()),
+        agent: Some("firefox".into()),
+        upgrade: Some(true),
+        implied: Some(true),
         late: Some(false),
         unique: Some(true),
         ga_client_id: Some("1.2".into()),
@@ -95,6 +99,9 @@ fn the_schema_refuses_what_it_should() {
         ("/data/sender_domain", Value::from("ann@example.net")),
         ("/data/recipient", Value::from("ann@example.net")),
         ("/data/dsn", Value::from("9.9.9")),
+        ("/data/network", Value::from("2001:db8::1")),
+        ("/data/network", Value::from("192.0.2.0/24")),
+        ("/data/agent", Value::from("Mozilla/5.0 (X11; Linux x86_64)")),
     ] {
         let mut event = good.clone();
         *event.pointer_mut(pointer).unwrap() = bad;

@@ -406,6 +406,14 @@ table! {
         /// See `docs/ga4.md`.
         machine_rule: String = text("machine_rule"),
         /// See `docs/ga4.md`.
+        network: String = text("network"),
+        /// See `docs/ga4.md`.
+        agent: String = text("agent"),
+        /// See `docs/ga4.md`.
+        upgrade: String = text("upgrade"),
+        /// See `docs/ga4.md`.
+        implied: String = text("implied"),
+        /// See `docs/ga4.md`.
         late: String = text("late"),
         /// See `docs/ga4.md`.
         session_id: String = text("session_id"),

@@ -74,6 +74,18 @@ pub struct Data {
     /// Open and click: the name of the rule that said so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine_rule: Option<String>,
+    /// Open and click: the name of the set of networks that the client is in, `other` for none; never its address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Open and click: the family of the client's user agent, `other` for none that is known; never its text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Open and click: a person did what only a machine had done before; it counts as the first of a person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<bool>,
+    /// Open: nobody loaded the pixel, but a followed link says that the message was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub implied: Option<bool>,
     /// Open and click: whether the link was older than the site counts as fresh.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub late: Option<bool>,

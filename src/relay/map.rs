@@ -34,7 +34,7 @@ pub struct Mapped<'a> {
 }
 
 /// The parameters that an event can have, by the names that they have unless a site gives them others.
-pub const PARAMS: [&str; 16] = [
+pub const PARAMS: [&str; 20] = [
     "event_id",
     "email_id",
     "campaign_id",
@@ -48,6 +48,10 @@ pub const PARAMS: [&str; 16] = [
     "delay_ms",
     "is_machine",
     "machine_rule",
+    "network",
+    "agent",
+    "upgrade",
+    "implied",
     "late",
     "session_id",
     "engagement_time_msec",
@@ -220,7 +224,12 @@ impl Mapping {
         put("delay_ms", data.delay_ms.map(Value::from));
         put("is_machine", data.machine.map(|machine| json!(machine.as_str())));
         put("machine_rule", text(&data.machine_rule));
-        put("late", data.late.filter(|late| *late).map(|_| json!("yes")));
+        let yes = |said: Option<bool>| said.filter(|said| *said).map(|_| json!("yes"));
+        put("network", text(&data.network));
+        put("agent", text(&data.agent));
+        put("upgrade", yes(data.upgrade));
+        put("implied", yes(data.implied));
+        put("late", yes(data.late));
         // A session is one of its own client; with another it would be a new one.
         put("session_id", visitor(event).and_then(|_| text(&data.ga_session_id)));
         put("engagement_time_msec", self.is_engaged(event).then(|| json!(1)));
@@ -374,6 +383,8 @@ mod tests {
         (data.dsn, data.class) = (Some("5.1.1".into()), Some(crate::event::BounceClass::Hard));
         (data.provider, data.attempt, data.delay_ms) = (Some("gmail".into()), Some(1), Some(1));
         (data.machine, data.machine_rule, data.late) = (Some(Machine::No), Some("r".into()), Some(true));
+        (data.network, data.agent) = (Some("other".into()), Some("firefox".into()));
+        (data.upgrade, data.implied) = (Some(true), Some(true));
         (data.ga_client_id, data.ga_session_id) = (Some("1.2".into()), Some("3".into()));
         event.kind = Kind::Clicked;
         let mapped = map(&event, ALL).unwrap();
