@@ -4,17 +4,18 @@
 //! - Takes: a request's user agent, address and headers.
 //! - Gives: the catalogue; the verdict on the request, and what every rule said.
 //! - On failure: exit code 78 for a rules file that can't be used.
-//! - See: `docs/tracker.md`, "Rules".
+//! - See: `docs/bots.md`.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::exit::{Exit, OrExit, Result};
-use super::print;
 use super::terminal::{CARE, DIM, GOOD, paint};
+use super::{bots_replay, print};
 use crate::config::{Config, units};
 use crate::event::Machine;
 use crate::identity::MessageId;
@@ -40,14 +41,15 @@ enum Command {
     #[command(after_help = "\
 Examples:
   mailtap bots test --user-agent 'Mozilla/5.0' --ip 192.0.2.1 --scope open
-  mailtap bots test --user-agent curl/8.0 --ip 192.0.2.1 --after 1s --header 'Purpose: prefetch'")]
+  mailtap bots test --user-agent curl/8.0 --ip 192.0.2.1 --after 1s --header 'Purpose: prefetch'
+  mailtap bots test --burst requests.jsonl")]
     Test {
         /// The User-Agent header; leave it out for a request without one.
         #[arg(long, value_name = "TEXT")]
         user_agent: Option<String>,
         /// The client's address.
-        #[arg(long, value_name = "ADDRESS")]
-        ip: IpAddr,
+        #[arg(long, value_name = "ADDRESS", required_unless_present = "burst")]
+        ip: Option<IpAddr>,
         /// A click or an open.
         #[arg(long, value_enum, default_value = "click")]
         scope: Kind,
@@ -57,6 +59,9 @@ Examples:
         /// A further header; may be repeated.
         #[arg(long = "header", value_name = "NAME: VALUE")]
         headers: Vec<String>,
+        /// Instead: requests and deliveries one after the other, one JSON object a line.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["user_agent", "ip", "after", "headers"])]
+        burst: Option<PathBuf>,
         /// As JSON, for scripts.
         #[arg(long)]
         json: bool,
@@ -71,10 +76,15 @@ enum Kind {
 
 impl Args {
     pub(super) fn run(self, load: impl FnOnce() -> Result<Config>) -> Result {
-        let Command::Test { user_agent, ip, scope, after, headers, json } = self.command else {
+        let Command::Test { user_agent, ip, scope, after, headers, burst, json } = self.command else {
             return print(CATALOGUE);
         };
         let rules = rules(&load()?)?;
+        if let Some(path) = burst {
+            return bots_replay::run(&path, &rules, json);
+        }
+        // Clap asks for it where there is no file.
+        let ip = ip.unwrap_or(IpAddr::from([0, 0, 0, 0]));
         let mut owned: Vec<(String, String)> =
             user_agent.map(|agent| ("user-agent".to_owned(), agent)).into_iter().collect();
         for header in &headers {
@@ -90,20 +100,23 @@ impl Args {
         };
         let now = clock::now();
         let message = after.map(|after| MessageId::new(now.minus(after), 0));
-        let evidence = Evidence::new(request, scope, message.as_ref(), now);
+        let evidence = Evidence::new(request, scope, message.as_ref(), now, &rules);
         let verdict = judge(&evidence, &rules);
         if json {
-            let object = json!({ "machine": verdict.machine.as_str(), "rule": verdict.rule });
+            let (network, agent) = (rules.network_of(ip), evidence.agent(&rules));
+            let object = json!({ "machine": verdict.machine, "rule": verdict.rule, "network": network, "agent": agent });
             return print(object.to_string() + "\n");
         }
         let style = if verdict.machine == Machine::No { GOOD } else { CARE };
         let rule = verdict.rule.map(|rule| format!(" ({rule})")).unwrap_or_default();
         print(format!("machine: {}{rule}\n", paint(style, verdict.machine.as_str())))?;
+        print(format!("network: {}\nagent: {}\n", rules.network_of(ip), evidence.agent(&rules)))?;
         for (rule, finding) in explain(&evidence, &rules) {
             let what = match finding {
                 Finding::Matches => paint(CARE, "matches"),
                 Finding::Off => paint(DIM, "switched off"),
                 Finding::OtherScope => paint(DIM, "not for this"),
+                Finding::Waits => paint(DIM, "if others show it: see --burst"),
                 Finding::Fails(condition) => paint(DIM, &format!("no: {condition}")),
             };
             print(format!("  {:<28} {what}\n", rule.name))?;

@@ -8,6 +8,7 @@
 mod amqp;
 mod assemble;
 mod bots;
+mod bots_replay;
 mod bounce;
 mod collector;
 mod config;

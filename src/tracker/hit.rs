@@ -6,6 +6,7 @@
 //! - On failure: nothing can fail; without a good signature nothing redirects, and a pixel is a pixel whatever its token.
 //! - See: `docs/tracker.md`.
 
+use std::hash::RandomState;
 use std::time::Duration;
 
 use super::answer::Answer;
@@ -16,7 +17,7 @@ use super::rules::{Rules, Scope};
 use super::settings::Site;
 use super::target::Target;
 use super::utm::{self, UtmParameter};
-use super::{cookies, pages};
+use super::{cookies, pages, watch};
 use crate::consent::{Consent, Consents, Purpose};
 use crate::event::{Data, Event, EventId, Kind};
 use crate::identity::{MessageId, Pseudonym, Timestamp};
@@ -192,13 +193,15 @@ struct Hit<'a> {
 
 impl Hit<'_> {
     fn event(self, request: &Request<'_>, world: &World<'_>) -> (Event, Option<Anonymous>) {
-        let evidence = Evidence::new(*request, self.scope, Some(&self.message), world.now);
+        let evidence = Evidence::new(*request, self.scope, Some(&self.message), world.now, world.rules);
         let verdict = machine::judge(&evidence, world.rules);
         let host = request.host();
         let mut data = Data {
             sender_domain: host.and_then(|host| world.site.sender_domains.get(&host).cloned()),
             machine: Some(verdict.machine),
             machine_rule: verdict.rule.map(str::to_owned),
+            network: Some(world.rules.network_of(request.client).to_owned()),
+            agent: Some(evidence.agent(world.rules).to_owned()),
             late: Some(world.now.since(self.message.time()) > world.site.late_after),
             ..Data::default()
         };
@@ -225,6 +228,30 @@ impl Hit<'_> {
             .finish();
         let source = world.source.to_owned();
         (Event { id, source, kind: self.kind, time: world.now, message, data }, anonymous)
+    }
+}
+
+/// What `watch` is told of a click or an open; the link is left to the caller.
+pub fn watched_hit(
+    evidence: &Evidence<'_>,
+    rules: &Rules,
+    hasher: &RandomState,
+    id: EventId,
+    message: MessageId,
+    recipient: Option<Pseudonym>,
+) -> watch::Hit {
+    let client = evidence.client();
+    watch::Hit {
+        id,
+        time: evidence.time(),
+        scope: evidence.scope(),
+        message,
+        recipient,
+        link: None,
+        network: watch::network_key(client, hasher),
+        client: watch::client_key(client, evidence.user_agent(), hasher),
+        machine: machine::judge(evidence, rules).machine,
+        waiting: machine::waiting(evidence, rules),
     }
 }
 

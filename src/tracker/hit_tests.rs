@@ -101,6 +101,8 @@ fn a_click_says_what_it_knows() {
         link_host: Some("shop.example".into()),
         link_path: Some("/a/b".into()),
         machine: Some(Machine::No),
+        network: Some("other".into()),
+        agent: Some("firefox".into()),
         late: Some(false),
         ga_client_id: Some("12.34".into()),
         ga_session_id: Some("56".into()),

@@ -2,17 +2,19 @@
 //!
 //! - Layer: decision
 //! - Takes: what is known of the request, and the rules.
-//! - Gives: no, probable or certain, with the name of the rule; or what every rule says, for explanations.
+//! - Gives: no, probable or certain, with the name of the rule; which rules wait for what `watch` sees; or what every
+//!   rule says, for explanations.
 //! - On failure: nothing can fail: what is missing matches no rule that asks for it.
 //! - Limits: the first 2,048 bytes of a user agent are looked at.
-//! - See: `docs/tracker.md`, "Rules"; the answer to a request never depends on the verdict.
+//! - See: `docs/bots.md`; the answer to a request never depends on the verdict.
 #![warn(clippy::indexing_slicing)]
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::request::{Method, Request};
-use super::rules::{Certainty, Condition, Rule, Rules, Scope, UserAgent, Word};
+use super::rules::{Certainty, Condition, Rule, Rules, Scope, Word};
+use super::words::{self, Found};
 use crate::event::Machine;
 use crate::identity::{MessageId, Timestamp};
 
@@ -44,6 +46,8 @@ pub enum Finding {
     OtherScope,
     /// This condition does not hold.
     Fails(&'static str),
+    /// All holds that one request can show; the rest is for `watch` to see.
+    Waits,
 }
 
 /// What is known of a request.
@@ -52,14 +56,21 @@ pub struct Evidence<'a> {
     request: Request<'a>,
     scope: Scope,
     user_agent: &'a [u8],
-    user_agent_lower: Vec<u8>,
+    found: Found,
+    now: Timestamp,
     since_sent: Option<Duration>,
 }
 
 impl<'a> Evidence<'a> {
     /// Gathers what the rules look at; `scope` is `Open` or `Click`, `message` tells when the mail was accepted.
     #[must_use]
-    pub fn new(request: Request<'a>, scope: Scope, message: Option<&MessageId>, now: Timestamp) -> Self {
+    pub fn new(
+        request: Request<'a>,
+        scope: Scope,
+        message: Option<&MessageId>,
+        now: Timestamp,
+        rules: &Rules,
+    ) -> Self {
         let user_agent = request.header("user-agent").unwrap_or_default().trim_ascii();
         let user_agent = user_agent.get(..user_agent.len().min(MAX_USER_AGENT_BYTES)).unwrap_or_default();
         let since_sent = message.map(MessageId::time).filter(|sent| sent.since(now) <= CLOCK_SKEW);
@@ -67,9 +78,36 @@ impl<'a> Evidence<'a> {
             request,
             scope,
             user_agent,
-            user_agent_lower: user_agent.to_ascii_lowercase(),
+            now,
+            found: rules.words.find(user_agent),
             since_sent: since_sent.map(|sent| now.since(sent)),
         }
+    }
+
+    /// The family of the user agent; `rules` are those that the evidence was gathered with.
+    #[must_use]
+    pub fn agent<'r>(&self, rules: &'r Rules) -> &'r str {
+        rules.agent_of(self.user_agent, &self.found)
+    }
+
+    /// When it was asked.
+    pub(super) const fn time(&self) -> Timestamp {
+        self.now
+    }
+
+    /// A click or an open.
+    pub(super) const fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// Who asked.
+    pub(super) const fn client(&self) -> IpAddr {
+        self.request.client
+    }
+
+    /// What the client calls itself.
+    pub(super) const fn user_agent(&self) -> &'a [u8] {
+        self.user_agent
     }
 }
 
@@ -95,6 +133,14 @@ pub fn judge<'r>(evidence: &Evidence<'_>, rules: &'r Rules) -> Verdict<'r> {
     }
 }
 
+/// The rules on what is seen over time whose other conditions hold: bit n is the n-th of them.
+#[must_use]
+pub fn waiting(evidence: &Evidence<'_>, rules: &Rules) -> u64 {
+    let waits = |rule: &Rule| examine(rule, evidence) == Finding::Waits;
+    let bits = rules.watched().enumerate().filter(|(_, (rule, _))| waits(rule));
+    bits.fold(0, |bits, (number, _)| bits | (1 << number))
+}
+
 /// What every rule says of a request, in the order of the file.
 #[must_use]
 pub fn explain<'r>(evidence: &Evidence<'_>, rules: &'r Rules) -> Vec<(&'r Rule, Finding)> {
@@ -105,7 +151,7 @@ fn examine(rule: &Rule, evidence: &Evidence<'_>) -> Finding {
     if !rule.enabled {
         return Finding::Off;
     }
-    if rule.scope != Scope::Both && rule.scope != evidence.scope {
+    if !rule.scope.covers(evidence.scope) {
         return Finding::OtherScope;
     }
     for condition in &rule.conditions {
@@ -119,13 +165,15 @@ fn examine(rule: &Rule, evidence: &Evidence<'_>) -> Finding {
             });
         }
     }
-    Finding::Matches
+    if rule.watched.is_some() { Finding::Waits } else { Finding::Matches }
 }
 
 fn holds(condition: &Condition, evidence: &Evidence<'_>) -> bool {
     let request = &evidence.request;
     match condition {
-        Condition::UserAgent(agents) => agents.iter().any(|agent| is_named(agent, evidence)),
+        Condition::UserAgent(agents) => {
+            agents.iter().any(|agent| agent.names(evidence.user_agent, &evidence.found))
+        }
         Condition::Network(networks) => {
             let client: IpAddr = request.client;
             networks.iter().any(|network| network.contains(&client))
@@ -140,27 +188,10 @@ fn holds(condition: &Condition, evidence: &Evidence<'_>) -> bool {
     }
 }
 
-fn is_named(agent: &UserAgent, evidence: &Evidence<'_>) -> bool {
-    match agent {
-        UserAgent::Missing => evidence.user_agent.is_empty(),
-        UserAgent::Exact(text) => evidence.user_agent == text.as_bytes(),
-        UserAgent::End(text) => evidence.user_agent.ends_with(text.as_bytes()),
-        UserAgent::Part(word) => word.0.find(&evidence.user_agent_lower).is_some(),
-        UserAgent::Word(word) => has_word(&evidence.user_agent_lower, word),
-    }
-}
-
 /// Whether a word stands in a text with no letter or digit touching it: "bot" is not in "Cubot".
 fn has_word(text: &[u8], word: &Word) -> bool {
-    let is_joined = |outer: Option<&u8>, inner: Option<&u8>| {
-        outer.is_some_and(u8::is_ascii_alphanumeric) && inner.is_some_and(u8::is_ascii_alphanumeric)
-    };
-    let needle = word.0.needle();
-    word.0.find_iter(text).any(|at| {
-        let (before, from) = text.split_at_checked(at).unwrap_or_default();
-        let after = from.get(needle.len()..).unwrap_or_default();
-        !is_joined(before.last(), needle.first()) && !is_joined(after.first(), needle.last())
-    })
+    let length = word.0.needle().len();
+    word.0.find_iter(text).any(|at| words::is_whole(text, at, at + length))
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ impl<'a> Case<'a> {
         let request = Request { method: self.method, path: "/", headers: &self.headers, client };
         let message = MessageId::new(Timestamp::from_millis(SENT), 7);
         let now = Timestamp::from_millis(SENT.checked_add_signed(self.after_ms).unwrap());
-        let verdict = judge(&Evidence::new(request, self.scope, Some(&message), now), &rules);
+        let verdict = judge(&Evidence::new(request, self.scope, Some(&message), now, &rules), &rules);
         (verdict.machine, verdict.rule.map(str::to_owned))
     }
 }
@@ -167,7 +167,7 @@ fn every_rule_explains_itself() {
     let headers: [(&str, &[u8]); 1] = [("user-agent", b"curl/8")];
     let client = "203.0.113.9".parse().unwrap();
     let request = Request { method: Method::Get, path: "/", headers: &headers, client };
-    let findings = explain(&Evidence::new(request, Scope::Click, None, Timestamp::default()), &rules);
+    let findings = explain(&Evidence::new(request, Scope::Click, None, Timestamp::default(), &rules), &rules);
     let of = |name: &str| findings.iter().find(|(rule, _)| rule.name == name).unwrap().1;
     assert_eq!(findings.len(), rules.rules().len());
     assert_eq!(of("http-library"), Finding::Matches);
@@ -187,7 +187,7 @@ proptest! {
         let headers = [("user-agent", user_agent.as_slice()), ("sec-purpose", other.as_slice())];
         let client = "203.0.113.9".parse().unwrap();
         let request = Request { method: Method::Get, path: "/", headers: &headers, client };
-        let evidence = Evidence::new(request, Scope::Open, None, Timestamp::default());
+        let evidence = Evidence::new(request, Scope::Open, None, Timestamp::default(), &rules);
         let _ = (judge(&evidence, &rules), explain(&evidence, &rules));
     }
 }

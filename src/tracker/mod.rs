@@ -19,9 +19,12 @@ pub mod percent;
 pub mod request;
 pub mod route;
 pub mod rules;
+mod rules_file;
 pub mod settings;
 pub mod target;
 pub mod utm;
+pub mod watch;
+mod words;
 
 // Edges.
 mod connections;
