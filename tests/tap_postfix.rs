@@ -218,7 +218,7 @@ fn a_content_filter_and_a_copy_for_the_archive() {
     let [back] = free_ports::<1>();
     let filter = format!("content_filter = smtp:[127.0.0.1]:{back}");
     let reinject = format!(
-        "127.0.0.1:{back} inet n - n - - smtpd -o content_filter= -o receive_override_options=no_milters,no_address_mappings"
+        "127.0.0.1:{back} inet n - n - - smtpd -o syslog_name=postfix/reinject -o content_filter= -o receive_override_options=no_milters,no_address_mappings"
     );
     let site = site(
         &[

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 pub use super::parts::{Counts, Parts, VerifyRef};
 
+use super::early::Early;
 use super::line::Line;
 use super::loss::{lost_lines, repetitions};
 use super::queue_id::QueueId;
@@ -34,6 +35,7 @@ pub struct Correlator {
     source: String,
     resolver: Resolver,
     state: State,
+    early: Early,
     copy_recipients: Vec<Pseudonym>,
     /// Whether the line before was an attempt.
     was_delivery: bool,
@@ -73,6 +75,7 @@ impl Correlator {
             source,
             resolver,
             state,
+            early: Early::default(),
             copy_recipients,
             was_delivery: false,
             counts,
@@ -139,12 +142,7 @@ impl Correlator {
                     self.expired(line, key, queue_id, now, events);
                 }
             }
-            Record::Removed(queue_id) => {
-                if let Some(key) = key(&self.state, queue_id) {
-                    let time = self.resolver.resolve(line.time.moment, now);
-                    self.state.removed(key, time);
-                }
-            }
+            Record::Removed(queue_id) => self.removed(line, queue_id, now),
             Record::Notification { .. } | Record::Irrelevant => {}
             Record::Unknown => self.counts.unknown += 1,
         }
@@ -189,7 +187,8 @@ impl Correlator {
             }
             None => None,
         };
-        let key = self.state.key(line.host, line.instance, queue_id);
+        // In this very instance: an id that another one has is that one's still.
+        let key = self.state.own_key(line.host, line.instance, queue_id);
         if let Some(key) = key.filter(|key| before != Some(*key)) {
             self.state.forget(key);
         }
@@ -217,22 +216,16 @@ impl Correlator {
                 };
                 self.counts.refs += 1;
                 // Another reference under this queue id is another message, whose beginning was not logged.
-                if let Some(key) = self.state.key(line.host, line.instance, header.queue_id)
-                    && self
-                        .state
-                        .message(key)
-                        .is_some_and(|message| message.id.is_some_and(|known| known != id))
-                {
-                    self.state.forget(key);
-                }
-                if let Some(message) = self.state.begin(line.host, line.instance, header.queue_id) {
+                let key = self.state.begin(line.host, line.instance, header.queue_id, Some(id));
+                if let Some(message) = self.state.message(key) {
                     message.id = Some(id);
                 }
             }
             Name::Campaign => {
                 let Ok(campaign) = value.parse() else { return };
-                let campaign = self.state.campaign(campaign);
-                if let Some(message) = self.state.begin(line.host, line.instance, header.queue_id) {
+                let campaign = self.state.campaign(&campaign);
+                let key = self.state.begin(line.host, line.instance, header.queue_id, None);
+                if let Some(message) = self.state.message(key) {
                     message.campaign = Some(campaign);
                 }
             }
@@ -271,6 +264,7 @@ impl Correlator {
         });
         let Some((key, id)) = known else {
             self.counts.attempts_without_ref += 1;
+            self.early.push(delivery.queue_id, line);
             return;
         };
         let to = self.pseudonym(delivery.to);
@@ -278,31 +272,30 @@ impl Correlator {
             self.counts.copies += 1;
             return;
         }
+        let original = delivery.orig_to.map_or(to, |orig_to| self.pseudonym(orig_to));
         if delivery.status == Status::Sent && self.is_no_delivery(line, delivery, key, id) {
             if let Some(message) = self.state.message(key) {
-                message.waiting.remove(&to);
+                message.waiting.remove(&to, &original);
+            }
+            if let Some(queue_id) = forwarded(line, delivery) {
+                self.catch_up(line, queue_id, now, events);
             }
             return;
         }
-        let original = delivery.orig_to.map_or(to, |orig_to| self.pseudonym(orig_to));
         let outcome = self.outcome(delivery);
         let time = self.delivery_time(line, delivery, id, now);
         for repetition in 0..line.repeated.min(MAX_REPEATED) {
             let Some(message) = self.state.message(key) else { return };
-            let attempt = message.waiting.get(&to).map_or(0, |waiting| waiting.attempts).saturating_add(1);
+            let before = message.waiting.get(&to, &original).map_or(0, |waiting| waiting.attempts);
+            let attempt = before.saturating_add(1);
             match (delivery.status, outcome.class) {
                 (Status::Deferred, Some(class)) => {
-                    let waiting = Waiting {
-                        original,
-                        attempts: attempt,
-                        class,
-                        dsn: outcome.dsn,
-                        smtp_code: outcome.smtp_code,
-                    };
-                    message.waiting.insert(to, waiting);
+                    let waiting =
+                        Waiting { attempts: attempt, class, dsn: outcome.dsn, smtp_code: outcome.smtp_code };
+                    message.waiting.insert(to, original, waiting);
                 }
                 _ => {
-                    message.waiting.remove(&to);
+                    message.waiting.remove(&to, &original);
                 }
             }
             let mut event_id = self
@@ -339,15 +332,38 @@ impl Correlator {
         }
     }
 
+    /// Reads what was logged of a forwarded message before the forwarding itself.
+    fn catch_up(&mut self, line: &Line<'_>, queue_id: QueueId, now: Timestamp, events: &mut Vec<Event>) {
+        for kept in self.early.take(line.host, queue_id) {
+            let line = kept.line();
+            match Record::parse(&line) {
+                Record::Delivery(delivery) => {
+                    self.counts.attempts_without_ref = self.counts.attempts_without_ref.saturating_sub(1);
+                    self.delivery(&line, &delivery, now, events);
+                }
+                Record::Removed(queue_id) => self.removed(&line, queue_id, now),
+                _ => {}
+            }
+        }
+    }
+
+    fn removed(&mut self, line: &Line<'_>, queue_id: QueueId, now: Timestamp) {
+        match self.state.key(line.host, line.instance, queue_id) {
+            Some(key) => {
+                let time = self.resolver.resolve(line.time.moment, now);
+                self.state.removed(key, time);
+            }
+            None => self.early.push(queue_id, line),
+        }
+    }
+
     /// Whether `sent` means that the message is on its way still, or gone.
     fn is_no_delivery(&mut self, line: &Line<'_>, delivery: &Delivery<'_>, key: Key, id: MessageId) -> bool {
         if line.daemon == b"discard" {
             self.counts.discarded += 1;
             return true;
         }
-        if line.daemon == b"local"
-            && let Some(queue_id) = forwarded_as(delivery.text)
-        {
+        if let Some(queue_id) = forwarded(line, delivery) {
             self.state.go_on(key, line.host, line.instance, queue_id, false);
             self.counts.handed_on += 1;
             return true;
@@ -406,9 +422,9 @@ impl Correlator {
         let latest = now.min(id.time().plus(LONGEST_IN_QUEUE));
         let time = not_before(self.resolver.resolve(line.time.moment, latest), id);
         let arrival = queue_id.arrival().unwrap_or_else(|| id.time());
-        for (to, waiting) in waiting {
+        for (to, original, waiting) in waiting.into_all() {
             let data = Data {
-                recipient: Some(waiting.original),
+                recipient: Some(original),
                 dsn: waiting.dsn.map(|dsn| dsn.to_string()),
                 class: Some(waiting.class),
                 attempt: Some(waiting.attempts),
@@ -418,7 +434,7 @@ impl Correlator {
             };
             let event_id = self.event_id("expired", line, queue_id).part(to.as_bytes());
             let event = Event {
-                id: event_id.part(waiting.original.as_bytes()).finish(),
+                id: event_id.part(original.as_bytes()).finish(),
                 source: self.source.clone(),
                 kind: Kind::Expired,
                 time,
@@ -453,6 +469,11 @@ impl Correlator {
     fn pseudonym(&self, address: &[u8]) -> Pseudonym {
         self.parts.pseudonyms.pseudonym(&String::from_utf8_lossy(address))
     }
+}
+
+/// The queue id under which local(8) says that the message goes on.
+fn forwarded(line: &Line<'_>, delivery: &Delivery<'_>) -> Option<QueueId> {
+    if line.daemon == b"local" { forwarded_as(delivery.text) } else { None }
 }
 
 struct Outcome {

@@ -216,6 +216,11 @@ fn a_message_goes_on_under_another_queue_id() {
     let queued = outcome("dsn=2.0.0, status=sent (250 2.0.0 Ok: queued as D4D4D4D4)");
     assert_eq!(told(&[filtered, ("smtp", &queued), ("smtp", &again)]), ("delivered".into(), vec![1]));
     assert_eq!(told(&[("local", &forwarded), ("smtp", &again)]), ("delivered".into(), vec![1]));
+    // What was forwarded was quicker than the word of it.
+    let removed = ("qmgr", "D4D4D4D4: removed");
+    assert_eq!(told(&[("smtp", &again), removed, ("local", &forwarded)]), ("delivered".into(), vec![1]));
+    let twice = [("smtp", &*again), ("local", &*forwarded), ("smtp", &*again)];
+    assert_eq!(told(&twice), ("delivered delivered".into(), vec![1, 1]), "each once, and no more");
     // Any server can say so.
     assert_eq!(told(&[("smtp", &forwarded), ("smtp", &again)]), ("delivered".into(), vec![1]));
     // The same inode, the same short queue id.
@@ -226,6 +231,46 @@ fn a_message_goes_on_under_another_queue_id() {
     );
     let unknown = ("smtpd", "D4D4D4D4: client=x[192.0.2.1], orig_queue_id=E5E5E5E5");
     assert_eq!(told(&[unknown, ("smtp", &again)]).0, "");
+}
+
+#[test]
+fn daemons_with_a_name_of_their_own_are_of_the_same_instance() {
+    let sent = outcome("dsn=2.0.0, status=sent (250 2.0.0 ok)");
+    let again = sent.replace("A1B2C3D4", "D4D4D4D4");
+    let filtered = "D4D4D4D4: client=x[192.0.2.1], orig_queue_id=A1B2C3D4, orig_client=y[192.0.2.2]";
+    let told = |lines: &[(&str, &str)]| kinds(&read(&mut correlator(), &log(lines))).join(" ");
+    // As Debian's master.cf has it, and with a name that has nothing of `postfix`.
+    assert_eq!(told(&[REF, ("relay/smtp", &sent), ("qmgr", "A1B2C3D4: removed")]), "delivered");
+    assert_eq!(told(&[REF, ("10025/smtpd", filtered), ("relay/smtp", &again)]), "delivered");
+    let mut text = String::from_utf8(log(&[REF, ("smtpd", filtered), ("smtp", &again)])).unwrap();
+    text = text.replace("postfix/smtpd", "reinject/smtpd");
+    assert_eq!(kinds(&read(&mut correlator(), text.as_bytes())), ["delivered"]);
+    // The `removed` was lost, and the queue id is used again by mail that is not tracked.
+    let client = ("submission/smtpd", "A1B2C3D4: client=x[192.0.2.1]");
+    assert_eq!(told(&[REF, client, ("relay/smtp", &sent)]), "");
+    // Another instance that has the same queue id at the same time.
+    let mut text = String::from_utf8(log(&[REF, client, ("relay/smtp", &sent), ("smtp", &sent)])).unwrap();
+    text = text.replace("postfix/submission", "postfix-out/submission");
+    assert_eq!(kinds(&read(&mut correlator(), text.as_bytes())), ["delivered", "delivered"]);
+}
+
+#[test]
+fn two_aliases_of_one_address_expire_each() {
+    let line = |original: &str| {
+        format!(
+            "A1B2C3D4: to=<b@example.net>, orig_to=<{original}>, relay=none, delay=1, delays=1/0/0/0, dsn=4.4.1, \
+             status=deferred (connect to x[192.0.2.1]:25: Connection refused)"
+        )
+    };
+    let (one, two) = (line("one@alias.example"), line("two@alias.example"));
+    let expired = "A1B2C3D4: from=<a@news.example.org>, status=expired, returned to sender";
+    let lines = [REF, ("smtp", &*one), ("smtp", &*two), ("smtp", &*one), ("qmgr", expired)];
+    let events = read(&mut correlator(), &log(&lines));
+    assert_eq!(kinds(&events), ["deferred", "deferred", "deferred", "expired", "expired"]);
+    let of: std::collections::HashMap<_, _> =
+        events[3..].iter().map(|event| (event.data.recipient, event.data.attempt)).collect();
+    assert_eq!(of[&pseudonym("one@alias.example")], Some(2));
+    assert_eq!(of[&pseudonym("two@alias.example")], Some(1));
 }
 
 #[test]

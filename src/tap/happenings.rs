@@ -35,7 +35,8 @@ impl Read {
         counter!("mailtap_tap_refs_total", "verified" => "no")
             .increment(after.unverified_refs - before.unverified_refs);
         let attempts = |reason, now: u64, then: u64| {
-            counter!("mailtap_tap_attempts_not_counted_total", "reason" => reason).increment(now - then);
+            counter!("mailtap_tap_attempts_not_counted_total", "reason" => reason)
+                .increment(now.saturating_sub(then));
         };
         attempts("no-ref", after.attempts_without_ref, before.attempts_without_ref);
         attempts("probe", after.probes, before.probes);

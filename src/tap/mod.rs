@@ -23,8 +23,10 @@ pub mod time;
 
 mod checkpoint;
 mod content;
+mod early;
 mod follow;
 mod happenings;
+mod intern;
 mod journal;
 mod known;
 mod parts;

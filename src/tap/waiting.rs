@@ -15,8 +15,6 @@ use crate::identity::Pseudonym;
 /// A recipient that waits for the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Waiting {
-    /// The recipient before aliases.
-    pub(super) original: Pseudonym,
     /// How many attempts there were.
     pub(super) attempts: u32,
     /// The last failure's class.
@@ -27,54 +25,59 @@ pub(super) struct Waiting {
     pub(super) smtp_code: Option<u16>,
 }
 
-/// All of them, by pseudonym and in its order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Recipient {
+    /// The recipient before aliases: two of them may lead to one address.
+    original: Pseudonym,
+    #[serde(flatten)]
+    waiting: Waiting,
+}
+
+/// All of them, by the pseudonyms of the address that is tried and of the one before aliases, and in their order.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(super) struct WaitingList(Vec<(Pseudonym, Waiting)>);
+pub(super) struct WaitingList(Vec<(Pseudonym, Recipient)>);
 
 impl WaitingList {
     pub(super) const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn get(&self, to: &Pseudonym) -> Option<&Waiting> {
-        let at = self.position(to).ok()?;
-        self.0.get(at).map(|(_, waiting)| waiting)
+    pub(super) fn get(&self, to: &Pseudonym, original: &Pseudonym) -> Option<&Waiting> {
+        let at = self.position(to, original).ok()?;
+        self.0.get(at).map(|(_, recipient)| &recipient.waiting)
     }
 
-    pub(super) fn insert(&mut self, to: Pseudonym, waiting: Waiting) {
-        match self.position(&to) {
+    pub(super) fn insert(&mut self, to: Pseudonym, original: Pseudonym, waiting: Waiting) {
+        match self.position(&to, &original) {
             Ok(at) => {
                 if let Some((_, known)) = self.0.get_mut(at) {
-                    *known = waiting;
+                    known.waiting = waiting;
                 }
             }
             Err(at) => {
                 if self.0.is_empty() {
                     self.0.reserve_exact(1);
                 }
-                self.0.insert(at, (to, waiting));
+                self.0.insert(at, (to, Recipient { original, waiting }));
             }
         }
     }
 
-    pub(super) fn remove(&mut self, to: &Pseudonym) {
-        if let Ok(at) = self.position(to) {
+    pub(super) fn remove(&mut self, to: &Pseudonym, original: &Pseudonym) {
+        if let Ok(at) = self.position(to, original) {
             self.0.remove(at);
         }
     }
 
-    fn position(&self, to: &Pseudonym) -> Result<usize, usize> {
-        self.0.binary_search_by(|(known, _)| known.as_bytes().cmp(to.as_bytes()))
+    /// All of them: the address that is tried, the one before aliases, and what was said last.
+    pub(super) fn into_all(self) -> impl Iterator<Item = (Pseudonym, Pseudonym, Waiting)> {
+        self.0.into_iter().map(|(to, recipient)| (to, recipient.original, recipient.waiting))
     }
-}
 
-impl IntoIterator for WaitingList {
-    type Item = (Pseudonym, Waiting);
-    type IntoIter = std::vec::IntoIter<Self::Item>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+    fn position(&self, to: &Pseudonym, original: &Pseudonym) -> Result<usize, usize> {
+        let wanted = (to.as_bytes(), original.as_bytes());
+        self.0.binary_search_by(|(to, recipient)| (to.as_bytes(), recipient.original.as_bytes()).cmp(&wanted))
     }
 }
 
@@ -87,29 +90,37 @@ mod tests {
     use super::*;
 
     fn waiting(attempts: u32) -> Waiting {
-        let original = Pseudonym::from([0; 12]);
-        Waiting { original, attempts, class: BounceClass::Soft, dsn: None, smtp_code: None }
+        Waiting { attempts, class: BounceClass::Soft, dsn: None, smtp_code: None }
     }
 
     proptest! {
         #[test]
-        fn it_is_a_map(steps in proptest::collection::vec((0_u8..12, any::<bool>()), 0..60)) {
+        fn it_is_a_map(steps in proptest::collection::vec((0_u8..6, 0_u8..3, any::<bool>()), 0..60)) {
             let mut model = BTreeMap::new();
             let mut list = WaitingList::default();
-            for (index, (name, is_removal)) in steps.into_iter().enumerate() {
-                let (to, value) = (Pseudonym::from([name; 12]), waiting(index as u32));
+            for (index, (to, original, is_removal)) in steps.into_iter().enumerate() {
+                let (name, value) = ((to, original), waiting(index as u32));
+                let (to, original) = (Pseudonym::from([to; 12]), Pseudonym::from([original; 12]));
                 if is_removal {
                     model.remove(&name);
-                    list.remove(&to);
+                    list.remove(&to, &original);
                 } else {
                     model.insert(name, value);
-                    list.insert(to, value);
+                    list.insert(to, original, value);
                 }
-                prop_assert_eq!(list.get(&to), model.get(&name));
+                prop_assert_eq!(list.get(&to, &original), model.get(&name));
                 prop_assert_eq!(list.is_empty(), model.is_empty());
             }
-            let all: Vec<_> = list.into_iter().map(|(_, waiting)| waiting).collect();
+            let all: Vec<_> = list.into_all().map(|(_, _, waiting)| waiting).collect();
             prop_assert_eq!(all, model.into_values().collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn earlier_checkpoints_are_read() {
+        let json = r#"[["AQEBAQEBAQEBAQEB",{"original":"AgICAgICAgICAgIC","attempts":3,"class":"soft","dsn":null,"smtp_code":450}]]"#;
+        let list: WaitingList = serde_json::from_str(json).unwrap();
+        let known = list.get(&Pseudonym::from([1; 12]), &Pseudonym::from([2; 12]));
+        assert_eq!(known.map(|waiting| waiting.attempts), Some(3));
     }
 }
