@@ -4,23 +4,31 @@
 //! - Takes: SMTP code, enhanced status code, and the text of the reply.
 //! - Gives: `Verdict`: the class and why; the first rule that fits decides.
 //! - On failure: `BounceClass::Unknown` where no rule fits; `RuleError` with its line for rules that can't be read.
-//! - Limits: the first 4,096 bytes of a text are looked at.
+//! - Limits: the first 4,096 bytes of a text are looked at, and of these the reply alone (`reply::spoken`).
 //! - See: `class_rules.txt` for the form and the built-in rules, RFC 3463, RFC 5248.
+//!
+//! What is tried again is never `hard`: rules of this class are passed over for codes of 4xx and 4.x.x.
 
 #![warn(clippy::indexing_slicing)]
 
+use std::sync::Arc;
+
 use memchr::memmem::Finder;
 
-use super::reply::EnhancedCode;
+use super::reply::{EnhancedCode, spoken};
 use crate::event::BounceClass;
 
-const BUILT_IN: &str = include_str!("class_rules.txt");
-/// How much of a text is looked at.
-const TEXT_BYTES: usize = 4_096;
+/// The rules that come with mailtap, as text.
+pub const BUILT_IN: &str = include_str!("class_rules.txt");
+/// An explanation goes into events.
+const WHY_CHARS: usize = 100;
 
 /// The rules, in their order.
 #[derive(Debug, Clone)]
-pub struct Classifier(Vec<Rule>);
+pub struct Classifier {
+    rules: Vec<Rule>,
+    none: Arc<str>,
+}
 
 /// What a rule said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +36,18 @@ pub struct Verdict<'a> {
     /// The class.
     pub class: BounceClass,
     /// The rule's explanation, for people.
-    pub why: &'a str,
+    pub why: &'a Arc<str>,
+    /// Which rule it was; `None` if none fits.
+    pub rule: Option<Place>,
+}
+
+/// Where a rule stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Whether it came with mailtap.
+    pub built_in: bool,
+    /// From 1.
+    pub line: usize,
 }
 
 /// Why a rule can't be read.
@@ -47,7 +66,8 @@ struct Rule {
     smtp: Pattern,
     dsn: Pattern,
     phrase: Option<Finder<'static>>,
-    why: String,
+    why: Arc<str>,
+    place: Place,
 }
 
 /// `*` for anything, `4*` for a beginning, or the whole.
@@ -63,7 +83,7 @@ impl Classifier {
     #[must_use]
     pub fn built_in() -> Self {
         // A test reads the built-in rules; if they could not be read, everything would be `unknown`.
-        Self(parse(BUILT_IN).unwrap_or_default())
+        Self { rules: parse(BUILT_IN, true).unwrap_or_default(), none: "no rule fits".into() }
     }
 
     /// These rules first, then the built-in ones.
@@ -71,21 +91,26 @@ impl Classifier {
     /// # Errors
     /// See [`RuleError`].
     pub fn extended(rules: &str) -> Result<Self, RuleError> {
-        let mut all = parse(rules)?;
-        all.extend(Self::built_in().0);
-        Ok(Self(all))
+        let mut all = parse(rules, false)?;
+        let Self { rules, none } = Self::built_in();
+        all.extend(rules);
+        Ok(Self { rules: all, none })
     }
 
     /// The class of a failure.
     #[must_use]
     pub fn classify(&self, smtp_code: Option<u16>, dsn: Option<EnhancedCode>, text: &[u8]) -> Verdict<'_> {
+        let is_temporary = dsn.map_or(smtp_code.is_some_and(|code| code / 100 == 4), |code| code.class == 4);
         let smtp = smtp_code.map(|code| code.to_string()).unwrap_or_default();
         let dsn = dsn.filter(|code| !code.is_generic()).map(|code| code.to_string()).unwrap_or_default();
-        let text = text.get(..TEXT_BYTES).unwrap_or(text).to_ascii_lowercase();
-        self.0.iter().find(|rule| rule.fits(&smtp, &dsn, &text)).map_or(
-            Verdict { class: BounceClass::Unknown, why: "no rule fits" },
-            |rule| Verdict { class: rule.class, why: &rule.why },
-        )
+        let text = spoken(text);
+        let fits = |rule: &&Rule| {
+            !(is_temporary && rule.class == BounceClass::Hard) && rule.fits(&smtp, &dsn, &text)
+        };
+        match self.rules.iter().find(fits) {
+            Some(rule) => Verdict { class: rule.class, why: &rule.why, rule: Some(rule.place) },
+            None => Verdict { class: BounceClass::Unknown, why: &self.none, rule: None },
+        }
     }
 }
 
@@ -103,7 +128,7 @@ impl Rule {
     }
 
     /// `CLASS SMTP DSN "PHRASE" WHY`.
-    fn parse(line: &str) -> Result<Self, &'static str> {
+    fn parse(line: &str, place: Place) -> Result<Self, &'static str> {
         let mut rest = line;
         let mut word = || {
             let (word, tail) = rest.trim_start().split_once(char::is_whitespace)?;
@@ -130,7 +155,10 @@ impl Rule {
         if why.is_empty() {
             return Err("the explanation is missing");
         }
-        Ok(Self { class, smtp, dsn, phrase, why: why.to_owned() })
+        if why.contains('@') || why.chars().count() > WHY_CHARS {
+            return Err("the explanation is longer than 100 characters, or holds an @: it goes into events");
+        }
+        Ok(Self { class, smtp, dsn, phrase, why: why.into(), place })
     }
 }
 
@@ -153,13 +181,15 @@ impl Pattern {
     }
 }
 
-fn parse(rules: &str) -> Result<Vec<Rule>, RuleError> {
+fn parse(rules: &str, built_in: bool) -> Result<Vec<Rule>, RuleError> {
     rules
         .lines()
         .enumerate()
         .map(|(index, line)| (index + 1, line.trim()))
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-        .map(|(number, line)| Rule::parse(line).map_err(|why| RuleError { line: number, why }))
+        .map(|(line, text)| {
+            Rule::parse(text, Place { built_in, line }).map_err(|why| RuleError { line, why })
+        })
         .collect()
 }
 

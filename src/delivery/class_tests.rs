@@ -7,7 +7,7 @@ fn class(smtp: u16, dsn: &str, text: &str) -> &'static str {
 
 #[test]
 fn the_built_in_rules_can_be_read() {
-    assert!(parse(BUILT_IN).unwrap().len() > 50);
+    assert!(parse(BUILT_IN, true).unwrap().len() > 50);
 }
 
 #[test]
@@ -50,6 +50,32 @@ fn replies_of_the_wild() {
             "Host or domain name not found. Name service error for name=x type=A: Host not found",
             "hard",
         ),
+        (
+            0,
+            "4.4.3",
+            "Host or domain name not found. Name service error for name=x type=MX: Host not found, try again",
+            "network",
+        ),
+        (
+            550,
+            "5.1.1",
+            "host mx1.antispamcloud.com[192.0.2.1] said: 550 5.1.1 User unknown (in reply to RCPT TO command)",
+            "hard",
+        ),
+        (550, "5.1.1", "550 5.1.1 <spam@example.net>: Recipient address rejected: User unknown", "hard"),
+        (550, "5.0.0", "host mail.sorbs.test[192.0.2.1] said: 550 <virus@sorbs.test>: no such user", "hard"),
+        (0, "4.4.1", "connect to dkim.spamhaus.test[192.0.2.1]:25: Connection refused", "network"),
+        (550, "5.1.1", "550 5.1.1 <x> recipient is unknown; see our spam policy", "hard"),
+        (550, "5.2.2", "550 5.2.2 <x> no spam, but over quota", "mailbox-full"),
+        (550, "5.7.1", "550 5.7.1 This message looks like spam", "policy"),
+        (
+            550,
+            "5.2.1",
+            "550-5.2.1 The user you are trying to contact is receiving mail at a rate that",
+            "rate-limit",
+        ),
+        (550, "5.2.1", "550 5.2.1 The email account that you tried to reach is disabled.", "hard"),
+        (0, "5.1.1", "unknown user: \"spam\"", "hard"),
         (0, "5.0.0", "", "unknown"),
         (0, "", "", "unknown"),
     ] {
@@ -62,7 +88,8 @@ fn an_administrators_rules_come_first() {
     let rules =
         Classifier::extended("# ours\n\npolicy 550 * \"Our Partner\" the partner's own filter\n").unwrap();
     let verdict = rules.classify(Some(550), EnhancedCode::parse(b"5.1.1"), b"550 5.1.1 our partner says no");
-    assert_eq!((verdict.class, verdict.why), (BounceClass::Policy, "the partner's own filter"));
+    assert_eq!((verdict.class, &**verdict.why), (BounceClass::Policy, "the partner's own filter"));
+    assert_eq!(verdict.rule, Some(Place { built_in: false, line: 3 }));
     assert_eq!(rules.classify(Some(550), EnhancedCode::parse(b"5.1.1"), b"").class, BounceClass::Hard);
 }
 
@@ -80,4 +107,26 @@ fn rules_that_cannot_be_read_name_their_line() {
     ] {
         assert_eq!(Classifier::extended(rules).unwrap_err().line, line, "{rules}");
     }
+}
+
+#[test]
+fn what_is_tried_again_is_never_hard() {
+    let ours = "hard * * \"gone\" it is gone\n";
+    let rules = Classifier::extended(ours).unwrap();
+    let phrases = BUILT_IN.lines().filter_map(|line| line.split('"').nth(1)).chain(["gone", ""]);
+    for phrase in phrases {
+        for (smtp, dsn) in [
+            (None, "4.4.3"),
+            (None, "4.1.1"),
+            (None, "4.0.0"),
+            (Some(450), ""),
+            (Some(550), "4.2.1"),
+            (Some(421), "4.7.0"),
+        ] {
+            let dsn = EnhancedCode::parse(dsn.as_bytes());
+            let verdict = rules.classify(smtp, dsn, phrase.as_bytes());
+            assert_ne!(verdict.class, BounceClass::Hard, "{smtp:?} {dsn:?} {phrase}");
+        }
+    }
+    assert_eq!(rules.classify(Some(550), None, b"gone").class, BounceClass::Hard);
 }

@@ -1,16 +1,17 @@
-//! The codes within a reply: the SMTP code and the enhanced status code.
+//! A reply within what a mail system says about an attempt: its SMTP code, its enhanced status code, its words.
 //!
 //! - Layer: decision
 //! - Takes: bytes of a log line or a DSN.
-//! - Gives: numbers.
+//! - Gives: numbers; words without the names and addresses that are only echoed in them.
 //! - On failure: `None` where there is no such code.
+//! - Limits: of words the first `SPOKEN_BYTES`.
 //! - See: RFC 5321 section 4.2, RFC 3463 section 2.
 
 #![warn(clippy::indexing_slicing)]
 
 use std::fmt;
 
-use memchr::memmem;
+use memchr::{memchr, memmem};
 use serde::{Deserialize, Serialize};
 
 /// An enhanced status code, like 5.1.1.
@@ -64,14 +65,90 @@ fn number(text: &[u8]) -> Option<(u16, &[u8])> {
 /// begins with it, or it follows `said: ` or `refused to talk to me: `.
 #[must_use]
 pub fn smtp_code(text: &[u8]) -> Option<u16> {
+    leading_code(reply_in(text)?)
+}
+
+/// The server's reply in such a text.
+fn reply_in(text: &[u8]) -> Option<&[u8]> {
     let text = text.trim_ascii_start();
-    if let Some(code) = leading_code(text) {
-        return Some(code);
+    if leading_code(text).is_some() {
+        return Some(text);
     }
     [&b" said: "[..], b" refused to talk to me: "].iter().find_map(|before| {
-        let at = memmem::find(text, before)?;
-        leading_code(text.get(at + before.len()..)?)
+        let reply = text.get(memmem::find(text, before)? + before.len()..)?;
+        leading_code(reply).map(|_| reply)
     })
+}
+
+/// How much of a text is looked at.
+const SPOKEN_BYTES: usize = 4_096;
+/// The longest address in angle brackets: a local part of 64 bytes and a domain of 255.
+const LONGEST_ADDRESS: usize = 320;
+
+/// The words of the reply, or of the mail system itself where there is none, in lower case: without addresses, without
+/// the names of hosts that are followed by their address and, in the system's own words, without any name of a host or a
+/// user. What a phrase is found in must not be a name.
+#[must_use]
+pub(super) fn spoken(text: &[u8]) -> Vec<u8> {
+    let reply = reply_in(text);
+    let words = reply.unwrap_or(text);
+    let words = without_brackets(&words.get(..SPOKEN_BYTES).unwrap_or(words).to_ascii_lowercase());
+    let mut spoken = Vec::with_capacity(words.len());
+    for word in words.split(u8::is_ascii_whitespace) {
+        spoken.extend_from_slice(without_names(word, reply.is_none()));
+        spoken.push(b' ');
+    }
+    spoken.pop();
+    spoken
+}
+
+/// `<address>` becomes `<>`; a `<https://…>` stays.
+fn without_brackets(words: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(words.len());
+    let mut rest = words;
+    while let Some((before, after)) = memchr(b'<', rest).and_then(|at| rest.split_at_checked(at + 1)) {
+        kept.extend_from_slice(before);
+        let near = after.get(..LONGEST_ADDRESS).unwrap_or(after);
+        let end = memchr(b'>', near).unwrap_or(0);
+        let (inner, tail) = after.split_at_checked(end).unwrap_or((b"", after));
+        if memmem::find(inner, b"://").is_some() {
+            kept.extend_from_slice(inner);
+        }
+        rest = tail;
+    }
+    kept.extend_from_slice(rest);
+    kept
+}
+
+/// A word without the name that it is: `b"word"`, `name=word`, `word[192.0.2.1]:25:`, `user@word`.
+fn without_names(word: &[u8], are_own_words: bool) -> &[u8] {
+    if memchr(b'@', word).is_some() {
+        return b"";
+    }
+    if let Some((_, after)) = memchr(b'[', word).and_then(|at| word.split_at_checked(at))
+        && matches!(after, [b'[', first, ..] if first.is_ascii_hexdigit() || *first == b':')
+    {
+        return after;
+    }
+    if !are_own_words {
+        return word;
+    }
+    let (key, value) = match memchr(b'=', word).and_then(|at| word.split_at_checked(at + 1)) {
+        Some((key, value)) => (key, value),
+        None => (&b""[..], word),
+    };
+    if value.starts_with(b"\"") || is_host(value) { key } else { word }
+}
+
+/// `mx.example.net`, with whatever is around it.
+fn is_host(word: &[u8]) -> bool {
+    let is_edge = |byte: &u8| !byte.is_ascii_alphanumeric();
+    let start = word.iter().position(|byte| !is_edge(byte)).unwrap_or(word.len());
+    let end = word.iter().rposition(|byte| !is_edge(byte)).map_or(start, |last| last + 1);
+    let name = word.get(start..end).unwrap_or_default();
+    let is_name =
+        |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_') || *byte >= 0x80;
+    memchr(b'.', name).is_some() && name.iter().all(is_name) && name.iter().any(u8::is_ascii_alphabetic)
 }
 
 fn leading_code(text: &[u8]) -> Option<u16> {
@@ -95,6 +172,36 @@ mod tests {
         assert_eq!(smtp_code(b"host x[y] refused to talk to me: 421 4.7.0 later"), Some(421));
         for none in ["connect to x[y]:25: Connection refused", "12345", "550x", "", "999 x", "20 x"] {
             assert_eq!(smtp_code(none.as_bytes()), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn names_are_not_spoken() {
+        for (text, expected) in [
+            (
+                "host mx1.antispamcloud.com[192.0.2.1] said: 550 5.1.1 <spam@example.net>: User unknown (in reply to RCPT TO command)",
+                "550 5.1.1 <>: user unknown (in reply to rcpt to command)",
+            ),
+            ("host sorbs.test[2001:db8::1] refused to talk to me: 421 4.7.0 Later", "421 4.7.0 later"),
+            (
+                "554 5.7.1 Client host mail.spamcop.test[192.0.2.1] blocked using zen.spamhaus.org; <https://spamhaus.org/x>",
+                "554 5.7.1 client host [192.0.2.1] blocked using zen.spamhaus.org; <https://spamhaus.org/x>",
+            ),
+            ("550 spam@example.net unknown", "550  unknown"),
+            (
+                "Host or domain name not found. Name service error for name=spam.example type=MX: Host not found",
+                "host or domain name not found. name service error for name= type=mx: host not found",
+            ),
+            (
+                "connect to dkim.example[192.0.2.1]:25: Connection refused",
+                "connect to [192.0.2.1]:25: connection refused",
+            ),
+            ("unknown user: \"virus\"", "unknown user: "),
+            ("mail for spam.example loops back to myself", "mail for  loops back to myself"),
+            ("a <b", "a <b"),
+            ("", ""),
+        ] {
+            assert_eq!(String::from_utf8(spoken(text.as_bytes())).unwrap(), expected);
         }
     }
 
