@@ -364,3 +364,16 @@ fn the_tap_explains_logs_without_a_configuration() {
     let none = mailtap().args(["--config", "/nonexistent", "tap", "--explain"]).output().unwrap();
     assert_eq!(none.status.code(), Some(64), "{}", said(&none));
 }
+
+#[test]
+fn a_report_is_kept_whatever_is_wrong_with_the_command() {
+    let installed = installed(&[]);
+    let exit = |command: &mut Command| run_with_input(command, b"Subject: x\n\nx\n").status.code();
+    for arguments in [&["bounce", "--no-such-option"][..], &["bounce", "x"], &["--no-such-option", "bounce"]]
+    {
+        assert_eq!(exit(&mut installed.command(arguments)), Some(75), "{arguments:?}");
+    }
+    assert_eq!(exit(mailtap().args(["--config", "/does/not/exist", "bounce"])), Some(75));
+    assert_eq!(exit(mailtap().args(["--config", "bounce", "nonsense"])), Some(64));
+    assert_eq!(exit(&mut installed.command(&["bounce"])), Some(0));
+}

@@ -262,8 +262,17 @@ fn returned_mail_through_a_pipe_transport() {
         ],
     );
     let spool = site.give_to_nobody();
-    send(&site, &["67@late.example"]);
+    send(&site, &["67@late.example", "nobody@example.net"]);
     wait_until_told(&site, "67@late.example", &["bounced hard 0", "delivered - 1"]);
+    // Refused at once, and returned by the relay itself: its log and its report tell the same.
+    let returned = |site: &Site| {
+        let log = site.maillog();
+        log.lines()
+            .filter(|line| line.contains("relay=mailtap-bounce") && line.contains("status=sent"))
+            .count()
+    };
+    wait_for("both reports", LIMIT, || returned(&site) == 2);
+    assert_told(&site, &[("nobody@example.net", &["bounced hard 1"])]);
     let owner = |owner: &str| harness::run(Command::new("chown").arg(owner).arg(&spool));
     harness::run(Command::new("chmod").arg("0700").arg(&spool));
     // What can't be stored stays in Postfix's queue.

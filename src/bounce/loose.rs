@@ -5,7 +5,7 @@
 //! - Gives: failed (or delayed) recipients with what was said.
 //! - On failure: `None` unless a mail system wrote it, and it says that something was not delivered: an answer of a
 //!   person or of a vacation program is no bounce, whatever it quotes.
-//! - Limits: the first `MAX_RECIPIENTS` addresses and `MAX_TEXT_BYTES` of text.
+//! - Limits: the first `MAX_RECIPIENTS` addresses and `MAX_TEXT_BYTES` of text; time in proportion to these.
 //! - See: RFC 3834 section 2 for what answers automatically; the forms in `tests/data/dsn`.
 
 #![warn(clippy::indexing_slicing)]
@@ -18,6 +18,11 @@ use crate::delivery::EnhancedCode;
 
 const MAX_RECIPIENTS: usize = 100;
 const MAX_TEXT_BYTES: usize = 256 * 1024;
+/// More at signs than any report has within its limit of recipients.
+const MAX_ATS: usize = 4_000;
+/// RFC 5321 section 4.5.3.1 has 64 and 255.
+const MAX_LOCAL_BYTES: usize = 256;
+const MAX_DOMAIN_BYTES: usize = 256;
 /// Who reports, by the first part of an address.
 const REPORTERS: [&[u8]; 4] = [b"mailer-daemon", b"postmaster", b"mail-daemon", b"mdaemon"];
 /// What a report on a failure says, in lower case.
@@ -49,8 +54,10 @@ const DELAYS: [&[u8]; 6] = [
     b"could not be delivered for",
 ];
 
-/// The recipients of a bounce in no particular form; `known` are the addresses that are in every such message: whom it
-/// went to, and who wrote the returned one.
+/// The recipients of a bounce in no particular form: those addresses in its text that the returned message was for. Where
+/// none of them is in the text, an alias may have led elsewhere: then it was the only recipient, if there is only one.
+/// Without any recipient in the returned header, the addresses of the text that are neither its sender's nor of who
+/// reports to whom.
 pub(super) fn recipients(header: &[Field], text: &[u8], returned: &[Field]) -> Option<Vec<Recipient>> {
     if !is_from_a_mail_system(header) {
         return None;
@@ -64,16 +71,7 @@ pub(super) fn recipients(header: &[Field], text: &[u8], returned: &[Field]) -> O
         (false, true) => Action::Failed,
         (false, false) => return None,
     };
-    let senders =
-        ["Return-Path", "From", "Sender", "Reply-To"].iter().filter_map(|name| value(returned, name));
-    let ours = ["To", "From", "Reply-To"].iter().filter_map(|name| value(header, name));
-    let known: Vec<Vec<u8>> = senders.chain(ours).flat_map(addresses).collect();
-    let mut failed: Vec<Vec<u8>> =
-        addresses(text).into_iter().filter(|address| !known.contains(address)).collect();
-    if failed.is_empty() {
-        // Named in the returned message alone.
-        failed = value(returned, "To").map(addresses).filter(|to| to.len() == 1)?;
-    }
+    let mut failed = failed(header, text, returned)?;
     failed.truncate(MAX_RECIPIENTS);
     let status = status(text, action);
     let said = |address: Vec<u8>| Recipient {
@@ -86,19 +84,64 @@ pub(super) fn recipients(header: &[Field], text: &[u8], returned: &[Field]) -> O
     Some(failed.into_iter().map(said).collect())
 }
 
+fn failed(header: &[Field], text: &[u8], returned: &[Field]) -> Option<Vec<Vec<u8>>> {
+    let of = |fields: &[Field], names: &[&str]| -> Vec<Vec<u8>> {
+        names.iter().filter_map(|name| value(fields, name)).flat_map(addresses).collect()
+    };
+    let told = addresses(text);
+    let wanted = of(returned, &["To", "Cc", "X-Original-To", "Delivered-To", "X-Failed-Recipients"]);
+    if !wanted.is_empty() {
+        let both: Vec<Vec<u8>> = told.into_iter().filter(|address| wanted.contains(address)).collect();
+        let only = [value(returned, "To"), value(returned, "Cc")].into_iter().flatten().flat_map(addresses);
+        let only: Vec<Vec<u8>> = only.collect();
+        return match both.is_empty() {
+            false => Some(both),
+            true => (only.len() == 1).then_some(only),
+        };
+    }
+    let mut known = of(returned, &["Return-Path", "From", "Sender", "Reply-To"]);
+    known.extend(of(header, &["To", "From", "Reply-To"]));
+    let others: Vec<Vec<u8>> = told.into_iter().filter(|address| !known.contains(address)).collect();
+    (!others.is_empty()).then_some(others)
+}
+
 /// The fields around a reference that stands anywhere in a text, quoted or not: how a returned message looks where it is
 /// no part of its own.
 pub(super) fn quoted_header(text: &[u8], name: &[u8]) -> Option<Vec<Field>> {
-    let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').map(unquoted).collect();
+    let lines = lines(text);
+    let (start, at) = quoted_block(&lines, name)?;
+    let rest = lines.get(at..)?.iter();
+    let end = rest.take_while(|line| !unquoted(line).is_empty()).count() + at;
+    let block: Vec<&[u8]> = lines.get(start..end)?.iter().map(|line| unquoted(line)).collect();
+    groups(&block.join(&b'\n')).into_iter().next()
+}
+
+/// A text up to such fields; all of it if there are none.
+pub(super) fn before_quoted_header<'a>(text: &'a [u8], name: &[u8]) -> &'a [u8] {
+    let lines = lines(text);
+    let Some((start, _)) = quoted_block(&lines, name) else { return text };
+    let before = lines.get(..start).unwrap_or_default();
+    let bytes: usize = before.iter().map(|line| line.len() + 1).sum();
+    text.get(..bytes).unwrap_or(text)
+}
+
+fn lines(text: &[u8]) -> Vec<&[u8]> {
+    text.split(|byte| *byte == b'\n').collect()
+}
+
+/// Where the fields begin, and where the reference is: they are quoted as it is, and there is no blank line between.
+fn quoted_block(lines: &[&[u8]], name: &[u8]) -> Option<(usize, usize)> {
     let is_it = |line: &&[u8]| {
+        let line = unquoted(line);
         line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
             && line.get(name.len()) == Some(&b':')
     };
     let at = lines.iter().position(is_it)?;
-    let blank = |line: &&[u8]| line.is_empty();
-    let start = lines.get(..at)?.iter().rposition(&blank).map_or(0, |blank| blank + 1);
-    let end = lines.get(at..)?.iter().position(blank).map_or(lines.len(), |blank| at + blank);
-    groups(&lines.get(start..end)?.join(&b'\n')).into_iter().next()
+    let is_quoted = |line: &[u8]| matches!(line.first(), Some(b'>' | b'|'));
+    let quoted = is_quoted(lines.get(at)?);
+    let ends = |line: &&[u8]| unquoted(line).is_empty() || is_quoted(line) != quoted;
+    let start = lines.get(..at)?.iter().rposition(ends).map_or(0, |end| end + 1);
+    Some((start, at))
 }
 
 /// A line without its end, and without the marks of a quotation.
@@ -111,7 +154,7 @@ fn unquoted(line: &[u8]) -> &[u8] {
     if rest.iter().all(u8::is_ascii_whitespace) { b"" } else { rest }
 }
 
-fn is_from_a_mail_system(header: &[Field]) -> bool {
+pub(super) fn is_from_a_mail_system(header: &[Field]) -> bool {
     let is_reporter = |address: &Vec<u8>| {
         REPORTERS.iter().any(|name| address.strip_prefix(*name).is_some_and(|rest| rest.starts_with(b"@")))
     };
@@ -131,16 +174,24 @@ fn addresses(text: &[u8]) -> Vec<Vec<u8>> {
     let mut found: Vec<Vec<u8>> = Vec::new();
     let is_part =
         |byte: &u8| byte.is_ascii_alphanumeric() || b"._+-=/!#$%&'*?^`{|}~".contains(byte) || *byte >= 0x80;
-    for at in memchr::memchr_iter(b'@', text) {
+    // Real reports have few; what has more wants to keep us busy.
+    for at in memchr::memchr_iter(b'@', text).take(MAX_ATS) {
         let (Some(before), Some(after)) = (text.get(..at), text.get(at + 1..)) else { continue };
-        let start = before.iter().rposition(|byte| !is_part(byte)).map_or(0, |stop| stop + 1);
+        let near = before.len().saturating_sub(MAX_LOCAL_BYTES);
+        let tail = before.get(near..).unwrap_or_default();
+        let start = tail.iter().rposition(|byte| !is_part(byte)).map_or(near, |stop| near + stop + 1);
+        let after = after.get(..MAX_DOMAIN_BYTES).unwrap_or(after);
         let end = after.iter().position(|byte| !is_domain(byte)).unwrap_or(after.len());
         let (Some(local), Some(domain)) = (before.get(start..), after.get(..end)) else { continue };
         let domain = domain.strip_suffix(b".").unwrap_or(domain);
         // `4jYBw@mx.example`, right after `id:<`, is a Message-ID.
         let is_id = before.get(..start).is_some_and(|before| {
-            let before = before.strip_suffix(b"<").unwrap_or(before).trim_ascii_end().to_ascii_lowercase();
-            before.ends_with(b"id:") || before.ends_with(b"id=")
+            let before = before.strip_suffix(b"<").unwrap_or(before).trim_ascii_end();
+            before
+                .len()
+                .checked_sub(3)
+                .and_then(|start| before.get(start..))
+                .is_some_and(|end| end.eq_ignore_ascii_case(b"id:") || end.eq_ignore_ascii_case(b"id="))
         });
         if local.is_empty() || !domain.contains(&b'.') || is_id {
             continue;

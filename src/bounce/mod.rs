@@ -16,7 +16,7 @@ mod happenings;
 mod loose;
 mod plain;
 
-pub use report::{Reader, Verdict, VerifyRef};
+pub use report::{OwnHosts, Reader, Verdict, VerifyRef};
 
 use crate::identity::Timestamp;
 use crate::queue::Publisher;

@@ -20,7 +20,7 @@ use mail_parser::{Encoding, Message, MessageParser, MessagePart, MimeHeaders, Pa
 use super::arf::Complaint;
 use super::dsn::{Action, Recipient, Status};
 use super::fields::{Field, header, text, value};
-use super::loose::{self, quoted_header};
+use super::loose::{self, before_quoted_header, quoted_header};
 use super::plain::Plain;
 use crate::delivery::{Classifier, provider, sender_domain, smtp_code};
 use crate::event::{Data, Event, EventId, EventIdBuilder, Kind};
@@ -32,6 +32,9 @@ const REF: &str = "X-Mailtap-Ref";
 /// Verifies the value of `X-Mailtap-Ref`.
 pub type VerifyRef = Arc<dyn Fn(&str) -> Option<MessageId> + Send + Sync>;
 
+/// Names as `Reporting-MTA` has them (Postfix: `myhostname`), or `*.example.org` for all below a domain.
+pub type OwnHosts = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// What reports are read with.
 pub struct Reader {
     /// This host: part of every event's source.
@@ -42,16 +45,13 @@ pub struct Reader {
     pub verify_ref: VerifyRef,
     /// Classes of failures.
     pub classifier: Classifier,
-    /// Hosts whose own bounces a tap has from their log, by the name in `Reporting-MTA` (Postfix: `myhostname`).
-    pub own_hosts: Vec<String>,
+    /// Hosts whose own bounces a tap has from their log; asked only about reports of a Postfix.
+    pub own_hosts: OwnHosts,
 }
 
 impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader")
-            .field("host", &self.host)
-            .field("own_hosts", &self.own_hosts)
-            .finish_non_exhaustive()
+        f.debug_struct("Reader").field("host", &self.host).finish_non_exhaustive()
     }
 }
 
@@ -123,20 +123,35 @@ impl Reader {
             return self
                 .about(&returned, &top, now, |subject| self.outcomes(subject, &plain.recipients, &top));
         }
-        let returned = returned_header(&parsed).unwrap_or_default();
-        if value(&returned, REF).is_some()
-            && let Some(recipients) = loose::recipients(&top, &own_text(&parsed), &returned)
-        {
-            return self.about(&returned, &top, now, |subject| self.outcomes(subject, &recipients, &top));
+        let submitted = value(&top, "Auto-Submitted").unwrap_or(b"no");
+        let is_automatic = !submitted.eq_ignore_ascii_case(b"no");
+        // An out-of-office reply may say anything; what Postfix, Exim and others report so was read above.
+        let is_answer = submitted.get(..12).is_some_and(|word| word.eq_ignore_ascii_case(b"auto-replied"));
+        if !is_answer && let Some(verdict) = self.loose(&parsed, &top, now) {
+            return verdict;
         }
-        let is_automatic =
-            text(&top, "Auto-Submitted").is_some_and(|value| !value.eq_ignore_ascii_case("no"));
         Verdict::NotAReport(if is_automatic { "an automatic answer" } else { "no report" })
+    }
+
+    /// A report in no particular form; the reference is looked at first, for the rest costs more.
+    fn loose(&self, message: &Message<'_>, top: &[Field], now: Timestamp) -> Option<Verdict> {
+        let returned = returned_header(message)?;
+        let is_ours = text(&returned, REF).is_some_and(|reference| (self.verify_ref)(reference).is_some());
+        if !is_ours {
+            let is_report = value(&returned, REF).is_some() && loose::is_from_a_mail_system(top);
+            return is_report.then_some(Verdict::Foreign("with a reference that can't be verified"));
+        }
+        let recipients = loose::recipients(top, &own_text(message), &returned)?;
+        Some(self.about(&returned, top, now, |subject| self.outcomes(subject, &recipients, top)))
     }
 
     fn is_own(&self, status: &Status) -> bool {
         let Some(mta) = &status.reporting_mta else { return false };
-        status.is_postfix && self.own_hosts.iter().any(|own| own.eq_ignore_ascii_case(mta))
+        let is_it = |own: String| match own.strip_prefix('*') {
+            Some(domain) => domain.starts_with('.') && mta.ends_with(&domain.to_ascii_lowercase()),
+            None => own.eq_ignore_ascii_case(mta),
+        };
+        status.is_postfix && (self.own_hosts)().into_iter().any(is_it)
     }
 
     /// Events about the message whose header came back, if it is ours.
@@ -261,21 +276,7 @@ fn returned_header(message: &Message<'_>) -> Option<Vec<Field>> {
 /// What the reporter says itself: the texts, each up to a returned message within it.
 fn own_text(message: &Message<'_>) -> Vec<u8> {
     let texts = message.parts.iter().filter(|part| matches!(part.body, PartType::Text(_)));
-    let own = |part: &MessagePart<'_>| {
-        let text = part.contents();
-        // From the blank line before the returned header on, it is not the reporter's.
-        let at = memchr::memmem::find(&text.to_ascii_lowercase(), REF.to_ascii_lowercase().as_bytes());
-        let before = text.get(..at.unwrap_or(text.len())).unwrap_or_default();
-        let end = match at {
-            Some(_) => before
-                .windows(2)
-                .rposition(|pair| pair == b"\n\n" || pair == b"\n\r" || pair == b"\n>")
-                .unwrap_or(0),
-            None => before.len(),
-        };
-        before.get(..end).unwrap_or_default().to_vec()
-    };
-    texts.map(own).collect::<Vec<_>>().join(&b'\n')
+    texts.map(|part| before_quoted_header(part.contents(), REF.as_bytes())).collect::<Vec<_>>().join(&b'\n')
 }
 
 fn date(top: &[Field]) -> Option<Timestamp> {

@@ -4,6 +4,7 @@ use super::*;
 use crate::event::BounceClass;
 
 fn reader(own_hosts: &[&str]) -> Reader {
+    let own_hosts: Vec<String> = own_hosts.iter().map(|host| (*host).to_owned()).collect();
     Reader {
         host: "relay1".into(),
         pseudonyms: PseudonymKey::new(&[7; 32]),
@@ -12,7 +13,7 @@ fn reader(own_hosts: &[&str]) -> Reader {
             Some(MessageId::new("2026-11-23T16:25:10.5Z".parse().unwrap(), number))
         }),
         classifier: Classifier::built_in(),
-        own_hosts: own_hosts.iter().map(|host| (*host).to_owned()).collect(),
+        own_hosts: Arc::new(move || own_hosts.clone()),
     }
 }
 
@@ -125,10 +126,83 @@ fn an_answer_that_quotes_our_message_is_no_bounce() {
 }
 
 #[test]
+fn only_whom_the_message_was_for_can_fail() {
+    let report = |headers: &str, text: &str, to: &str| {
+        let message = format!(
+            "From: postmaster@partner.example\nTo: news@shop.example\nSubject: Undeliverable: hello\n{headers}\n{text}\n\n\
+             > From: news@shop.example\n{to}> X-Mailtap-Ref: test-ref-0057\n\n"
+        );
+        read_bytes(message.as_bytes())
+    };
+    let to = "> To: Anna <anna@partner.example>\n";
+    let away = "I am away. Mail to me could not be delivered; ask chef@other.example.";
+    // An out-of-office reply, by whoever writes it.
+    let answer = report("Auto-Submitted: auto-replied (vacation)\n", away, to);
+    assert_eq!(answer, Verdict::NotAReport("an automatic answer"));
+    // Who is named but was no recipient is not the one that failed.
+    let events = events(report("", away, to));
+    assert!(events.len() == 1 && addressed(&events[0], "anna@partner.example"), "{events:?}");
+    let two = "> To: anna@partner.example, bert@partner.example\n";
+    let of_bert =
+        self::events(report("", "<BERT@partner.example> unknown. Undelivered, says chef@other.example", two));
+    assert!(of_bert.len() == 1 && addressed(&of_bert[0], "bert@partner.example"), "{of_bert:?}");
+    assert_eq!(report("", away, two), Verdict::NotAReport("no report"));
+    // Nothing is known of the recipient.
+    let told = self::events(report("", "Undeliverable: gone@partner.example", ""));
+    assert!(told.len() == 1 && addressed(&told[0], "gone@partner.example"));
+}
+
+/// Millions of at signs, brackets, colons and quotation marks: what was quadratic took minutes.
+#[test]
+fn big_reports_cost_no_more_than_their_size() {
+    let size = 512 << 10;
+    let begun = std::time::Instant::now();
+    for filling in [
+        "@",
+        "a@",
+        "a.b@c.d ",
+        "<",
+        "<a@b.c>",
+        "id:<x@y.z>\n",
+        "> X-Mailtap-Ref\n",
+        "550 ",
+        ":\n",
+        "\n>\n",
+        "> ",
+        "=\n",
+        "a: b\n",
+    ] {
+        let filled = filling.repeat(size / filling.len());
+        for message in [
+            format!(
+                "From: MAILER-DAEMON@x.example\nSubject: failure notice\n\nundelivered\n\n{filled}\n\n> X-Mailtap-Ref: test-ref-1\n\n"
+            ),
+            format!(
+                "From: MAILER-DAEMON@x.example\nSubject: failure notice\n\nundelivered\n\n> X-Mailtap-Ref: test-ref-1\n> To: {filled}\n\n"
+            ),
+            format!(
+                "From: MAILER-DAEMON@x.example\nX-Failed-Recipients: {filled}\n\nx\n------ This is a copy of \n\nX-Mailtap-Ref: test-ref-1\n\n"
+            ),
+            format!(
+                "From: x\nContent-Type: multipart/report; boundary=b\n\n--b\nContent-Type: message/delivery-status\n\nFinal-Recipient: {filled}\n\n--b\nContent-Type: message/rfc822\n\nX-Mailtap-Ref: test-ref-1\n{filled}\n--b--\n"
+            ),
+        ] {
+            let _ = read_bytes(message.as_bytes());
+        }
+    }
+    assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn our_own_hosts_report_is_known_from_the_log() {
     let message = file("failed-single-1");
     let now = Timestamp::from_secs(2_000_000_000);
-    assert_eq!(reader(&["MX.test.invalid"]).read(&message, now), Verdict::Known);
+    for own in ["MX.test.invalid", "*.Test.invalid"] {
+        assert_eq!(reader(&[own]).read(&message, now), Verdict::Known);
+    }
+    for other in ["test.invalid", "*.mx.test.invalid", "*", "*x.test.invalid", "*invalid"] {
+        assert!(matches!(reader(&[other]).read(&message, now), Verdict::Events(_)), "{other}");
+    }
     let of_another = String::from_utf8(message).unwrap().replace("X-Postfix-Queue-ID", "X-Other");
     assert!(matches!(reader(&["mx.test.invalid"]).read(of_another.as_bytes(), now), Verdict::Events(_)));
 }

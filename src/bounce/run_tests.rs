@@ -36,7 +36,7 @@ async fn the_exit_tells_postfix_whether_to_keep_the_message() {
         pseudonyms: PseudonymKey::new(&[7; 32]),
         verify_ref: Arc::new(|text| text.starts_with("test-ref-").then(|| MessageId::from([1; 10]))),
         classifier: Classifier::built_in(),
-        own_hosts: Vec::new(),
+        own_hosts: Arc::new(Vec::new),
     };
     let report = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/dsn/failed-multi-1.eml"));
     let now = Timestamp::from_secs(1_800_000_000);

@@ -14,6 +14,7 @@ use url::Url;
 
 use super::events::spool_directory;
 use super::exit::{Exit, Failure, OrExit, Result};
+use super::own_hosts::own_hosts;
 use crate::config::units::Listen;
 use crate::config::{AmqpConfig, Config, PropertyConfig, TapSource};
 use crate::delivery::class::Classifier;
@@ -313,6 +314,9 @@ pub(super) fn reader(config: &Config) -> Result<bounce::Reader> {
         pseudonyms: pseudonyms(config)?,
         verify_ref: verify_ref(keyring(config)?),
         classifier: Classifier::default(),
-        own_hosts: config.raw.bounce.own_hosts.clone(),
+        own_hosts: {
+            let config = config.clone();
+            Arc::new(move || own_hosts(&config))
+        },
     })
 }

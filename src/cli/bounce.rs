@@ -4,9 +4,10 @@
 //! - Takes: a DSN, a complaint or any other message on standard input.
 //! - Gives: events in the spool; with `--stdout` events as JSON lines, and nothing else changed.
 //! - On failure: exit code 75 where events could not be stored: Postfix keeps the message and tries again. A broken
-//!   configuration is 75 too, so that no report is returned to its sender.
+//!   configuration, a wrong command line and a defect of ours are 75 too, so that no report is returned to its sender.
 //! - See: pipe(8), `docs/postfix.md`.
 
+use std::ffi::OsString;
 use std::io::Read;
 
 use super::assemble;
@@ -31,15 +32,26 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(self, config: &Config) -> Result {
+    /// Whatever goes wrong before the message is judged, Postfix must keep it: 75, also for a panic, on whose 101 it would
+    /// return the report to its sender.
+    pub(super) fn run(self, load: impl FnOnce() -> Result<Config>) -> Result {
+        let run = || {
+            let config = load().map_err(later)?;
+            self.read(&config)
+        };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|_| {
+            Err(Failure::new(Exit::TempFail, "a defect of mailtap: please report the panic above"))
+        })
+    }
+
+    fn read(self, config: &Config) -> Result {
         telemetry::start_logs(&config.raw.log.level, config.log_format).or_exit(Exit::TempFail)?;
         let mut message = Vec::new();
         let mut input = std::io::stdin().lock();
         input.by_ref().take(MAX_MESSAGE_BYTES as u64).read_to_end(&mut message).or_exit(Exit::TempFail)?;
         // Postfix must be able to write all of it.
         std::io::copy(&mut input, &mut std::io::sink()).or_exit(Exit::TempFail)?;
-        let reader =
-            assemble::reader(config).map_err(|failure| Failure { exit: Exit::TempFail, ..failure })?;
+        let reader = assemble::reader(config).map_err(later)?;
         if self.stdout {
             return match reader.read(&message, clock::now()) {
                 Verdict::Events(events) => {
@@ -49,20 +61,32 @@ impl Args {
                 Verdict::NotAReport(why) | Verdict::Foreign(why) => says(why),
             };
         }
-        let spool = assemble::spool(config).map_err(|failure| Failure { exit: Exit::TempFail, ..failure })?;
+        let spool = assemble::spool(config).map_err(later)?;
         let publisher: Publisher = std::sync::Arc::new(spool);
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::TempFail)?;
-        // A panic would end with 101, on which Postfix returns the report to its sender.
-        let run = || runtime.block_on(bounce::run_once(&message, &reader, &publisher, clock::now()));
-        let Ok(exit) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) else {
-            return Err(Failure::new(Exit::TempFail, "a defect of mailtap: please report the panic above"));
-        };
-        match exit {
+        match runtime.block_on(bounce::run_once(&message, &reader, &publisher, clock::now())) {
             bounce::Exit::TryAgain => Err(Failure::silent(Exit::TempFail)),
             bounce::Exit::Stored(_) | bounce::Exit::NotOurs(_) => Ok(()),
         }
     }
+}
+
+fn later(failure: Failure) -> Failure {
+    Failure { exit: Exit::TempFail, ..failure }
+}
+
+/// Whether a command line is one of `mailtap bounce`, even a wrong one.
+pub(super) fn is_asked_for(arguments: impl IntoIterator<Item = OsString>) -> bool {
+    let mut arguments = arguments.into_iter().skip(1);
+    while let Some(argument) = arguments.next() {
+        if argument == "--config" || argument == "-c" {
+            arguments.next();
+        } else if !argument.to_string_lossy().starts_with('-') {
+            return argument == "bounce";
+        }
+    }
+    false
 }
 
 fn says(why: &str) -> Result {

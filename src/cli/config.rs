@@ -10,6 +10,7 @@ use std::path::Path;
 use clap::Subcommand;
 
 use super::exit::{Exit, OrExit, Result};
+use super::own_hosts::own_hosts;
 use super::print;
 use super::terminal::{GOOD, paint};
 use crate::config::Config;
@@ -40,7 +41,8 @@ impl Args {
             Command::Check => {
                 crate::keys::Keys::open(&config.keyring).or_exit(Exit::Config)?;
                 crate::keys::load_pseudonym_key(&config.pseudonym_key).or_exit(Exit::Config)?;
-                print(format!("{}: {}\n", path.display(), paint(GOOD, "ok")))
+                print(format!("{}: {}\n", path.display(), paint(GOOD, "ok")))?;
+                print(own_hosts_note(&config))
             }
             Command::Show { json: true } => {
                 let text = serde_json::to_string_pretty(&config.effective()).or_exit(Exit::Software)?;
@@ -51,4 +53,16 @@ impl Args {
             }
         }
     }
+}
+
+/// Whose bounces count once is worth a word where nobody said it: on another host's report the guess may be wrong.
+fn own_hosts_note(config: &Config) -> String {
+    if !config.raw.tap.enabled || !config.raw.bounce.own_hosts.is_empty() {
+        return String::new();
+    }
+    let hosts = own_hosts(config).join(", ");
+    format!(
+        "note: bounce.own_hosts is empty: what {hosts} report about their own queue is known from the log, and not \
+         counted twice; name your other relays there too, if their bounces come back to this host\n"
+    )
 }

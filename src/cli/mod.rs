@@ -19,6 +19,7 @@ mod events;
 pub mod exit;
 mod init;
 mod keys;
+mod own_hosts;
 mod postfix;
 mod relay;
 mod rewrite;
@@ -128,6 +129,9 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
+            if error.use_stderr() && bounce::is_asked_for(std::env::args_os()) {
+                return ExitCode::from(Exit::TempFail as u8);
+            }
             return if error.use_stderr() { ExitCode::from(Exit::Usage as u8) } else { ExitCode::SUCCESS };
         }
     };
@@ -152,8 +156,7 @@ impl Cli {
             Command::Run(_) => roles::run(&load()?, roles::Which::All),
             Command::Milter(_) => roles::run(&load()?, roles::Which::Milter),
             Command::Tap(args) => args.run(load),
-            // A report must not go back to its sender because of our own trouble.
-            Command::Bounce(args) => args.run(&Config::load(&self.config).or_exit(Exit::TempFail)?),
+            Command::Bounce(args) => args.run(load),
             Command::Tracker(_) => roles::run(&load()?, roles::Which::Tracker),
             Command::Relay(args) => args.run(&load()?),
             Command::Forward(_) => roles::run(&load()?, roles::Which::Forward),

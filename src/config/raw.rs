@@ -281,7 +281,7 @@ table! {
 table! {
     /// `[bounce]`
     Bounce {
-        /// Hosts whose log a tap reads: their own bounces are known from there.
+        /// Hosts whose log a tap reads: their own bounces are known from there. Empty: this one, where the tap is enabled.
         own_hosts: Vec<String> = Vec::new(),
     }
 }
