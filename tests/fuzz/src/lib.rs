@@ -153,7 +153,7 @@ pub fn returned(bytes: &[u8]) {
         pseudonyms: PseudonymKey::new(&[9; 32]),
         verify_ref: Arc::new(|_| Some("0123456789abcdef".parse().unwrap())),
         classifier: classifier(),
-        own_hosts: Vec::new(),
+        own_hosts: std::sync::Arc::new(Vec::new),
     };
     if let bounce::Verdict::Events(events) = reader.read(bytes, NOW) {
         assert!(events.iter().all(|event| !event.to_json().contains('@')));
