@@ -62,7 +62,7 @@ proptest! {
         let requests = batch(valid);
         prop_assert_eq!(requests.iter().map(|request| request.tags.len()).sum::<usize>(), expected);
         for request in requests {
-            let body = request.body.to_string();
+            let body = request.body();
             prop_assert!(body.len() <= MAX_BODY_BYTES && request.tags.len() <= 25);
             prop_assert!(!body.contains('@') && !body.contains("%40"), "{}", body);
             for behaviour in [Behaviour::Relaxed, Behaviour::Enforce] {
@@ -162,7 +162,7 @@ proptest! {
         let requests = batch(valid);
         prop_assert_eq!(requests.iter().map(|request| request.tags.len()).sum::<usize>(), expected);
         for request in requests {
-            let body = request.body.to_string();
+            let body = request.body();
             prop_assert!(body.len() <= MAX_BODY_BYTES && request.tags.len() <= 25);
             for behaviour in [Behaviour::Relaxed, Behaviour::Enforce] {
                 let judged = judge(body.as_bytes(), NOW * 1_000_000, behaviour);

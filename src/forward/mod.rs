@@ -131,11 +131,11 @@ async fn forward(
         let room = settings.window.max(1).saturating_sub(confirms.len());
         tokio::select! {
             () = life.stop.cancelled() => {
-                drain(settings.drain, &mut source, &mut confirms).await;
+                drain(settings.drain, &source, &mut confirms).await;
                 return End::Stop;
             }
             Some(first) = confirms.next() => {
-                match settle(&mut source, first, &mut confirms).await {
+                match settle(&source, first, &mut confirms).await {
                     Ok(0) => {}
                     Ok(_) => backoff.worked(),
                     Err(end) => return end,
@@ -164,7 +164,7 @@ fn send<'a>(link: &'a Link, publisher: &'a Publisher, exchange: &str, delivery: 
 
 /// Settles what was confirmed, all that is known by now in one go; gives how many events the broker took.
 async fn settle(
-    source: &mut SpoolSource,
+    source: &SpoolSource,
     first: (Tag, Result<(), Refused>),
     confirms: &mut FuturesUnordered<Confirm<'_>>,
 ) -> Result<usize, End> {
@@ -193,7 +193,7 @@ async fn settle(
 }
 
 /// Waits for the confirms that are still out, for a while: what the broker has need not go twice.
-async fn drain(limit: Duration, source: &mut SpoolSource, confirms: &mut FuturesUnordered<Confirm<'_>>) {
+async fn drain(limit: Duration, source: &SpoolSource, confirms: &mut FuturesUnordered<Confirm<'_>>) {
     let all = async {
         while let Some(first) = confirms.next().await {
             if settle(source, first, confirms).await.is_err() {

@@ -4,11 +4,12 @@
 //! - Takes: ids of events before and after they are sent.
 //! - Gives: what is known of an id, after a kill or a power cut too.
 //! - On failure: `StoreError`; then nothing should be sent, since nobody could remember it.
-//! - Limits: about 36 bytes of disk an event, so 1 GB for 30 million in five days. One relay knows only its own: several on one
-//!   queue need a layout that always gives an event to the same one.
+//! - Limits: about 36 bytes of disk an event, so 1 GB for 30 million in five days. One process at a time, by a lock.
 
-use std::path::Path;
-use std::time::Duration;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::oneshot;
@@ -23,6 +24,9 @@ use crate::service::clock;
 
 /// How long an id is known at least: GA4 takes events of the last 72 hours.
 const WINDOW: Duration = Duration::from_secs(96 * 60 * 60);
+/// How long to wait for the process before this one to end.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+const LOCK_EVERY: Duration = Duration::from_millis(20);
 const GATHER: Gather = Gather { wait: Duration::from_millis(1), weight: 4_096 };
 
 const MIGRATIONS: &[&str] = &[seen::TABLE, UNDER_WAY];
@@ -41,10 +45,20 @@ INSERT INTO life VALUES (0);
 #[derive(Debug)]
 pub struct Dedupe(Group<Command>);
 
+/// What is known of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing: it was not sent.
+    Nothing,
+    /// It was sent, or is not to be sent again.
+    Sent,
+    /// A life of a relay ended while it was being sent: nobody knows if it arrived.
+    Interrupted,
+}
+
 #[derive(Debug)]
 enum Command {
-    Already { ids: Vec<EventId>, answer: oneshot::Sender<Result<Vec<bool>, StoreError>> },
-    Interrupted { ids: Vec<EventId>, answer: oneshot::Sender<Result<Vec<bool>, StoreError>> },
+    Look { ids: Vec<EventId>, answer: oneshot::Sender<Result<Vec<Known>, StoreError>> },
     Note { ids: Vec<EventId>, now: Timestamp, note: Note, answer: oneshot::Sender<Result<(), StoreError>> },
 }
 
@@ -53,6 +67,8 @@ enum Note {
     Begun,
     Abandoned,
     Sent,
+    /// As sent, unless it was forgotten meanwhile.
+    SetAside,
     Prune,
 }
 
@@ -60,13 +76,15 @@ impl Dedupe {
     /// Opens the memory in this directory, as `sent.db`. Blocks for as long as the disk takes.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// `StoreError`; `Taken` where another process has it.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let path = directory.join("sent.db");
         let connection = sqlite::open(&path, 0o600, MIGRATIONS)?;
+        let lock = lock(&path)?;
         connection.execute("UPDATE life SET number = number + 1", [])?;
         let life = connection.query_row("SELECT number FROM life", [], |row| row.get(0))?;
-        Group::start("dedupe", GATHER, Memory { connection, life })
+        let memory = Memory { connection: Some(connection), path: path.clone(), life, _lock: lock };
+        Group::start("dedupe", GATHER, memory)
             .map(Self)
             .map_err(|error| StoreError::Open { path, why: error.to_string() })
     }
@@ -91,22 +109,13 @@ impl Dedupe {
         Ok(())
     }
 
-    /// For each id, whether it was sent.
+    /// What is known of each id.
     ///
     /// # Errors
     /// `StoreError`.
-    pub async fn already(&self, ids: &[EventId]) -> Result<Vec<bool>, StoreError> {
+    pub async fn look(&self, ids: &[EventId]) -> Result<Vec<Known>, StoreError> {
         let ids = ids.to_vec();
-        self.0.ask(|answer| Command::Already { ids, answer }).await?
-    }
-
-    /// For each id, whether a former life of this relay ended while it was being sent: nobody knows if it arrived.
-    ///
-    /// # Errors
-    /// `StoreError`.
-    pub async fn interrupted(&self, ids: &[EventId]) -> Result<Vec<bool>, StoreError> {
-        let ids = ids.to_vec();
-        self.0.ask(|answer| Command::Interrupted { ids, answer }).await?
+        self.0.ask(|answer| Command::Look { ids, answer }).await?
     }
 
     /// Notes durably that these are about to be sent; to be called before the first byte of the request.
@@ -133,6 +142,15 @@ impl Dedupe {
         self.note(ids, now, Note::Sent).await
     }
 
+    /// Remembers durably that nobody knows whether these arrived, and that they are not to be sent again; but for those that
+    /// an administrator had forgotten meanwhile.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub async fn set_aside(&self, ids: &[EventId], now: Timestamp) -> Result<(), StoreError> {
+        self.note(ids, now, Note::SetAside).await
+    }
+
     /// Forgets a part of what is older than the window. Happens by itself, too.
     ///
     /// # Errors
@@ -150,9 +168,29 @@ impl Dedupe {
     }
 }
 
+/// The lock goes with the process, however it ends.
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let path = path.with_extension("lock");
+    let failed = |why: String| StoreError::Open { path: path.clone(), why };
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.map_err(|error| failed(error.to_string()))?;
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOCK_EVERY),
+            Err(TryLockError::WouldBlock) => return Err(StoreError::Taken { path }),
+            Err(TryLockError::Error(error)) => return Err(failed(error.to_string())),
+        }
+    }
+}
+
 struct Memory {
-    connection: Connection,
+    /// None while it can't be opened.
+    connection: Option<Connection>,
+    path: PathBuf,
     life: i64,
+    _lock: File,
 }
 
 impl Work for Memory {
@@ -160,9 +198,7 @@ impl Work for Memory {
 
     fn weight(command: &Command) -> usize {
         match command {
-            Command::Already { ids, .. } | Command::Interrupted { ids, .. } | Command::Note { ids, .. } => {
-                ids.len()
-            }
+            Command::Look { ids, .. } | Command::Note { ids, .. } => ids.len(),
         }
     }
 
@@ -171,9 +207,9 @@ impl Work for Memory {
         // Whoever asked may have gone: then nobody needs the answer.
         for command in commands {
             match command {
-                Command::Already { ids, answer } => drop(answer.send(self.already(&ids).map_err(Into::into))),
-                Command::Interrupted { ids, answer } => {
-                    drop(answer.send(self.interrupted(&ids).map_err(Into::into)))
+                Command::Look { ids, answer } => {
+                    let life = self.life;
+                    drop(answer.send(self.with(|connection| look(connection, life, &ids))));
                 }
                 Command::Note { ids, now, note, answer } => notes.push((ids, now, note, answer)),
             }
@@ -181,44 +217,58 @@ impl Work for Memory {
         if notes.is_empty() {
             return;
         }
-        let result = self.note(notes.iter().map(|(ids, now, note, _)| (ids.as_slice(), *now, *note)));
+        let life = self.life;
+        let result = self.with(|connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for (ids, now, kind, _) in &notes {
+                write(&transaction, life, ids, *now, *kind)?;
+            }
+            transaction.commit()
+        });
         for (_, _, _, answer) in notes {
-            drop(answer.send(result.clone().map_err(StoreError::Sql)));
+            drop(answer.send(result.clone()));
         }
     }
 
     fn care(&mut self) -> bool {
         let days = Days::new(clock::now(), WINDOW);
         // What fails now is tried again in a while.
-        seen::prune(&self.connection, days).unwrap_or(false)
+        self.with(|connection| seen::prune(connection, days)).unwrap_or(false)
     }
 }
 
 impl Memory {
-    fn already(&self, ids: &[EventId]) -> rusqlite::Result<Vec<bool>> {
-        let days = Days::new(clock::now(), WINDOW);
-        ids.iter().map(|id| seen::contains(&self.connection, *id, days)).collect()
-    }
-
-    fn interrupted(&self, ids: &[EventId]) -> rusqlite::Result<Vec<bool>> {
-        let mut look =
-            self.connection.prepare_cached("SELECT 1 FROM under_way WHERE id = ?1 AND life <> ?2")?;
-        ids.iter().map(|id| look.exists((id.as_bytes(), self.life))).collect()
-    }
-
-    fn note<'a>(
+    /// Does something with the database; opens it anew after an error that a connection does not recover from.
+    fn with<T>(
         &mut self,
-        notes: impl Iterator<Item = (&'a [EventId], Timestamp, Note)>,
-    ) -> Result<(), String> {
-        let life = self.life;
-        let text = |error: rusqlite::Error| error.to_string();
-        let transaction =
-            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(text)?;
-        for (ids, now, note) in notes {
-            write(&transaction, life, ids, now, note).map_err(text)?;
+        what: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            // Never a new file: what was sent before would be sent again.
+            None => sqlite::open_existing(&self.path, MIGRATIONS)?,
+        };
+        let result = what(&mut connection);
+        if !result.as_ref().is_err_and(sqlite::is_broken) {
+            self.connection = Some(connection);
         }
-        transaction.commit().map_err(text)
+        Ok(result?)
     }
+}
+
+fn look(connection: &Connection, life: i64, ids: &[EventId]) -> rusqlite::Result<Vec<Known>> {
+    let days = Days::new(clock::now(), WINDOW);
+    let mut begun = connection.prepare_cached("SELECT 1 FROM under_way WHERE id = ?1 AND life <> ?2")?;
+    let mut known = |id: &EventId| {
+        Ok(if seen::contains(connection, *id, days)? {
+            Known::Sent
+        } else if begun.exists((id.as_bytes(), life))? {
+            Known::Interrupted
+        } else {
+            Known::Nothing
+        })
+    };
+    ids.iter().map(&mut known).collect()
 }
 
 fn write(
@@ -235,11 +285,11 @@ fn write(
                 connection.prepare_cached("INSERT OR REPLACE INTO under_way (id, life) VALUES (?1, ?2)")?;
             ids.iter().try_for_each(|id| begin.execute((id.as_bytes(), life)).map(drop))
         }
-        Note::Abandoned | Note::Sent => {
+        Note::Abandoned | Note::Sent | Note::SetAside => {
             let mut end = connection.prepare_cached("DELETE FROM under_way WHERE id = ?1")?;
             for id in ids {
-                end.execute([id.as_bytes()])?;
-                if note == Note::Sent {
+                let was_begun = end.execute([id.as_bytes()])? > 0;
+                if note == Note::Sent || (note == Note::SetAside && was_begun) {
                     seen::insert(connection, *id, days)?;
                 }
             }
@@ -265,12 +315,12 @@ mod tests {
         dedupe.remember(sent, now).await.unwrap();
         drop(dedupe);
         let dedupe = Dedupe::open(directory.path()).unwrap();
-        assert_eq!(dedupe.already(&ids).await.unwrap(), [true, true, false]);
+        assert_eq!(dedupe.look(&ids).await.unwrap(), [Known::Sent, Known::Sent, Known::Nothing]);
         dedupe.remember(unsent, now.minus(Duration::from_secs(121 * 60 * 60))).await.unwrap();
         dedupe.prune(now).await.unwrap();
-        assert_eq!(dedupe.already(&ids).await.unwrap(), [true, true, false]);
+        assert_eq!(dedupe.look(&ids).await.unwrap(), [Known::Sent, Known::Sent, Known::Nothing]);
         dedupe.prune(now.plus(Duration::from_secs(130 * 60 * 60))).await.unwrap();
-        assert_eq!(dedupe.already(&ids).await.unwrap(), [false, false, false]);
+        assert_eq!(dedupe.look(&ids).await.unwrap(), [Known::Nothing; 3]);
     }
 
     #[tokio::test]
@@ -279,13 +329,61 @@ mod tests {
         let ids: Vec<_> = (0..4).map(|number| event(number).id).collect();
         let dedupe = Dedupe::open(directory.path()).unwrap();
         dedupe.begin(&ids).await.unwrap();
-        assert_eq!(dedupe.interrupted(&ids).await.unwrap(), [false; 4]);
+        assert_eq!(dedupe.look(&ids).await.unwrap(), [Known::Nothing; 4]);
         dedupe.remember(&ids[..1], clock::now()).await.unwrap();
         dedupe.abandon(&ids[1..2]).await.unwrap();
         drop(dedupe);
         let dedupe = Dedupe::open(directory.path()).unwrap();
-        assert_eq!(dedupe.interrupted(&ids).await.unwrap(), [false, false, true, true]);
+        use Known::{Interrupted, Nothing, Sent};
+        assert_eq!(dedupe.look(&ids).await.unwrap(), [Sent, Nothing, Interrupted, Interrupted]);
         dedupe.begin(&ids[2..3]).await.unwrap();
-        assert_eq!(dedupe.interrupted(&ids).await.unwrap(), [false, false, false, true]);
+        assert_eq!(dedupe.look(&ids).await.unwrap(), [Sent, Nothing, Nothing, Interrupted]);
+    }
+
+    #[tokio::test]
+    async fn what_was_forgotten_while_it_was_set_aside_stays_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let ids: Vec<_> = (0..2).map(|number| event(number).id).collect();
+        let dedupe = Dedupe::open(directory.path()).unwrap();
+        dedupe.begin(&ids).await.unwrap();
+        Dedupe::forget(directory.path(), &ids[..1]).unwrap();
+        dedupe.set_aside(&ids, clock::now()).await.unwrap();
+        assert_eq!(dedupe.look(&ids).await.unwrap(), [Known::Nothing, Known::Sent]);
+    }
+
+    #[tokio::test]
+    async fn one_process_has_it_and_the_next_one_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let dedupe = Dedupe::open(directory.path()).unwrap();
+        let error = Dedupe::open(directory.path()).unwrap_err();
+        assert!(matches!(&error, StoreError::Taken { path } if path.ends_with("sent.lock")), "{error}");
+        drop(dedupe);
+        Dedupe::open(directory.path()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_database_that_broke_is_opened_anew_and_never_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let id = [event(1).id];
+        let dedupe = Dedupe::open(directory.path()).unwrap();
+        dedupe.remember(&id, clock::now()).await.unwrap();
+        // Written over under the open connection, as a bad disk does.
+        let path = directory.path().join("sent.db");
+        let kept = std::fs::read(&path).unwrap();
+        let wal = std::fs::read(directory.path().join("sent.db-wal")).unwrap();
+        std::fs::write(&path, vec![7; kept.len()]).unwrap();
+        std::fs::write(directory.path().join("sent.db-wal"), vec![7; wal.len()]).unwrap();
+        std::fs::write(directory.path().join("sent.db-shm"), vec![7; 32_768]).unwrap();
+        assert!(dedupe.look(&id).await.is_err() || dedupe.begin(&id).await.is_err());
+        std::fs::write(&path, &kept).unwrap();
+        std::fs::write(directory.path().join("sent.db-wal"), &wal).unwrap();
+        let mut known = dedupe.look(&id).await;
+        for _ in 0..20 {
+            if known.is_ok() {
+                break;
+            }
+            known = dedupe.look(&id).await;
+        }
+        assert_eq!(known.unwrap(), [Known::Sent]);
     }
 }

@@ -39,6 +39,12 @@ pub enum StoreError {
         /// The latest one known here.
         known: usize,
     },
+    /// Another process has it.
+    #[error("{} is locked: another relay runs with the same state_dir; give each one of its own", path.display())]
+    Taken {
+        /// The lock.
+        path: PathBuf,
+    },
     /// SQLite refused.
     #[error("the store can't be used: {0}")]
     Sql(String),

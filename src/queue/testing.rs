@@ -77,10 +77,11 @@ pub(crate) async fn remove(settings: &Settings) {
     link.close().await;
 }
 
-/// A way to the broker that can be cut.
+/// A way to the broker that can be cut, or stand still.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     cut: std::sync::Arc<std::sync::Mutex<CancellationToken>>,
+    frozen: std::sync::Arc<std::sync::Mutex<Vec<CancellationToken>>>,
     port: u16,
 }
 
@@ -93,19 +94,24 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let cut = std::sync::Arc::new(std::sync::Mutex::new(CancellationToken::new()));
         let shared = cut.clone();
+        let frozen: std::sync::Arc<std::sync::Mutex<Vec<CancellationToken>>> = std::sync::Arc::default();
+        let freezing = frozen.clone();
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
                 let (target, cut) = (target.clone(), shared.lock().unwrap().clone());
+                let freeze = CancellationToken::new();
+                freezing.lock().unwrap().push(freeze.clone());
                 tokio::spawn(async move {
                     let Ok(mut server) = TcpStream::connect(target).await else { return };
                     tokio::select! {
                         () = cut.cancelled() => {}
+                        () = freeze.cancelled() => cut.cancelled().await,
                         _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
                     }
                 });
             }
         });
-        Self { cut, port }
+        Self { cut, frozen, port }
     }
 
     /// The same settings, through the proxy.
@@ -113,6 +119,11 @@ impl Proxy {
         let mut uri: url::Url = settings.uris[0].expose().parse().unwrap();
         uri.set_port(Some(self.port)).unwrap();
         Settings { uris: vec![Secret::new(uri.to_string())], ..settings.clone() }
+    }
+
+    /// Lets nothing more through on the connection of this number, and leaves it open.
+    pub(crate) fn freeze(&self, number: usize) {
+        self.frozen.lock().unwrap()[number].cancel();
     }
 
     /// Cuts all connections; new ones pass.

@@ -14,18 +14,73 @@ use serde_json::{Value, json};
 use super::map::Mapped;
 use super::validate::{MAX_BODY_BYTES, MAX_EVENTS};
 
-/// What a request's body has beside its events, in bytes, rather more than less.
-const ENVELOPE_BYTES: usize = 512;
+const CONSENT: &str = r#""consent":{"ad_personalization":"DENIED","ad_user_data":"DENIED"}"#;
 
 /// One request.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request<T> {
     /// Which property it goes to.
     pub property: usize,
-    /// The body.
-    pub body: Value,
+    /// The client's id, as JSON.
+    client_id: String,
+    /// Its events, as JSON.
+    events: Vec<String>,
     /// Whose events these are.
     pub tags: Vec<T>,
+}
+
+impl<T> Request<T> {
+    fn new(property: usize, client_id: &str) -> Self {
+        let client_id = Value::from(client_id).to_string();
+        Self { property, client_id, events: Vec::new(), tags: Vec::new() }
+    }
+
+    /// The body that is sent.
+    #[must_use]
+    pub fn body(&self) -> String {
+        let mut body = String::with_capacity(self.size());
+        for piece in ["{\"client_id\":", &self.client_id, ",", CONSENT, ",\"events\":["] {
+            body.push_str(piece);
+        }
+        for (number, event) in self.events.iter().enumerate() {
+            if number > 0 {
+                body.push(',');
+            }
+            body.push_str(event);
+        }
+        body.push_str("]}");
+        body
+    }
+
+    /// Leaves out the events whose tags are not to be kept, and gives these tags.
+    pub fn leave_out(&mut self, keep: impl Fn(&T) -> bool) -> Vec<T> {
+        let (mut events, mut tags, mut out) = (Vec::new(), Vec::new(), Vec::new());
+        for (event, tag) in self.events.drain(..).zip(self.tags.drain(..)) {
+            if keep(&tag) {
+                events.push(event);
+                tags.push(tag);
+            } else {
+                out.push(tag);
+            }
+        }
+        (self.events, self.tags) = (events, tags);
+        out
+    }
+
+    /// The bytes of the body.
+    fn size(&self) -> usize {
+        let events: usize = self.events.iter().map(|event| event.len() + 1).sum();
+        r#"{"client_id":,,"events":[]}"#.len()
+            + CONSENT.len()
+            + self.client_id.len()
+            + events.saturating_sub(1)
+    }
+
+    /// A request without events, for tests of what only counts them.
+    #[cfg(test)]
+    pub(super) fn empty(property: usize, tags: Vec<T>) -> Self {
+        Self { tags, ..Self::new(property, "") }
+    }
 }
 
 /// Puts events together.
@@ -39,27 +94,28 @@ pub fn batch<T>(events: Vec<(Mapped<'_>, T)>) -> Vec<Request<T>> {
             "params": event.params,
             "timestamp_micros": event.timestamp_micros,
         });
-        let bytes = json.to_string().len() + 1;
+        let json = json.to_string();
+        let bytes = json.len() + 1;
         let key = (event.property, event.client_id);
         let fits = |(request, size): &&mut (Request<T>, usize)| {
             request.tags.len() < MAX_EVENTS && *size + bytes <= MAX_BODY_BYTES
         };
         let present = open.get(&key).and_then(|at| requests.get_mut(*at)).filter(fits);
-        if let Some((request, size)) = present {
-            if let Some(list) = request.body.get_mut("events").and_then(Value::as_array_mut) {
-                list.push(json);
-            }
-            request.tags.push(tag);
-            *size += bytes;
-            continue;
-        }
-        let body = json!({
-            "client_id": key.1,
-            "consent": { "ad_user_data": "DENIED", "ad_personalization": "DENIED" },
-            "events": [json],
-        });
-        requests.push((Request { property: event.property, body, tags: vec![tag] }, ENVELOPE_BYTES + bytes));
-        open.insert(key, requests.len() - 1);
+        let (request, size) = if let Some(present) = present {
+            present
+        } else {
+            let request = Request::new(key.0, &key.1);
+            let size = request.size();
+            open.insert(key, requests.len());
+            requests.push((request, size));
+            let Some(last) = requests.last_mut() else { continue };
+            // The first event has no comma before it.
+            last.1 -= 1;
+            last
+        };
+        request.events.push(json);
+        request.tags.push(tag);
+        *size += bytes;
     }
     requests.into_iter().map(|(request, _)| request).collect()
 }
@@ -82,7 +138,9 @@ mod tests {
         let requests = batch(events.collect());
         let tags: Vec<&[usize]> = requests.iter().map(|request| &request.tags[..]).collect();
         assert_eq!(tags, [&[0, 3][..], &[1], &[2]]);
-        assert_eq!(requests[0].body["events"].as_array().map(Vec::len), Some(2));
+        let body: Value = serde_json::from_str(&requests[0].body()).unwrap_or_default();
+        assert_eq!(body["events"].as_array().map(Vec::len), Some(2));
+        assert_eq!((&body["client_id"], &body["consent"]["ad_user_data"]), (&json!("1.1"), &json!("DENIED")));
     }
 
     #[test]
@@ -95,10 +153,29 @@ mod tests {
         assert_eq!(sizes(26), [25, 1]);
     }
 
+    /// Two events of one client that make a body of exactly so many bytes, if they travel together.
+    fn two(bytes: usize) -> Vec<Request<usize>> {
+        let sized = |filler| vec![(event("1.1", 0, 60_000), 0), (event("1.1", 0, filler), 1)];
+        let least = batch(sized(1)).remove(0).body().len();
+        batch(sized(1 + bytes - least))
+    }
+
     #[test]
-    fn a_body_has_129_000_bytes() {
-        let requests = batch((0..20).map(|tag| (event("1.1", 0, 10_000), tag)).collect());
-        assert!(requests.len() > 1);
-        assert!(requests.iter().all(|request| request.body.to_string().len() <= MAX_BODY_BYTES));
+    fn a_body_has_129_000_bytes_and_not_one_more() {
+        let whole = two(MAX_BODY_BYTES);
+        assert_eq!(whole.len(), 1);
+        assert_eq!((whole[0].body().len(), whole[0].size()), (129_000, 129_000));
+        let parted = two(MAX_BODY_BYTES + 1);
+        assert_eq!(parted.len(), 2);
+        assert!(parted.iter().all(|request| request.body().len() < MAX_BODY_BYTES));
+    }
+
+    #[test]
+    fn what_is_left_out_takes_its_event_along() {
+        let mut request = batch((0..4).map(|tag| (event("1.1", 0, tag + 1), tag)).collect()).remove(0);
+        assert_eq!(request.leave_out(|tag| tag % 2 == 1), [0, 2]);
+        let body: Value = serde_json::from_str(&request.body()).unwrap_or_default();
+        let fillers: Vec<_> = (0..2).map(|at| body["events"][at]["params"]["p"].clone()).collect();
+        assert_eq!((request.tags, fillers), (vec![1, 3], vec![json!("xx"), json!("xxxx")]));
     }
 }

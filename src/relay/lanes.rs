@@ -17,6 +17,8 @@ pub(super) struct Lanes<T> {
     lanes: Vec<Lane<T>>,
     most: usize,
     under_way: usize,
+    /// Events that wait.
+    waiting: usize,
     turn: usize,
 }
 
@@ -30,13 +32,14 @@ impl<T> Lanes<T> {
     pub(super) fn new(properties: usize, most: usize) -> Self {
         let lane = || Lane { ready: VecDeque::new(), under_way: 0 };
         let lanes = (0..properties.max(1)).map(|_| lane()).collect();
-        Self { lanes, most: most.max(1), under_way: 0, turn: 0 }
+        Self { lanes, most: most.max(1), under_way: 0, waiting: 0, turn: 0 }
     }
 
     /// Adds requests; one of a property that there is not has nowhere to go and is never made.
     pub(super) fn put(&mut self, requests: Vec<Request<T>>) {
         for request in requests {
             if let Some(lane) = self.lanes.get_mut(request.property) {
+                self.waiting += request.tags.len();
                 lane.ready.push_back(request);
             }
         }
@@ -54,6 +57,7 @@ impl<T> Lanes<T> {
         let request = lane.ready.pop_front()?;
         lane.under_way += 1;
         self.under_way += 1;
+        self.waiting -= request.tags.len();
         Some(request)
     }
 
@@ -69,7 +73,9 @@ impl<T> Lanes<T> {
     pub(super) fn turn_back(&mut self, property: usize, beyond: usize) -> Vec<Request<T>> {
         let Some(lane) = self.lanes.get_mut(property) else { return Vec::new() };
         let kept = beyond.saturating_sub(lane.under_way).min(lane.ready.len());
-        lane.ready.split_off(kept).into()
+        let back: Vec<Request<T>> = lane.ready.split_off(kept).into();
+        self.waiting -= back.iter().map(|request| request.tags.len()).sum::<usize>();
+        back
     }
 
     /// How many requests are under way.
@@ -79,7 +85,7 @@ impl<T> Lanes<T> {
 
     /// How many events wait.
     pub(super) fn waiting_events(&self) -> usize {
-        self.lanes.iter().flat_map(|lane| &lane.ready).map(|request| request.tags.len()).sum()
+        self.waiting
     }
 
     /// Whether more is wanted: nothing waits, or a property that could send has nothing.
@@ -104,11 +110,7 @@ mod tests {
     use super::*;
 
     fn requests(properties: &[usize]) -> Vec<Request<()>> {
-        let request = |property: &usize| Request {
-            property: *property,
-            body: serde_json::Value::Null,
-            tags: vec![(), ()],
-        };
+        let request = |property: &usize| Request::empty(*property, vec![(), ()]);
         properties.iter().map(request).collect()
     }
 

@@ -23,26 +23,23 @@ pub mod send;
 // The role.
 mod breaker;
 mod settle;
+mod turn;
 mod work;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::event::Event;
 use crate::identity::Timestamp;
 use crate::queue::dedupe::Dedupe;
-use crate::queue::source::{BoxFuture, Delivery, Source};
-use crate::service::{Lifecycle, clock};
-use breaker::Breakers;
-use happenings::InFlight;
-use lanes::Lanes;
+use crate::queue::source::Source;
+use crate::service::Lifecycle;
 use map::Mapping;
 use send::{Property, Sender, SenderError};
-use settle::{Settled, Settler};
-use work::{Item, Relay};
+use turn::Turns;
+use work::Relay;
 
 /// What the relay is told.
 #[derive(Debug, Clone)]
@@ -85,102 +82,14 @@ pub async fn run(
 pub async fn run_with(
     settings: Settings,
     mapping: Mapping,
-    mut source: Box<dyn Source>,
+    source: Box<dyn Source>,
     dedupe: Dedupe,
     life: Lifecycle,
 ) -> Result<(), SenderError> {
-    let health = life.health.component("relay");
     let sender = Sender::new(&settings.properties, settings.timeout, settings.max_in_flight)?;
-    let names = settings.properties.iter().map(|property| property.measurement_id.clone()).collect();
-    let mut breakers = Breakers::new(health, names);
-    let mut lanes: Lanes<Item> = Lanes::new(settings.properties.len(), settings.max_in_flight);
-    let most = settings.max_in_flight.saturating_mul(validate::MAX_EVENTS).max(1);
-    let relay = Relay { settings, mapping, sender, dedupe };
-    let mut under_way: FuturesUnordered<BoxFuture<'_, (usize, Vec<Settled>)>> = FuturesUnordered::new();
-    let mut gathered = Gathered::default();
-    let mut settler = Settler::default();
-    loop {
-        let stopping = life.stop.is_cancelled();
-        let paused = stopping || breakers.is_paused();
-        let mut settled = turned_back(&mut lanes, &breakers);
-        while let Some(request) =
-            if paused { None } else { lanes.start(|property| breakers.allowed(property)) }
-        {
-            let property = request.property;
-            let (request, expired) = work::fresh(request, clock::now());
-            settled.extend(expired);
-            match request {
-                Some(request) => under_way.push(relay.send(request)),
-                None => lanes.ended(property),
-            }
-        }
-        InFlight { requests: lanes.under_way() }.emit();
-        let room = most.saturating_sub(gathered.deliveries.len() + lanes.waiting_events());
-        let may_take = !paused && room > 0 && lanes.wants_more(|property| breakers.allowed(property));
-        if settled.is_empty() {
-            tokio::select! {
-                Some((property, sent)) = under_way.next(), if !under_way.is_empty() => {
-                    lanes.ended(property);
-                    settled = sent;
-                }
-                taken = source.next(room), if may_take => match taken {
-                    Ok(taken) => {
-                        breakers.queue_works();
-                        gathered.add(taken, relay.settings.batch_window);
-                    }
-                    Err(error) => breakers.queue_trouble(error.to_string()),
-                },
-                () = at(gathered.until), if gathered.until.is_some() && !stopping => gathered.until = None,
-                () = at(breakers.next_end()), if breakers.next_end().is_some() && !stopping => breakers.end_pauses(),
-                () = at(settler.again), if settler.again.is_some() && !stopping => {}
-                () = life.stop.cancelled(), if !stopping => {}
-                // What was taken and not begun goes back with the source.
-                else => return Ok(()),
-            }
-        }
-        let due = gathered.until.is_none() || gathered.deliveries.len() >= most;
-        if due && !gathered.deliveries.is_empty() && !life.stop.is_cancelled() {
-            let (requests, sorted_out) =
-                relay.prepare(std::mem::take(&mut gathered.deliveries), &mut settler).await;
-            lanes.put(requests);
-            settler.settle(&mut source, &relay.dedupe, &mut breakers, sorted_out).await;
-        }
-        if !settled.is_empty() || settler.is_due() {
-            settler.settle(&mut source, &relay.dedupe, &mut breakers, settled).await;
-        }
-    }
-}
-
-/// What waits for a blocked property while others work: back to the queue, so that it takes nobody's room. One request of
-/// it tries the way after each pause.
-fn turned_back(lanes: &mut Lanes<Item>, breakers: &Breakers) -> Vec<Settled> {
-    let mut settled = Vec::new();
-    for (property, pause) in breakers.to_turn_back() {
-        settled.extend(work::turn_back(&lanes.turn_back(property, breakers.allowed(property)), pause));
-    }
-    settled
-}
-
-/// Deliveries that wait a little for more of the same clients.
-#[derive(Debug, Default)]
-struct Gathered {
-    deliveries: Vec<Delivery>,
-    until: Option<tokio::time::Instant>,
-}
-
-impl Gathered {
-    fn add(&mut self, taken: Vec<Delivery>, window: Duration) {
-        if self.deliveries.is_empty() && !taken.is_empty() {
-            self.until = Some(tokio::time::Instant::now() + window);
-        }
-        self.deliveries.extend(taken);
-    }
-}
-
-async fn at(moment: Option<tokio::time::Instant>) {
-    if let Some(moment) = moment {
-        tokio::time::sleep_until(moment).await;
-    }
+    let relay = Relay { settings, mapping, sender, dedupe: Arc::new(dedupe) };
+    Turns::new(relay, source, life).run().await;
+    Ok(())
 }
 
 /// What the relay would send of these events, as JSON lines: requests, without the API secret; then what would be a dead
@@ -197,7 +106,9 @@ pub fn dry_run(
     let urls: Vec<String> = settings.properties.iter().map(Property::shown).collect::<Result<_, _>>()?;
     let dry = dry_run::dry_run(events, mapping, &settings.domains(), now);
     let requests = dry.requests.iter().map(|request| {
-        json!({ "url": urls.get(request.property), "bytes": request.body.to_string().len(), "body": request.body })
+        let body = request.body();
+        let json: Value = serde_json::from_str(&body).unwrap_or_default();
+        json!({ "url": urls.get(request.property), "bytes": body.len(), "body": json })
     });
     let repairs =
         dry.repairs.iter().map(|(id, repair)| json!({ "event": id.to_string(), "repair": repair.as_str() }));

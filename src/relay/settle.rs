@@ -3,19 +3,23 @@
 //! - Layer: role
 //! - Takes: deliveries and what became of each.
 //! - Gives: every delivery settled once; the events in hand, so that a second copy of one never goes out beside it.
-//! - On failure: what the source or the memory refuses is told again after a second. An uncertain event is remembered
-//!   only after it was settled: killed in between, the next life finds it again and sets it aside again.
+//! - On failure: what the source refuses is told again after a second, and nothing else with it; while there is such, the relay
+//!   takes no events. An uncertain event is remembered only after it was settled: killed in between, the next life finds it
+//!   again and sets it aside again.
+//! - Limits: tells on tasks of its own: a source that takes its time holds up neither requests nor what else is settled.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::breaker::{Breakers, Fate};
 use super::happenings::QueueTrouble;
 use crate::event::EventId;
 use crate::queue::dedupe::Dedupe;
-use crate::queue::source::{Settlement, Source, Tag};
+use crate::queue::source::{Settle, Settlement, SourceError, Tag};
 use crate::service::clock;
 
 const AGAIN: Duration = Duration::from_secs(1);
@@ -31,73 +35,131 @@ pub(super) struct Settled {
     pub(super) fate: Fate,
 }
 
-#[derive(Debug, Default)]
+/// What was told: what the source took, and what not.
+#[derive(Debug)]
+pub(super) struct Told {
+    /// It had been refused before.
+    again: bool,
+    taken: Vec<Settled>,
+    refused: Vec<(Settled, SourceError)>,
+}
+
+#[derive(Debug)]
 pub(super) struct Settler {
+    source: Arc<dyn Settle>,
+    dedupe: Arc<Dedupe>,
     /// The events that were taken and not yet settled.
     in_hand: HashSet<EventId>,
-    open: Vec<Settled>,
-    /// Uncertain events, settled and not yet remembered.
-    uncertain: Vec<EventId>,
+    /// What is done, to be told now.
+    done: Vec<Settled>,
+    /// What is to be brought elsewhere, which may take the source longer.
+    others: Vec<Settled>,
+    refused: Vec<Settled>,
+    /// What was refused is being told again.
+    retrying: bool,
+    telling: JoinSet<Told>,
     /// When to try again what was refused.
     pub(super) again: Option<Instant>,
 }
 
 impl Settler {
+    pub(super) fn new(source: Arc<dyn Settle>, dedupe: Arc<Dedupe>) -> Self {
+        Self {
+            source,
+            dedupe,
+            in_hand: HashSet::new(),
+            done: Vec::new(),
+            others: Vec::new(),
+            refused: Vec::new(),
+            retrying: false,
+            telling: JoinSet::new(),
+            again: None,
+        }
+    }
+
     /// Takes an event in hand; `false` if it is already.
     pub(super) fn take(&mut self, id: EventId) -> bool {
         self.in_hand.insert(id)
     }
 
-    /// Whether it is time to try again what was refused.
-    pub(super) fn is_due(&self) -> bool {
-        self.again.is_some_and(|again| again <= Instant::now())
+    /// Whether something is being told.
+    pub(super) fn is_telling(&self) -> bool {
+        !self.telling.is_empty()
     }
 
-    pub(super) async fn settle(
-        &mut self,
-        source: &mut Box<dyn Source>,
-        dedupe: &Dedupe,
-        breakers: &mut Breakers,
-        settled: Vec<Settled>,
-    ) {
+    /// Whether the source refused something: it should not give more before it has taken that.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.retrying || !self.refused.is_empty()
+    }
+
+    /// What became of the deliveries of one request, or of others that share a fate.
+    pub(super) fn add(&mut self, settled: Vec<Settled>, breakers: &mut Breakers) {
         if let Some(first) = settled.first() {
             breakers.note(first.fate);
         }
-        self.open.extend(settled);
-        self.again = None;
-        if !self.open.is_empty() {
-            let outcomes = self.open.iter().map(|settled| (settled.tag, settled.what.clone())).collect();
-            match source.settle(outcomes).await {
-                Ok(()) => self.close(),
-                Err(error) => self.refused(error.to_string()),
-            }
+        for settled in settled {
+            let done = settled.what == Settlement::Done;
+            if done { &mut self.done } else { &mut self.others }.push(settled);
         }
-        if !self.uncertain.is_empty() {
-            match dedupe.remember(&self.uncertain, clock::now()).await {
-                Ok(()) => {
-                    for id in self.uncertain.drain(..) {
-                        self.in_hand.remove(&id);
-                    }
-                }
-                Err(error) => self.refused(error.to_string()),
+    }
+
+    /// Begins to tell what there is.
+    pub(super) fn tell(&mut self) {
+        let mut again = Vec::new();
+        if self.again.is_some_and(|again| again <= Instant::now()) {
+            self.again = None;
+            self.retrying = true;
+            again = std::mem::take(&mut self.refused);
+        }
+        let (done, others) = (std::mem::take(&mut self.done), std::mem::take(&mut self.others));
+        for (settled, again) in [(done, false), (others, false), (again, true)] {
+            if !settled.is_empty() {
+                let (source, dedupe) = (self.source.clone(), self.dedupe.clone());
+                self.telling.spawn(async move { tell(&*source, &dedupe, settled, again).await });
             }
         }
     }
 
-    fn close(&mut self) {
-        for settled in self.open.drain(..) {
-            match (settled.id, settled.what) {
-                (Some(id), Settlement::Uncertain) => self.uncertain.push(id),
-                (Some(id), _) => {
-                    self.in_hand.remove(&id);
-                }
-                (None, _) => {}
-            }
+    /// Waits until something was told. May be dropped while it waits.
+    pub(super) async fn told(&mut self) -> Option<Told> {
+        match self.telling.join_next().await? {
+            Ok(told) => Some(told),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => None,
+            },
         }
     }
 
-    fn refused(&mut self, why: String) {
-        QueueTrouble { why }.emit();
-        self.again = Some(Instant::now() + AGAIN);
+    /// Takes note of what was told.
+    pub(super) fn close(&mut self, told: Told) {
+        for id in told.taken.iter().filter_map(|settled| settled.id) {
+            self.in_hand.remove(&id);
+        }
+        self.retrying &= !told.again;
+        if let Some((_, error)) = told.refused.first() {
+            QueueTrouble { why: error.to_string() }.emit();
+            self.again.get_or_insert_with(|| Instant::now() + AGAIN);
+        }
+        self.refused.extend(told.refused.into_iter().map(|(settled, _)| settled));
     }
+}
+
+async fn tell(source: &dyn Settle, dedupe: &Dedupe, settled: Vec<Settled>, again: bool) -> Told {
+    let outcomes = settled.iter().map(|settled| (settled.tag, settled.what.clone())).collect();
+    let mut unsettled: HashMap<Tag, SourceError> = source.settle(outcomes).await.into_iter().collect();
+    let (mut taken, mut refused) = (Vec::new(), Vec::new());
+    for settled in settled {
+        match unsettled.remove(&settled.tag) {
+            Some(error) => refused.push((settled, error)),
+            None => taken.push(settled),
+        }
+    }
+    let uncertain = taken.iter().filter(|settled| settled.what == Settlement::Uncertain);
+    let uncertain: Vec<EventId> = uncertain.filter_map(|settled| settled.id).collect();
+    while let Err(error) = dedupe.set_aside(&uncertain, clock::now()).await {
+        QueueTrouble { why: error.to_string() }.emit();
+        tokio::time::sleep(AGAIN).await;
+    }
+    Told { again, taken, refused }
 }

@@ -8,12 +8,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+use super::settle::Settler;
 use super::*;
 use crate::event::{EventId, Kind};
 use crate::queue::Publish;
-use crate::queue::source::{Settlement, SourceError, SpoolSource, Tag};
+use crate::queue::source::{
+    BoxFuture, Delivery, Settle, Settlement, SourceError, SpoolSource, Tag, Unsettled,
+};
 use crate::queue::spool::{self, Admin, Spool, Status};
 use crate::queue::testing;
+use crate::service::clock;
 use crate::service::secret::Secret;
 
 /// What the receiver does with a request, after it has read it.
@@ -93,7 +97,7 @@ struct Odd {
     spool: SpoolSource,
     copies: usize,
     replays: bool,
-    deaf: Arc<Mutex<bool>>,
+    refuses: Arc<Mutex<Refuses>>,
 }
 
 impl Source for Odd {
@@ -107,11 +111,50 @@ impl Source for Odd {
         })
     }
 
-    fn settle(&mut self, outcomes: Vec<(Tag, Settlement)>) -> BoxFuture<'_, Result<(), SourceError>> {
-        if *self.deaf.lock().unwrap() {
-            return Box::pin(async { Err(SourceError::Broker("away".into())) });
-        }
-        self.spool.settle(outcomes)
+    fn settler(&self) -> Arc<dyn Settle> {
+        let (spool, refuses) = (self.spool.settler(), self.refuses.clone());
+        Arc::new(OddSettler { spool, refuses })
+    }
+
+    fn is_full(&self) -> bool {
+        self.spool.is_full()
+    }
+}
+
+/// Refuses to settle, or takes long for it.
+#[derive(Debug)]
+struct OddSettler {
+    spool: Arc<dyn Settle>,
+    refuses: Arc<Mutex<Refuses>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refuses {
+    Nothing,
+    Everything,
+    /// All but what is done.
+    Others,
+    /// Takes so long for all but what is done.
+    Stalls(Duration),
+}
+
+impl Settle for OddSettler {
+    fn settle(&self, outcomes: Vec<(Tag, Settlement)>) -> BoxFuture<'_, Unsettled> {
+        Box::pin(async move {
+            let refuses = *self.refuses.lock().unwrap();
+            let (refused, taken): (Vec<_>, Vec<_>) =
+                outcomes.into_iter().partition(|(_, what)| match refuses {
+                    Refuses::Nothing | Refuses::Stalls(_) => false,
+                    Refuses::Everything => true,
+                    Refuses::Others => *what != Settlement::Done,
+                });
+            if let Refuses::Stalls(time) = refuses {
+                tokio::time::sleep(time).await;
+            }
+            let mut unsettled = self.spool.settle(taken).await;
+            unsettled.extend(refused.into_iter().map(|(tag, _)| (tag, SourceError::Broker("away".into()))));
+            unsettled
+        })
     }
 }
 
@@ -121,7 +164,7 @@ struct Site {
     /// Of the property for `shop.example`, if there is one.
     other: Option<Receiver>,
     life: Lifecycle,
-    deaf: Arc<Mutex<bool>>,
+    refuses: Arc<Mutex<Refuses>>,
     copies: usize,
     replays: bool,
     in_flight: usize,
@@ -136,7 +179,7 @@ impl Site {
             receiver: Receiver::start(answer).await,
             other: None,
             life: Lifecycle::detached(),
-            deaf: Arc::default(),
+            refuses: Arc::new(Mutex::new(Refuses::Nothing)),
             copies: 1,
             replays: false,
             in_flight: 4,
@@ -176,7 +219,7 @@ impl Site {
             spool: SpoolSource::new(self.spool(), 10_000, self.life.stop.clone()),
             copies: self.copies,
             replays: self.replays,
-            deaf: self.deaf.clone(),
+            refuses: self.refuses.clone(),
         };
         let dedupe = Dedupe::open(&self.directory.path().join("relay")).unwrap();
         let (settings, mapping) = (self.settings(), self.mapping.clone());
@@ -222,14 +265,14 @@ async fn copies_of_an_event_go_out_once() {
 async fn what_is_sent_and_never_settled_is_not_sent_by_the_next_life() {
     let mut site = Site::new(Answer::Status(204)).await;
     site.spool().publish((0..40).map(event).collect()).await.unwrap();
-    *site.deaf.lock().unwrap() = true;
+    *site.refuses.lock().unwrap() = Refuses::Everything;
     let relay = site.relay();
     while site.receiver.counts().0 < 40 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     relay.abort();
     let _ = relay.await;
-    *site.deaf.lock().unwrap() = false;
+    *site.refuses.lock().unwrap() = Refuses::Nothing;
     let relay = site.relay();
     let status = site.until(nothing_waits).await;
     site.life.stop.cancel();
@@ -238,12 +281,47 @@ async fn what_is_sent_and_never_settled_is_not_sent_by_the_next_life() {
     assert_eq!((status.dead, status.uncertain), (0, 0));
 }
 
+/// While the source takes its time, answers are read all the same: none of them turns a request into an uncertain one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_stalls_makes_nothing_uncertain() {
+    let mut site = Site::new(Answer::Status(204)).await;
+    *site.refuses.lock().unwrap() = Refuses::Stalls(Duration::from_secs(2));
+    site.spool().publish((0..200).map(event).collect()).await.unwrap();
+    let relay = site.relay();
+    let status = site.until(nothing_waits).await;
+    site.life.stop.cancel();
+    relay.await.unwrap().unwrap();
+    assert_eq!((site.receiver.counts(), status.uncertain), ((200, 200), 0));
+}
+
+/// What the source refuses keeps nothing else in memory, and no more is taken before it is through.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_is_told_again_alone_and_pauses_the_taking() {
+    let mut site = Site::new(Answer::Status(400)).await;
+    *site.refuses.lock().unwrap() = Refuses::Others;
+    site.spool().publish(vec![event(1)]).await.unwrap();
+    let relay = site.relay();
+    while *site.receiver.requests.lock().unwrap() == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    *site.receiver.answer.lock().unwrap() = Answer::Status(204);
+    site.spool().publish((2..30).map(event).collect()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((site.receiver.counts().0, site.status().claimed), (0, 1), "nothing more is taken");
+    *site.refuses.lock().unwrap() = Refuses::Nothing;
+    let status = site.until(nothing_waits).await;
+    site.life.stop.cancel();
+    relay.await.unwrap().unwrap();
+    assert_eq!((site.receiver.counts(), status.dead), ((28, 28), 1));
+}
+
 /// Killed between the missing answer and the settlement: the event is still listed as uncertain, not taken for sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_uncertain_and_never_settled_is_uncertain_in_the_next_life() {
     let mut site = Site::new(Answer::Never).await;
     site.spool().publish(vec![event(1)]).await.unwrap();
-    *site.deaf.lock().unwrap() = true;
+    *site.refuses.lock().unwrap() = Refuses::Everything;
     let relay = site.relay();
     while site.receiver.counts().0 < 1 {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -251,7 +329,7 @@ async fn what_is_uncertain_and_never_settled_is_uncertain_in_the_next_life() {
     tokio::time::sleep(Duration::from_millis(700)).await;
     relay.abort();
     let _ = relay.await;
-    *site.deaf.lock().unwrap() = false;
+    *site.refuses.lock().unwrap() = Refuses::Nothing;
     *site.receiver.answer.lock().unwrap() = Answer::Status(204);
     let relay = site.relay();
     let status = site.until(nothing_waits).await;
@@ -391,21 +469,24 @@ async fn what_grows_too_old_while_it_waits_is_not_sent() {
     let mut source = SpoolSource::new(site.spool(), 10, site.life.stop.clone());
     let deliveries = source.next(10).await.unwrap();
     let settings = site.settings();
+    let dedupe = Arc::new(Dedupe::open(&site.directory.path().join("relay")).unwrap());
     let relay = Relay {
         sender: Sender::new(&settings.properties, settings.timeout, 1).unwrap(),
         settings,
         mapping: Mapping::default(),
-        dedupe: Dedupe::open(&site.directory.path().join("relay")).unwrap(),
+        dedupe: dedupe.clone(),
     };
-    let (mut requests, settled) = relay.prepare(deliveries, &mut Settler::default()).await;
+    let mut settler = Settler::new(source.settler(), dedupe);
+    let (mut requests, settled) = relay.prepare(deliveries, &mut settler).await;
     assert_eq!((requests.len(), settled.len()), (1, 0));
     let request = requests.remove(0);
     let (all, expired) = work::fresh(request.clone(), now);
     assert_eq!((all.as_ref(), expired.len()), (Some(&request), 0));
     let (left, expired) = work::fresh(request.clone(), now.plus(Duration::from_secs(10)));
     let left = left.unwrap();
-    assert_eq!((left.tags.len(), left.body["events"].as_array().unwrap().len()), (1, 1));
-    assert_eq!(left.body["events"][0]["params"]["event_id"], json!(events[1].id.to_string()));
+    let body: Value = serde_json::from_str(&left.body()).unwrap();
+    assert_eq!((left.tags.len(), body["events"].as_array().unwrap().len()), (1, 1));
+    assert_eq!(body["events"][0]["params"]["event_id"], json!(events[1].id.to_string()));
     assert!(expired.iter().all(|settled| settled.what == Settlement::Dead { reason: "expired".into() }));
     assert_eq!(work::fresh(request, now.plus(limit)).0, None);
 }

@@ -7,9 +7,8 @@
 //!   before it is settled.
 //! - See: `docs/decisions/0006-uncertain-is-kept.md`.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use serde_json::Value;
 
 use super::Settings;
 use super::batch::{self, Request};
@@ -24,8 +23,8 @@ use super::validate::{self, MAX_AGE};
 use crate::event::{EventId, Kind};
 use crate::identity::Timestamp;
 use crate::queue::StoreError;
-use crate::queue::dedupe::Dedupe;
-use crate::queue::source::{BoxFuture, Delivery, Settlement, Tag};
+use crate::queue::dedupe::{Dedupe, Known};
+use crate::queue::source::{Delivery, Settlement, Tag};
 use crate::service::clock;
 
 const BLOCKED: &str = "GA4 does not take requests; events wait";
@@ -60,7 +59,7 @@ pub(super) struct Relay {
     pub(super) settings: Settings,
     pub(super) mapping: Mapping,
     pub(super) sender: Sender,
-    pub(super) dedupe: Dedupe,
+    pub(super) dedupe: Arc<Dedupe>,
 }
 
 impl Relay {
@@ -94,19 +93,18 @@ impl Relay {
         deliveries: Vec<Delivery>,
     ) -> Result<(Vec<Request<Item>>, Vec<Settled>), StoreError> {
         let ids: Vec<EventId> = deliveries.iter().map(Delivery::key).collect();
-        let already = self.dedupe.already(&ids).await?;
-        let interrupted = self.dedupe.interrupted(&ids).await?;
+        let known = self.dedupe.look(&ids).await?;
         let domains = self.settings.domains();
         let now = clock::now();
         let (mut good, mut settled, mut duplicates) = (Vec::new(), Vec::new(), 0);
-        for ((delivery, already), interrupted) in deliveries.iter().zip(already).zip(interrupted) {
+        for (delivery, known) in deliveries.iter().zip(known) {
             let item = item(delivery);
-            if already {
+            if known == Known::Sent {
                 duplicates += 1;
                 settled.push(item.settled(Settlement::Done, Fate::Neither));
                 continue;
             }
-            if interrupted && !self.settings.retry_uncertain {
+            if known == Known::Interrupted && !self.settings.retry_uncertain {
                 Failed { events: 1, outcome: &Outcome::Uncertain("ended in the middle".into()) }.emit();
                 settled.push(item.settled(Settlement::Uncertain, Fate::Neither));
                 continue;
@@ -136,11 +134,7 @@ impl Relay {
 
     /// Sends one request: noted before the first byte, remembered before it is settled. What nobody knows of stays noted
     /// as begun until it is settled.
-    pub(super) fn send(&self, request: Request<Item>) -> BoxFuture<'_, (usize, Vec<Settled>)> {
-        Box::pin(async move { (request.property, self.send_now(&request).await) })
-    }
-
-    async fn send_now(&self, request: &Request<Item>) -> Vec<Settled> {
+    pub(super) async fn send(&self, request: Request<Item>) -> Vec<Settled> {
         let ids: Vec<EventId> = request.tags.iter().map(|item| item.id).collect();
         if let Err(error) = self.dedupe.begin(&ids).await {
             QueueTrouble { why: error.to_string() }.emit();
@@ -148,7 +142,7 @@ impl Relay {
             return each(&request.tags, fate, |item| retry(item.attempts, NO_DEDUPE));
         }
         let started = Instant::now();
-        let outcome = self.sender.send(request.property, request.body.to_string()).await;
+        let outcome = self.sender.send(request.property, request.body()).await;
         if outcome == Outcome::Sent {
             let kinds = request.tags.iter().map(|item| item.kind).collect();
             Sent { kinds, took: started.elapsed() }.emit();
@@ -214,16 +208,7 @@ pub(super) fn turn_back(requests: &[Request<Item>], pause: Duration) -> Vec<Sett
 
 /// A request that waited, without the events that grew too old meanwhile.
 pub(super) fn fresh(mut request: Request<Item>, now: Timestamp) -> (Option<Request<Item>>, Vec<Settled>) {
-    let is_old = |item: &Item| now.since(item.time) > MAX_AGE;
-    if !request.tags.iter().any(is_old) {
-        return (Some(request), Vec::new());
-    }
-    if let Some(events) = request.body.get_mut("events").and_then(Value::as_array_mut) {
-        let mut items = request.tags.iter();
-        events.retain(|_| items.next().is_some_and(|item| !is_old(item)));
-    }
-    let (old, young): (Vec<_>, Vec<_>) = request.tags.into_iter().partition(is_old);
-    request.tags = young;
+    let old = request.leave_out(|item| now.since(item.time) <= MAX_AGE);
     let settled = old.iter().map(|item| dead(item, EXPIRED)).collect();
     ((!request.tags.is_empty()).then_some(request), settled)
 }

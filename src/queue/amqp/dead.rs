@@ -96,13 +96,13 @@ impl DeadLetters {
     /// `Refused`: it is still a dead letter.
     pub async fn replay(&self, letter: DeadLetter) -> Result<(), Refused> {
         self.publisher.publish(&self.link, &replayed(&letter, self.link.topology().work_queue())).await?;
-        self.link.acknowledge(&letter.acker).await;
+        self.link.acknowledge(&letter.acker, false).await;
         Ok(())
     }
 
     /// Takes a letter out for good.
     pub async fn discard(&self, letter: DeadLetter) {
-        self.link.acknowledge(&letter.acker).await;
+        self.link.acknowledge(&letter.acker, false).await;
     }
 
     /// Ends in order: everything that was only looked at is in the queue again.

@@ -44,21 +44,32 @@ impl Link {
     pub async fn open(settings: &Settings, name: &str) -> Result<Self, AmqpError> {
         let tls = tls(settings).await?;
         let mut result = Err(AmqpError::NoUri);
-        for (index, uri) in settings.uris.iter().enumerate() {
+        // Not always from the first one: several processes spread over the brokers of a cluster.
+        let first: usize =
+            if settings.uris.len() > 1 { rand::random_range(0..settings.uris.len()) } else { 0 };
+        let numbered = settings.uris.iter().enumerate();
+        for (index, uri) in numbered.cycle().skip(first).take(settings.uris.len()) {
             let uri = parse(uri.expose(), settings.heartbeat).ok_or(AmqpError::Uri { number: index + 1 })?;
-            let properties = ConnectionProperties::default().with_connection_name(name.into());
-            let connecting = within(settings.connect_timeout, connect(uri, properties, tls.clone())).await;
-            match connecting {
-                Ok(connection) => {
-                    let topology = Topology::new(settings.shape.clone());
-                    let link = Self { connection, topology, timeout: settings.connect_timeout };
-                    link.prepare(settings.topology).await?;
-                    return Ok(link);
-                }
+            match Self::open_one(settings, name, uri, tls.clone()).await {
+                Ok(link) => return Ok(link),
                 Err(error) => result = Err(error),
             }
         }
         result
+    }
+
+    async fn open_one(
+        settings: &Settings,
+        name: &str,
+        uri: AMQPUri,
+        tls: OwnedTLSConfig,
+    ) -> Result<Self, AmqpError> {
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let connection = within(settings.connect_timeout, connect(uri, properties, tls)).await?;
+        let topology = Topology::new(settings.shape.clone());
+        let link = Self { connection, topology, timeout: settings.connect_timeout };
+        link.prepare(settings.topology).await?;
+        Ok(link)
     }
 
     /// What is there.
@@ -114,18 +125,18 @@ impl Link {
         .await
     }
 
-    /// Acknowledges a message that came over this link. One that fails means that the connection is gone: the message
-    /// comes again.
-    pub(in crate::queue) async fn acknowledge(&self, acker: &Acker) {
-        let acked = tokio::time::timeout(ACK_LIMIT, acker.ack(BasicAckOptions::default()));
+    /// Acknowledges a message that came over this link; with `all`, everything before it on its channel too. `false` means
+    /// that the connection is gone or stands still: the message comes again once it ends.
+    pub(in crate::queue) async fn acknowledge(&self, acker: &Acker, all: bool) -> bool {
+        let acked = tokio::time::timeout(ACK_LIMIT, acker.ack(BasicAckOptions { multiple: all }));
         tokio::pin!(acked);
         loop {
             tokio::select! {
-                _ = &mut acked => return,
+                acked = &mut acked => return matches!(acked, Ok(Ok(true))),
                 // The client library leaves an ack without an answer when the connection breaks under it.
                 () = tokio::time::sleep(LOOK_EVERY) => {
                     if acker.poisoned() || !self.is_connected() {
-                        return;
+                        return false;
                     }
                 }
             }

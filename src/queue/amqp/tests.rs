@@ -1,7 +1,7 @@
 //! Tests with a real broker, named by `MAILTAP_TEST_AMQP`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lapin::options::BasicGetOptions;
 use lapin::types::FieldTable;
@@ -160,6 +160,75 @@ async fn a_cut_connection_loses_nothing_and_stale_settlements_are_harmless() {
     drop(source);
     wait_for(&link, &link.topology().work_queue(), 0).await;
     assert_eq!(seen.len(), 300);
+    remove(&settings).await;
+}
+
+/// The connection that publishes stands still: what could not be brought elsewhere comes again over a new one, and holds no
+/// place of the prefetch for ever.
+#[tokio::test]
+async fn what_could_not_be_brought_elsewhere_comes_again_over_a_new_connection() {
+    let Some(settings) = broker("lost") else { return };
+    publish(&settings, 0..6).await;
+    let proxy = Proxy::start(&settings).await;
+    let through = Settings { confirm_timeout: Duration::from_secs(1), ..proxy.through(&settings) };
+    let mut source = AmqpSource::new(through, 3, &Lifecycle::detached());
+    let held = receive(&mut source, 3).await;
+    proxy.freeze(1);
+    let retry = Settlement::Retry { after: Duration::ZERO, reason: "busy".into() };
+    source.settle(held.iter().map(|held| (held.tag, retry.clone())).collect()).await.unwrap();
+    let again = receive(&mut source, 3).await;
+    let ids = |list: &[Delivery]| list.iter().map(|delivery| delivery.event.id).collect::<BTreeSet<_>>();
+    assert_eq!(ids(&held), ids(&again));
+    source.settle(again.iter().map(|delivery| (delivery.tag, Settlement::Done)).collect()).await.unwrap();
+    let last = receive(&mut source, 3).await;
+    source.settle(last.iter().map(|delivery| (delivery.tag, Settlement::Done)).collect()).await.unwrap();
+    let link = Link::open(&settings, "test").await.unwrap();
+    wait_for(&link, &link.topology().work_queue(), 0).await;
+    remove(&settings).await;
+}
+
+/// Settled in any order and many at once, every message is acked exactly once: one ack too many would end the channel.
+#[tokio::test(flavor = "multi_thread")]
+async fn acks_in_any_order_and_at_once_cover_every_message_once() {
+    let Some(settings) = broker("acks") else { return };
+    publish(&settings, 0..400).await;
+    let life = Lifecycle::detached();
+    let mut source = AmqpSource::new(settings.clone(), 100, &life);
+    let (mut seen, mut open) = (0, Vec::new());
+    let mut settling = tokio::task::JoinSet::new();
+    while seen < 400 {
+        let came = receive(&mut source, 1).await;
+        assert!(came.iter().all(|delivery| delivery.attempts == 1), "the channel ended");
+        seen += came.len();
+        open.extend(came);
+        while open.len() > 20 || (seen == 400 && !open.is_empty()) {
+            let picked = open.swap_remove(rand::random_range(0..open.len()));
+            let settler = source.settler();
+            settling.spawn(async move { settler.settle(vec![(picked.tag, Settlement::Done)]).await });
+        }
+    }
+    assert!(settling.join_all().await.iter().all(Vec::is_empty));
+    drop(source);
+    let link = Link::open(&settings, "test").await.unwrap();
+    wait_for(&link, &link.topology().work_queue(), 0).await;
+    assert_eq!(life.health.troubles(), []);
+    remove(&settings).await;
+}
+
+#[tokio::test]
+async fn the_next_broker_is_tried_where_one_is_dead_or_not_fit() {
+    let Some(settings) = broker("failover") else { return };
+    let good = settings.uris[0].clone();
+    let mut other_vhost: url::Url = good.expose().parse().unwrap();
+    other_vhost.set_path("no-such-vhost");
+    for bad in ["amqp://127.0.0.1:1/%2f", other_vhost.as_str()] {
+        for uris in [[Secret::new(bad.into()), good.clone()], [good.clone(), Secret::new(bad.into())]] {
+            let settings = Settings { uris: uris.to_vec(), ..settings.clone() };
+            for _ in 0..4 {
+                Link::open(&settings, "test").await.unwrap().close().await;
+            }
+        }
+    }
     remove(&settings).await;
 }
 

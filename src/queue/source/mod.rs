@@ -7,6 +7,7 @@
 //! - Limits: a source holds no more deliveries than it was told to; `next` waits when there are as many.
 
 mod amqp;
+mod held;
 mod spool;
 
 pub use amqp::AmqpSource;
@@ -14,6 +15,7 @@ pub use spool::SpoolSource;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::StoreError;
@@ -32,12 +34,36 @@ pub trait Source: Send + std::fmt::Debug {
     /// `SourceError`: worth another try, after a while.
     fn next(&mut self, max: usize) -> BoxFuture<'_, Result<Vec<Delivery>, SourceError>>;
 
-    /// Says what became of deliveries. One that is held by nobody any more (the broker was away) is skipped: it comes
-    /// again; an uncertain one is written down all the same, so its id should be remembered by who settles it.
+    /// Whoever takes what became of deliveries, at any time, while others are waited for.
+    fn settler(&self) -> Arc<dyn Settle>;
+
+    /// Whether it holds as many deliveries as it may: more come only after some are settled.
+    fn is_full(&self) -> bool;
+
+    /// Settles, and gives the first failure.
     ///
     /// # Errors
-    /// `SourceError`: some or all may have been settled; settling them again is safe.
-    fn settle(&mut self, outcomes: Vec<(Tag, Settlement)>) -> BoxFuture<'_, Result<(), SourceError>>;
+    /// `SourceError`: some may have been settled; settling them again is safe.
+    fn settle(&self, outcomes: Vec<(Tag, Settlement)>) -> BoxFuture<'static, Result<(), SourceError>> {
+        let settler = self.settler();
+        Box::pin(async move {
+            match settler.settle(outcomes).await.into_iter().next() {
+                Some((_, error)) => Err(error),
+                None => Ok(()),
+            }
+        })
+    }
+}
+
+/// What could not be settled, each with why. Settling it again is safe.
+pub type Unsettled = Vec<(Tag, SourceError)>;
+
+/// Takes what became of deliveries; several calls at once do not hold up each other.
+pub trait Settle: Send + Sync + std::fmt::Debug {
+    /// Says what became of deliveries; gives what could not be settled, and nothing else. One that is held by nobody any more
+    /// (the broker was away) is skipped: it comes again; an uncertain one is written down all the same, so its id should be
+    /// remembered by who settles it.
+    fn settle(&self, outcomes: Vec<(Tag, Settlement)>) -> BoxFuture<'_, Unsettled>;
 }
 
 /// An event to send.

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{BoxFuture, Delivery, Settlement, Source, SourceError, Tag};
+use super::{BoxFuture, Delivery, Settle, Settlement, Source, SourceError, Tag, Unsettled};
 use crate::identity::Timestamp;
 use crate::queue::StoreError;
 use crate::queue::spool::{Claimed, Outcome, Seq, Spool};
@@ -98,18 +98,36 @@ impl Source for SpoolSource {
         Box::pin(self.wait_and_claim(max))
     }
 
-    fn settle(&mut self, outcomes: Vec<(Tag, Settlement)>) -> BoxFuture<'_, Result<(), SourceError>> {
+    fn settler(&self) -> Arc<dyn Settle> {
+        Arc::new(Settler { spool: self.spool.clone(), held: self.held.clone() })
+    }
+
+    fn is_full(&self) -> bool {
+        self.held.lock().len() >= self.max_held
+    }
+}
+
+#[derive(Debug)]
+struct Settler {
+    spool: Spool,
+    held: Held,
+}
+
+impl Settle for Settler {
+    fn settle(&self, outcomes: Vec<(Tag, Settlement)>) -> BoxFuture<'_, Unsettled> {
         Box::pin(async move {
             let now = clock::now();
+            let tags: Vec<Tag> = outcomes.iter().map(|(tag, _)| *tag).collect();
             let outcomes: Vec<_> =
                 outcomes.into_iter().map(|(tag, settlement)| (seq(tag), outcome(settlement, now))).collect();
-            let seqs: Vec<_> = outcomes.iter().map(|(seq, _)| *seq).collect();
-            self.spool.settle(outcomes).await?;
-            let mut held = self.held.lock();
-            for seq in seqs {
-                held.remove(&seq);
+            if let Err(error) = self.spool.settle(outcomes).await {
+                return tags.into_iter().map(|tag| (tag, error.clone().into())).collect();
             }
-            Ok(())
+            let mut held = self.held.lock();
+            for tag in tags {
+                held.remove(&seq(tag));
+            }
+            Vec::new()
         })
     }
 }

@@ -1,0 +1,293 @@
+//! The messages that the relay holds of RabbitMQ, and how each is settled.
+//!
+//! - Layer: edge
+//! - Takes: messages, and what became of each.
+//! - Gives: acks, several in one where nothing before them is open; messages in retry queues or among the dead letters.
+//! - On failure: a message that could not be brought elsewhere is not acked: the connection counts as broken, and the broker
+//!   hands it out again over the next one. What the broker refuses is given back to be tried again.
+//! - Limits: 256 settlements of one call wait for the broker at once.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use lapin::message::Delivery as Handed;
+use tokio::sync::Notify;
+
+use super::{BoxFuture, Settle, Settlement, SourceError, Tag, Unsettled};
+use crate::queue::amqp::headers::{self, ATTEMPTS, REASON, REPLAY, SINCE, STATE};
+use crate::queue::amqp::{AmqpError, Link, Message, Publisher, Refused};
+use crate::service::clock;
+
+/// How many settlements wait for the broker at once.
+const SETTLING: usize = 256;
+/// How long a message that is no event waits when the broker refuses its burial.
+const BURY_AGAIN: Duration = Duration::from_secs(5);
+
+/// Connections to the broker: what publishes is blocked whole while the broker is short of memory or disk, and acks must go on.
+#[derive(Debug)]
+pub(super) struct Session {
+    /// What is consumed and acked over.
+    pub(super) link: Link,
+    /// What is published over.
+    pub(super) publishing: Link,
+    pub(super) publisher: Publisher,
+}
+
+/// What is held.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    state: Mutex<State>,
+    breaks: Notify,
+    /// Held while acks are written.
+    acking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    session: Option<Arc<Session>>,
+    /// The number of the session.
+    epoch: u64,
+    held: BTreeMap<Tag, Arc<Held>>,
+    /// Those that nobody settles any more; they come again with the next session.
+    lost: Vec<Tag>,
+    broken: Option<AmqpError>,
+}
+
+/// A message that is not settled yet.
+#[derive(Debug)]
+struct Held {
+    handed: Handed,
+    attempts: u32,
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session begins.
+    pub(super) fn begin(&self, session: Session) {
+        let mut state = self.lock();
+        state.session = Some(Arc::new(session));
+        state.epoch += 1;
+        state.broken = None;
+    }
+
+    /// It ends; these were never given to anybody.
+    pub(super) fn end(&self, unseen: impl Iterator<Item = Tag>) {
+        let mut state = self.lock();
+        (state.session, state.broken) = (None, None);
+        let lost = std::mem::take(&mut state.lost);
+        for tag in unseen.chain(lost) {
+            state.held.remove(&tag);
+        }
+    }
+
+    /// Waits until the session is no good any more.
+    pub(super) async fn broken(&self) -> AmqpError {
+        loop {
+            if let Some(error) = self.lock().broken.take() {
+                return error;
+            }
+            self.breaks.notified().await;
+        }
+    }
+
+    /// How many messages are held.
+    pub(super) fn held(&self) -> usize {
+        self.lock().held.len()
+    }
+
+    /// Holds a message of this session.
+    pub(super) fn hold(&self, handed: Handed, attempts: u32) -> Tag {
+        let mut state = self.lock();
+        let tag = Tag { epoch: state.epoch, number: handed.delivery_tag };
+        state.held.insert(tag, Arc::new(Held { handed, attempts }));
+        tag
+    }
+
+    /// Brings what is no event to the dead letters.
+    pub(super) async fn bury(&self, tag: Tag, why: &str) {
+        while let (Some(session), Some(held)) = (self.own_session(tag), self.get(tag)) {
+            let message = session.dead_letter(&held, "malformed", why);
+            match session.publisher.publish(&session.publishing, &message).await {
+                Ok(()) => return self.acknowledge(&[tag]).await,
+                Err(Refused::Lost(error)) => return self.give_up(tag, error),
+                Err(_) => tokio::time::sleep(BURY_AGAIN).await,
+            }
+        }
+        self.lock().held.remove(&tag);
+    }
+
+    fn get(&self, tag: Tag) -> Option<Arc<Held>> {
+        self.lock().held.get(&tag).cloned()
+    }
+
+    /// The session that a message came over, if it still stands.
+    fn own_session(&self, tag: Tag) -> Option<Arc<Session>> {
+        let state = self.lock();
+        state.session.clone().filter(|_| tag.epoch == state.epoch)
+    }
+
+    /// Leaves a message to the broker, which hands it out again when the session ends.
+    fn give_up(&self, tag: Tag, error: AmqpError) {
+        let mut state = self.lock();
+        if state.session.is_some() && tag.epoch == state.epoch {
+            state.lost.push(tag);
+            state.broken = Some(error);
+            drop(state);
+            self.breaks.notify_one();
+        } else {
+            state.held.remove(&tag);
+        }
+    }
+
+    /// Acks messages of the session that stands, with as few frames as can be: one for all before which nothing is open.
+    /// One call after the other: an ack that comes after one which covers it would end the channel.
+    async fn acknowledge(&self, tags: &[Tag]) {
+        let _one = self.acking.lock().await;
+        let (session, last, single) = {
+            let mut state = self.lock();
+            let taken: Vec<(Tag, Arc<Held>)> =
+                tags.iter().filter_map(|tag| state.held.remove(tag).map(|held| (*tag, held))).collect();
+            // What came over another session comes again.
+            let Some(session) = state.session.clone() else { return };
+            let epoch = state.epoch;
+            let open = state.held.range(first(epoch)..).next().map(|(tag, _)| *tag);
+            let own = taken.into_iter().filter(|(tag, _)| tag.epoch == epoch);
+            let (single, before): (Vec<_>, Vec<_>) =
+                own.partition(|(tag, _)| open.is_some_and(|open| *tag > open));
+            (session, before.into_iter().max_by_key(|(tag, _)| *tag), single)
+        };
+        let all = last.into_iter().map(|(_, held)| (held, true));
+        let acks: Vec<_> = all.chain(single.into_iter().map(|(_, held)| (held, false))).collect();
+        let link = &session.link;
+        let acked: Vec<bool> = stream::iter(acks)
+            .map(|(held, all)| async move { link.acknowledge(&held.handed.acker, all).await })
+            .buffered(SETTLING)
+            .collect()
+            .await;
+        if acked.contains(&false) {
+            self.break_session(&session, AmqpError::Client("an ack could not be written".into()));
+        }
+    }
+
+    /// Publishes what is to be elsewhere. `Ok(true)`: it is to be acked.
+    async fn bring(&self, tag: Tag, settlement: &Settlement) -> Result<bool, SourceError> {
+        let Some(held) = self.get(tag) else { return Ok(false) };
+        let own = self.own_session(tag);
+        let (session, message) = match (settlement, own.clone()) {
+            (Settlement::Done, _) => return Ok(own.is_some()),
+            (Settlement::Retry { after, reason }, Some(own)) => {
+                let message = own.retry(&held, *after, reason);
+                (own, message)
+            }
+            (Settlement::Dead { reason }, Some(own)) => {
+                let message = own.dead_letter(&held, "dead", reason);
+                (own, message)
+            }
+            (Settlement::Uncertain, own) => {
+                let any = own.or_else(|| self.lock().session.clone());
+                let any = any.ok_or_else(|| SourceError::Broker("not connected".into()))?;
+                let message = any.dead_letter(&held, "uncertain", "uncertain");
+                (any, message)
+            }
+            // It was held over a connection that is gone: it comes again.
+            (Settlement::Retry { .. } | Settlement::Dead { .. }, None) => return Ok(false),
+        };
+        match session.publisher.publish(&session.publishing, &message).await {
+            Ok(()) => Ok(own.is_some()),
+            Err(Refused::Lost(error)) if *settlement == Settlement::Uncertain => {
+                let why = error.to_string();
+                self.break_session(&session, error);
+                Err(SourceError::Broker(why))
+            }
+            Err(Refused::Lost(error)) => {
+                self.give_up(tag, error);
+                Ok(false)
+            }
+            Err(refused) => Err(SourceError::Broker(refused.to_string())),
+        }
+    }
+
+    fn break_session(&self, session: &Arc<Session>, error: AmqpError) {
+        let mut state = self.lock();
+        if state.session.as_ref().is_some_and(|now| Arc::ptr_eq(now, session)) {
+            state.broken = Some(error);
+            drop(state);
+            self.breaks.notify_one();
+        }
+    }
+
+    async fn settle_all(&self, outcomes: Vec<(Tag, Settlement)>) -> Unsettled {
+        let brought: Vec<_> = stream::iter(outcomes)
+            .map(|(tag, settlement)| async move { (tag, self.bring(tag, &settlement).await) })
+            .buffer_unordered(SETTLING)
+            .collect()
+            .await;
+        let (mut done, mut unsettled) = (Vec::new(), Vec::new());
+        {
+            let mut state = self.lock();
+            for (tag, result) in brought {
+                match result {
+                    Ok(true) => done.push(tag),
+                    Ok(false) if state.lost.contains(&tag) => {}
+                    Ok(false) => drop(state.held.remove(&tag)),
+                    Err(error) => unsettled.push((tag, error)),
+                }
+            }
+        }
+        self.acknowledge(&done).await;
+        unsettled
+    }
+}
+
+impl Settle for Desk {
+    fn settle(&self, outcomes: Vec<(Tag, Settlement)>) -> BoxFuture<'_, Unsettled> {
+        Box::pin(self.settle_all(outcomes))
+    }
+}
+
+impl Session {
+    fn dead_letter(&self, held: &Held, state: &str, reason: &str) -> Message {
+        let mut message = held.message(reason);
+        message.exchange = self.link.topology().dead_exchange();
+        message.headers.push((STATE, state.into()));
+        message.headers.push((SINCE, clock::now().as_millis().to_string()));
+        message
+    }
+
+    fn retry(&self, held: &Held, after: Duration, reason: &str) -> Message {
+        let mut message = held.message(reason);
+        message.key = self.link.topology().retry_queue(after);
+        message
+    }
+}
+
+impl Held {
+    /// The message again, to the default exchange, with its attempts counted.
+    fn message(&self, reason: &str) -> Message {
+        let properties = &self.handed.properties;
+        let text = |value: &Option<lapin::types::ShortString>| {
+            value.as_ref().map(ToString::to_string).unwrap_or_default()
+        };
+        let kind = text(properties.kind());
+        let mut kept = vec![(ATTEMPTS, self.attempts.to_string()), (REASON, reason.into())];
+        kept.extend(headers::text(properties, REPLAY).map(|key| (REPLAY, key)));
+        Message {
+            exchange: String::new(),
+            key: if kind.is_empty() { self.handed.routing_key.to_string() } else { kind.clone() },
+            id: text(properties.message_id()),
+            kind,
+            time_s: properties.timestamp().unwrap_or_default(),
+            body: self.handed.data.clone(),
+            headers: kept,
+        }
+    }
+}
+
+const fn first(epoch: u64) -> Tag {
+    Tag { epoch, number: 0 }
+}

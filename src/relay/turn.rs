@@ -1,0 +1,188 @@
+//! The relay's turns: take events, make requests of them, send, settle; none of it waits for another.
+//!
+//! - Layer: role
+//! - Takes: a source, what sends.
+//! - Gives: a request is sent on a task of its own, so that nothing holds up the reading of its answer.
+//! - On failure: see the role.
+//! - Limits: `max_in_flight` requests; as many events are gathered as fit into so many full requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::breaker::Breakers;
+use super::happenings::InFlight;
+use super::lanes::Lanes;
+use super::settle::{Settled, Settler};
+use super::validate;
+use super::work::{self, Item, Relay};
+use crate::queue::source::{Delivery, Source};
+use crate::service::{Lifecycle, clock};
+
+/// So many events for each request that could go out are gathered before their window ends.
+const ENOUGH: usize = 4;
+
+pub(super) struct Turns {
+    relay: Arc<Relay>,
+    source: Box<dyn Source>,
+    life: Lifecycle,
+    breakers: Breakers,
+    lanes: Lanes<Item>,
+    settler: Settler,
+    gathered: Gathered,
+    sending: JoinSet<(usize, Vec<Settled>)>,
+    /// The most events in hand that no request was begun with.
+    most: usize,
+}
+
+impl Turns {
+    pub(super) fn new(relay: Relay, source: Box<dyn Source>, life: Lifecycle) -> Self {
+        let settings = &relay.settings;
+        let names = settings.properties.iter().map(|property| property.measurement_id.clone()).collect();
+        Self {
+            breakers: Breakers::new(life.health.component("relay"), names),
+            lanes: Lanes::new(settings.properties.len(), settings.max_in_flight),
+            settler: Settler::new(source.settler(), relay.dedupe.clone()),
+            gathered: Gathered::default(),
+            sending: JoinSet::new(),
+            most: settings.max_in_flight.saturating_mul(validate::MAX_EVENTS).max(1),
+            relay: Arc::new(relay),
+            source,
+            life,
+        }
+    }
+
+    /// Goes on until `life.stop`.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.turn_back();
+            self.start();
+            self.settler.tell();
+            if !self.wait().await {
+                // What was taken and not begun goes back with the source.
+                return;
+            }
+            if self.is_due() {
+                self.prepare().await;
+            }
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        self.life.stop.is_cancelled() || self.breakers.is_paused()
+    }
+
+    /// What waits for a blocked property while others work: back to the queue, so that it takes nobody's room. One request
+    /// of it tries the way after each pause.
+    fn turn_back(&mut self) {
+        for (property, pause) in self.breakers.to_turn_back() {
+            let back = self.lanes.turn_back(property, self.breakers.allowed(property));
+            self.settler.add(work::turn_back(&back, pause), &mut self.breakers);
+        }
+    }
+
+    /// Begins the requests that may begin.
+    fn start(&mut self) {
+        while !self.is_paused() {
+            let breakers = &self.breakers;
+            let Some(request) = self.lanes.start(|property| breakers.allowed(property)) else { break };
+            let property = request.property;
+            let (request, expired) = work::fresh(request, clock::now());
+            self.settler.add(expired, &mut self.breakers);
+            match request {
+                Some(request) => {
+                    let relay = self.relay.clone();
+                    self.sending.spawn(async move { (property, relay.send(request).await) });
+                }
+                None => self.lanes.ended(property),
+            }
+        }
+        InFlight { requests: self.lanes.under_way() }.emit();
+    }
+
+    /// Waits until something happens; `false` when it is time to stop and nothing is open any more.
+    async fn wait(&mut self) -> bool {
+        let stopping = self.life.stop.is_cancelled();
+        let room = self.most.saturating_sub(self.gathered.deliveries.len() + self.lanes.waiting_events());
+        let breakers = &self.breakers;
+        let may_take = room > 0
+            && !self.is_paused()
+            && !self.settler.is_stuck()
+            && self.lanes.wants_more(|property| breakers.allowed(property));
+        let (pause, again) = (self.breakers.next_end(), self.settler.again);
+        let telling = self.settler.is_telling();
+        let Self { source, life, breakers, lanes, settler, gathered, sending, .. } = self;
+        tokio::select! {
+            Some(sent) = sending.join_next(), if !sending.is_empty() => {
+                let mut next = Some(sent);
+                while let Some(sent) = next {
+                    let (property, settled) = finished(sent);
+                    lanes.ended(property);
+                    settler.add(settled, breakers);
+                    next = sending.try_join_next();
+                }
+            }
+            Some(told) = settler.told(), if telling => settler.close(told),
+            taken = source.next(room), if may_take => match taken {
+                Ok(taken) => {
+                    breakers.queue_works();
+                    gathered.add(taken, self.relay.settings.batch_window);
+                }
+                Err(error) => breakers.queue_trouble(error.to_string()),
+            },
+            () = at(gathered.until), if gathered.until.is_some() && !stopping => gathered.until = None,
+            () = at(pause), if pause.is_some() && !stopping => breakers.end_pauses(),
+            () = at(again), if again.is_some() && !stopping => {}
+            () = life.stop.cancelled(), if !stopping => {}
+            else => return false,
+        }
+        true
+    }
+
+    /// Whether to wait no longer for more events of the same clients: their time is over, no more can come, or there are
+    /// enough for all requests that could go out now.
+    fn is_due(&self) -> bool {
+        let count = self.gathered.deliveries.len();
+        let idle = self.relay.settings.max_in_flight.saturating_sub(self.lanes.under_way());
+        let enough = self.lanes.waiting_events() == 0 && idle > 0 && count >= idle.saturating_mul(ENOUGH);
+        let full = count >= self.most || self.source.is_full();
+        count > 0 && !self.life.stop.is_cancelled() && (self.gathered.until.is_none() || full || enough)
+    }
+
+    async fn prepare(&mut self) {
+        self.gathered.until = None;
+        let deliveries = std::mem::take(&mut self.gathered.deliveries);
+        let (requests, sorted_out) = self.relay.prepare(deliveries, &mut self.settler).await;
+        self.lanes.put(requests);
+        self.settler.add(sorted_out, &mut self.breakers);
+    }
+}
+
+fn finished<T>(sent: Result<T, tokio::task::JoinError>) -> T {
+    // Nobody aborts them: it can only have panicked.
+    sent.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+/// Deliveries that wait a little for more of the same clients.
+#[derive(Debug, Default)]
+struct Gathered {
+    deliveries: Vec<Delivery>,
+    until: Option<Instant>,
+}
+
+impl Gathered {
+    fn add(&mut self, taken: Vec<Delivery>, window: Duration) {
+        if self.deliveries.is_empty() && !taken.is_empty() {
+            self.until = Some(Instant::now() + window);
+        }
+        self.deliveries.extend(taken);
+    }
+}
+
+async fn at(moment: Option<Instant>) {
+    if let Some(moment) = moment {
+        tokio::time::sleep_until(moment).await;
+    }
+}
