@@ -5,13 +5,11 @@
 //! - Gives: each role's `Settings` and what it works with.
 //! - On failure: one message that names the key.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use url::Url;
-
+use super::assemble_tracker as tracker;
 use super::events::spool_directory;
 use super::exit::{Exit, Failure, OrExit, Result};
 use super::own_hosts::own_hosts;
@@ -19,7 +17,7 @@ use crate::config::units::Listen;
 use crate::config::{AmqpConfig, Config, PropertyConfig, TapSource};
 use crate::delivery::class::Classifier;
 use crate::filter::campaign::CampaignRule;
-use crate::filter::decide::{CLICK_SEGMENT, OPEN_SEGMENT, Policy};
+use crate::filter::decide::Policy;
 use crate::filter::rules::Rule;
 use crate::identity::PseudonymKey;
 use crate::keys::token::{self, Standing, Token};
@@ -31,7 +29,7 @@ use crate::queue::source::{AmqpSource, Source, SpoolSource};
 use crate::queue::spool::{self, Spool};
 use crate::rewrite::{HostRule, PatternError, Plan};
 use crate::service::Lifecycle;
-use crate::{bounce, filter, forward, relay, tap, tracker};
+use crate::{bounce, filter, forward, relay, tap};
 
 /// What the milter and `mailtap rewrite` do by.
 pub(super) fn policy(config: &Config) -> std::result::Result<Policy, PatternError> {
@@ -40,10 +38,9 @@ pub(super) fn policy(config: &Config) -> std::result::Result<Policy, PatternErro
         clicks: raw.clicks,
         opens: raw.opens,
         text: raw.text_links,
-        own_prefixes: own_prefixes(config),
+        own_prefixes: tracker::own_prefixes(config),
         pixel_template: raw.pixel.clone(),
         amp: raw.amp_parts,
-        https: config.tracking_url.starts_with("https://"),
         conditional_comments: raw.outlook_comments,
         skip_visible_url: raw.skip_visible_urls,
         rewrite_dkim_signed: raw.rewrite_dkim_signed,
@@ -65,7 +62,7 @@ pub(super) fn policy(config: &Config) -> std::result::Result<Policy, PatternErro
         campaign_headers: raw.campaign_headers.clone(),
         campaign_rules: config.campaigns.iter().map(rule).collect(),
         rules: config.rules.iter().map(tracking_rule).collect(),
-        tracking_url: config.tracking_url.clone(),
+        hosts: tracker::hosts(config),
         max_url_bytes: plan.max_url_bytes,
         plan,
     })
@@ -84,16 +81,6 @@ fn tracking_rule(rule: &crate::config::raw::TrackingRule) -> Rule {
 fn host_rules(config: &Config) -> std::result::Result<Vec<HostRule>, PatternError> {
     let denied = config.skip_link_hosts.iter().map(|host| HostRule::deny(host));
     denied.chain(config.only_link_hosts.iter().map(|host| HostRule::allow(host))).collect()
-}
-
-/// How our own links begin, now and formerly, whichever scheme a proxy or an editor gave them.
-fn own_prefixes(config: &Config) -> Vec<String> {
-    let bases = std::iter::once(&config.tracking_url).chain(&config.previous_tracking_urls);
-    let rests = bases.filter_map(|base| base.split_once("://")).map(|(_, rest)| rest);
-    // Not the whole host: the site's own pages may be there too.
-    let paths =
-        rests.flat_map(|rest| [CLICK_SEGMENT, OPEN_SEGMENT].map(|segment| format!("{rest}{segment}/")));
-    paths.flat_map(|path| [format!("https://{path}"), format!("http://{path}")]).collect()
 }
 
 /// Opens this host's spool.
@@ -135,48 +122,6 @@ pub(super) fn verify_ref(keys: Keys) -> tap::VerifyRef {
         },
         _ => None,
     })
-}
-
-/// The tracker's settings.
-pub(super) fn tracker(config: &Config) -> tracker::Settings {
-    let raw = &config.raw.tracker;
-    let url = Url::parse(&config.tracking_url).ok();
-    let host = url.as_ref().and_then(Url::host_str).unwrap_or_default().to_owned();
-    // With one domain of senders there is no doubt whose mail a click came from.
-    let sender_domains = match &config.sender_domains[..] {
-        [one] if !one.starts_with("*.") => BTreeMap::from([(host, one.clone())]),
-        _ => BTreeMap::new(),
-    };
-    let mut utm = Vec::new();
-    for (name, value) in [("utm_source", &raw.utm_source), ("utm_medium", &raw.utm_medium)] {
-        if !value.is_empty() {
-            utm.push((name.to_owned(), value.clone()));
-        }
-    }
-    if raw.utm_campaign {
-        utm.push(("utm_campaign".to_owned(), "{campaign}".to_owned()));
-    }
-    let stream = |property: &PropertyConfig| property.measurement_id.trim_start_matches("G-").to_owned();
-    let site = tracker::Site {
-        base_path: url.map(|url| url.path().trim_end_matches('/').to_owned()).unwrap_or_default(),
-        click_segment: CLICK_SEGMENT.into(),
-        open_segment: OPEN_SEGMENT.into(),
-        sender_domains,
-        late_after: config.tracker.late_after,
-        utm,
-        ga_streams: config.properties.iter().map(stream).collect(),
-        privacy_url: (!raw.privacy_url.is_empty()).then(|| raw.privacy_url.clone()),
-        ..tracker::Site::default()
-    };
-    tracker::Settings {
-        listen: config.tracker.listen,
-        trusted_proxies: config.tracker.trusted_proxies.clone(),
-        site,
-        rules_file: config.tracker.rules_file.clone(),
-        answer_wait: config.tracker.answer_wait,
-        limits: tracker::Limits { connections: config.tracker.max_connections, ..tracker::Limits::default() },
-        ..tracker::Settings::default()
-    }
 }
 
 /// What turns log lines into events.

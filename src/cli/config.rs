@@ -12,7 +12,7 @@ use clap::Subcommand;
 use super::exit::{Exit, OrExit, Result};
 use super::own_hosts::own_hosts;
 use super::print;
-use super::terminal::{GOOD, paint};
+use super::terminal::{CARE, GOOD, paint};
 use crate::config::Config;
 
 /// Check or show the configuration.
@@ -41,6 +41,9 @@ impl Args {
             Command::Check => {
                 crate::keys::Keys::open(&config.keyring).or_exit(Exit::Config)?;
                 crate::keys::load_pseudonym_key(&config.pseudonym_key).or_exit(Exit::Config)?;
+                for warning in super::assemble_tracker::warnings(&config) {
+                    print(format!("{}: {}: {warning}\n", path.display(), paint(CARE, "warning")))?;
+                }
                 print(format!("{}: {}\n", path.display(), paint(GOOD, "ok")))?;
                 print(own_hosts_note(&config))
             }

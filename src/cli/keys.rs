@@ -28,6 +28,7 @@ use crate::service::clock;
 Examples:
   mailtap keys list
   mailtap keys rotate --activate-in 1h     copy keyring.json to the other hosts within the hour
+  mailtap keys rotate --site shop          a key for the tracking host with `site` shop only
   mailtap keys retire 1                    links signed by key 1 go on working
   mailtap keys revoke 1                    key 1 leaked: its links ask before they redirect
   mailtap keys remove 1                    links signed by key 1 stop working")]
@@ -42,7 +43,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Command {
     /// Make a keyring with one active key; overwrites nothing
     Init,
@@ -53,6 +54,9 @@ enum Command {
         /// Wait before the new key signs, so that all hosts can receive it: 30m, 1h, 2d.
         #[arg(long, value_name = "TIME", default_value = "0s", value_parser = units::duration)]
         activate_in: Duration,
+        /// Only for the tracking host that the configuration gives this `site`.
+        #[arg(long, value_name = "NAME")]
+        site: Option<String>,
     },
     /// Let a key verify only
     Retire {
@@ -78,19 +82,21 @@ impl Args {
             None => Config::keyring_path(config).or_exit(Exit::Config)?,
         };
         let now = clock::now();
-        let (action, id) = match self.command {
+        let (action, id) = match &self.command {
             Command::Init => {
                 keys::create_ring(&path).map_err(failure)?;
                 ("init", 1)
             }
             Command::List => return self.list(&path, now),
-            Command::Rotate { activate_in } => {
-                let change = |ring: &mut Keyring, secret| ring.rotate(secret, now, now.plus(activate_in));
+            Command::Rotate { activate_in, site } => {
+                let change = |ring: &mut Keyring, secret| {
+                    ring.rotate_for(site.as_deref(), secret, now, now.plus(*activate_in))
+                };
                 ("rotate", keys::update_ring(&path, change).map_err(failure)?)
             }
-            Command::Retire { id } => ("retire", change(&path, id, |ring| ring.retire(id, now))?),
-            Command::Revoke { id } => ("revoke", change(&path, id, |ring| ring.revoke(id, now))?),
-            Command::Remove { id } => ("remove", change(&path, id, |ring| ring.remove(id, now))?),
+            &Command::Retire { id } => ("retire", change(&path, id, |ring| ring.retire(id, now))?),
+            &Command::Revoke { id } => ("revoke", change(&path, id, |ring| ring.revoke(id, now))?),
+            &Command::Remove { id } => ("remove", change(&path, id, |ring| ring.remove(id, now))?),
         };
         audit(&path, action, id, now);
         // A key made just now signs from just now on.
@@ -120,10 +126,11 @@ impl Args {
                 key.id.to_string(),
                 ring.state(key, now).as_str().to_owned(),
                 key.activates.to_string(),
+                key.site.clone().unwrap_or_default(),
                 ended.unwrap_or_default(),
             ]
         });
-        let text = table(&["key", "state", "signs from", "ended"], &rows.collect::<Vec<_>>());
+        let text = table(&["key", "state", "signs from", "site", "ended"], &rows.collect::<Vec<_>>());
         let text = text.replace("  active", &format!("  {}", paint(GOOD, "active")));
         let text = text.replace("  revoked", &format!("  {}", paint(BAD, "revoked")));
         let text = text.replace("  pending", &format!("  {}", paint(CARE, "pending")));
@@ -146,7 +153,11 @@ fn failure(error: KeyFileError) -> Failure {
         KeyFileError::Io { .. } => Exit::NoInput,
         KeyFileError::Exists { .. } => Exit::CantCreate,
         KeyFileError::Ring {
-            error: RingError::NoSuchKey(_) | RingError::LastActive(_) | RingError::NotRetired { .. },
+            error:
+                RingError::NoSuchKey(_)
+                | RingError::LastActive(_)
+                | RingError::NotRetired { .. }
+                | RingError::Site(_),
             ..
         } => Exit::Usage,
         _ => Exit::Config,
@@ -163,6 +174,7 @@ fn entry(ring: &Keyring, key: &Key, now: Timestamp) -> serde_json::Value {
         "activates": key.activates,
         "retired": key.retired,
         "revoked": key.revoked,
+        "site": key.site,
     })
 }
 

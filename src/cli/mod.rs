@@ -7,6 +7,7 @@
 
 mod amqp;
 mod assemble;
+mod assemble_tracker;
 mod bots;
 mod bots_replay;
 mod bounce;

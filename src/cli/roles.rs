@@ -8,8 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::assemble;
 use super::exit::{Exit, Failure, OrExit, Result};
+use super::{assemble, assemble_tracker};
 use crate::config::Config;
 use crate::keys::Keys;
 use crate::queue::spool::Spool;
@@ -66,7 +66,9 @@ pub(super) fn run(config: &Config, which: Which) -> Result {
     let plan = Plan {
         admin: config.admin_address(which.name()),
         metrics,
-        drain: config.milter.drain.max(Duration::from_secs(5)) + Duration::from_secs(5),
+        // The longest that any role takes, and some time for its last words.
+        drain: config.milter.drain.max(config.tracker.drain).max(Duration::from_secs(5))
+            + Duration::from_secs(5),
         refresh: Box::new(move |asked| {
             if let Some(keys) = &keys {
                 refresh(keys, asked, &mut trouble);
@@ -103,6 +105,9 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Option<Keys>)> {
     let mut roles = Vec::new();
     if let (Some(keys), Some(spool)) = (&keys, &spool) {
         if tracker {
+            for warning in assemble_tracker::warnings(config) {
+                tracing::warn!("{warning}");
+            }
             roles.push(tracker_role(config, keys, spool));
         }
         if tap {
@@ -149,7 +154,7 @@ fn tap_role(config: &Config, keys: &Keys, spool: &Spool) -> Result<Role> {
 }
 
 fn tracker_role(config: &Config, keys: &Keys, spool: &Spool) -> Role {
-    let settings = assemble::tracker(config);
+    let settings = assemble_tracker::settings(config);
     let deps = tracker::Deps {
         keys: keys.clone(),
         publisher: Arc::new(spool.clone()),

@@ -132,7 +132,7 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
         admin: admin(&mut at, &raw),
         keyring: at.existing("keys.keyring", &raw.keys.keyring),
         pseudonym_key: at.existing("keys.pseudonym_key", &raw.keys.pseudonym_key),
-        tracking_url: tracker::tracking_url(&mut at, &raw.tracking.url),
+        tracking_hosts: tracker::hosts(&mut at, &raw),
         previous_tracking_urls: tracker::previous_tracking_urls(&mut at, &raw.tracking.previous_urls),
         sender_domains: at.domains("policy.sender_domains", &raw.policy.sender_domains),
         link_patterns: link_patterns(&mut at, &raw),

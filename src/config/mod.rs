@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use check::tracker::TrackerConfig;
+pub use check::tracker::{TrackerConfig, TrackingHost};
 pub use parse::Problem;
 use raw::{Raw, TrackingRule};
 use units::Listen;
@@ -53,8 +53,8 @@ pub struct Config {
     pub keyring: PathBuf,
     /// The pseudonym key file.
     pub pseudonym_key: PathBuf,
-    /// Base of tracking URLs, with a slash at its end.
-    pub tracking_url: String,
+    /// Tracking hosts; that of `[tracking]` first.
+    pub tracking_hosts: Vec<TrackingHost>,
     /// Base URLs of the past, each ending in a slash.
     pub previous_tracking_urls: Vec<String>,
     /// Domains whose mail is tracked: names and `*.` patterns, ASCII, lower case.

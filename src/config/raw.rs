@@ -26,7 +26,7 @@ macro_rules! table {
 
 mod tracker;
 
-pub use tracker::{Tracker, Tracking};
+pub use tracker::{Tracker, Tracking, TrackingHost};
 
 fn text(text: &str) -> String {
     text.to_owned()
@@ -448,6 +448,7 @@ impl Raw {
             ..TrackingRule::default()
         });
         raw.ga4.properties.push(Property::default());
+        raw.tracking.hosts.push(TrackingHost::default());
         raw
     }
 }

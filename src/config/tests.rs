@@ -35,6 +35,8 @@ fn the_example_says_the_defaults() {
     assert_eq!(found.policy.rules.len(), 1);
     found.policy.rules.clear();
     found.policy.campaign_rules.clear();
+    assert_eq!(found.tracking.hosts.len(), 1);
+    found.tracking.hosts.clear();
     found.ga4.properties.clear();
     assert_eq!(found, expected);
     let (uncommented, problems) = parse::parse(EXAMPLE);
@@ -87,7 +89,7 @@ fn a_good_file_is_read_with_its_units() {
     let text = text.replace("#previous_urls = []", "previous_urls = [\"http://old.example.org/t\"]");
     let (directory, path) = site(&text);
     let config = Config::load(&path).unwrap();
-    assert_eq!(config.tracking_url, "https://t.example.org/");
+    assert_eq!(config.tracking_hosts[0].url, "https://t.example.org/");
     assert_eq!(config.previous_tracking_urls, ["http://old.example.org/t/"]);
     assert_eq!(config.keyring, directory.path().join("keyring.json"));
     assert_eq!(config.tracker.late_after, Duration::from_secs(90 * 86_400));
@@ -197,6 +199,51 @@ fn mail_is_split_only_where_nobody_can_get_two_copies() {
     let text = EXAMPLE.replace("#several_recipients = \"shared\"", "several_recipients = \"split\"");
     let (_directory, path) = site(&text);
     assert_eq!(Config::load(&path).unwrap().split.unwrap().max_recipients, 50);
+}
+
+#[test]
+fn tracking_hosts_take_from_the_first_what_they_leave_out() {
+    let host = "[[tracking.hosts]]\nurl = \"https://b.example/x\"\naliases = [\"B2.example\"]\nsender_domains = [\"b.example\"]\n\
+                click_paths = [\"go\"]\n[policy]";
+    let text = EXAMPLE
+        .replace("#utm_source = \"\"", "utm_source = \"news\"")
+        .replace(
+            "#privacy_url = \"\"\n#languages = [\"en\"",
+            "privacy_url = \"https://p.example\"\n#languages = [\"en\"",
+        )
+        .replace("[policy]", host);
+    let (_directory, path) = site(&text);
+    let config = Config::load(&path).unwrap();
+    let [first, second] = &config.tracking_hosts[..] else { panic!("{:?}", config.tracking_hosts) };
+    assert_eq!(
+        (first.names.as_slice(), second.names.as_slice()),
+        (&["t.example.org".to_owned()][..], &["b.example".to_owned(), "b2.example".into()][..])
+    );
+    assert_eq!(
+        (second.url.as_str(), &second.click_paths[..], &second.open_paths[..]),
+        ("https://b.example/x/", &["go".to_owned()][..], &["o".to_owned()][..])
+    );
+    assert_eq!(second.utm, [("utm_source".to_owned(), "news".to_owned())]);
+    assert_eq!(second.privacy_url.as_deref(), Some("https://p.example"));
+
+    let wrong = "[[tracking.hosts]]\nurl = \"https://t.example.org\"\nsite = \"a b\"\nclick_paths = [\"o\"]\nutm = [\"utm_x\", \"source=1\"]\n\
+                 languages = [\"fr\"]\ntls_key = \"k.pem\"\nwell_known_dir = \"nowhere\"\nprivacy_url = \"javascript:x\"\n[policy]";
+    let (_directory, path) = site(&EXAMPLE.replace("[policy]", wrong));
+    let report = Config::load(&path).unwrap_err().to_string();
+    for part in [
+        "tracking.hosts[0]: t.example.org is named twice",
+        "tracking.hosts[0].sender_domains: is missing",
+        "tracking.hosts[0].site: `a b`",
+        "tracking.hosts[0].click_paths: `o` can't be both",
+        "tracking.hosts[0].utm: `utm_x` is not like",
+        "tracking.hosts[0].utm: `source`: ",
+        "tracking.hosts[0].languages: `fr` is not one of: en, pl, de",
+        "tracking.hosts[0]: tls_certificate and tls_key come together",
+        "tracking.hosts[0].well_known_dir: ",
+        "tracking.hosts[0].privacy_url: must begin with https://",
+    ] {
+        assert!(report.contains(part), "{part} is not in:\n{report}");
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::delivery;
 use crate::event::Data;
 use crate::filter::campaign::{self, CAMPAIGN_HEADER, CampaignRule};
 use crate::filter::header::{self, Field, HeaderEdits};
+use crate::filter::hosts::{self, TrackingHost};
 use crate::filter::rules::{self, Rule};
 use crate::identity::{CampaignId, MessageId, Pseudonym, PseudonymKey, Timestamp};
 use crate::keys::ring::{Key, Keyring};
@@ -21,10 +22,6 @@ use crate::rewrite::{self, Mint, Outcome, Plan, Report};
 
 /// The header that names the message to log and DSN readers.
 pub const REF_HEADER: &str = "X-Mailtap-Ref";
-/// The path segment before the token of a link.
-pub const CLICK_SEGMENT: &str = "c";
-/// The path segment before the token of a pixel.
-pub const OPEN_SEGMENT: &str = "o";
 /// The header by which an application asks for less.
 pub const TRACK_HEADER: &str = "X-Mailtap-Track";
 
@@ -41,8 +38,8 @@ pub struct Policy {
     pub campaign_rules: Vec<CampaignRule>,
     /// What is tracked of some senders' mail or some recipients', where it differs from `plan`.
     pub rules: Vec<Rule>,
-    /// Base of tracking URLs, with a slash at its end.
-    pub tracking_url: String,
+    /// Where links may lead; the first takes the senders that no other names. Never empty.
+    pub hosts: Vec<TrackingHost>,
     /// Longer tracking URLs are not written.
     pub max_url_bytes: usize,
     /// What may be rewritten, before this message's own circumstances.
@@ -197,7 +194,10 @@ fn decide_or_pass(message: &[u8], envelope: Envelope<'_>, means: &Means<'_>) -> 
     if envelope.recipients.is_empty() {
         return Err(Pass::NoRecipient);
     }
-    let key = means.ring.signing(means.now).ok_or(Pass::NoKey)?;
+    let sender_domain = delivery::sender_domain(sender.as_bytes());
+    let host =
+        hosts::host_for(&policy.hosts, sender_domain.as_deref().unwrap_or_default()).ok_or(Pass::NoKey)?;
+    let key = means.ring.signing_for(host.site.as_deref(), means.now).ok_or(Pass::NoKey)?;
     let (fields, _) = header::fields(message);
     if fields.iter().any(|field| field.is(REF_HEADER) && is_ours(field, means.ring)) {
         return Err(Pass::AlreadyTracked);
@@ -212,6 +212,7 @@ fn decide_or_pass(message: &[u8], envelope: Envelope<'_>, means: &Means<'_>) -> 
         return Err(Pass::NoConsent);
     }
     let mut plan = policy.plan.clone();
+    plan.https = host.url.starts_with("https://");
     let single = recipients.len() == 1;
     let general = rules::Allowed { clicks: plan.clicks, opens: plan.opens };
     let ruled = rules::allowed(&policy.rules, sender, envelope.recipients, general);
@@ -222,7 +223,8 @@ fn decide_or_pass(message: &[u8], envelope: Envelope<'_>, means: &Means<'_>) -> 
     let id = MessageId::new(means.now, means.random);
     let campaign = campaign::campaign(&fields, &policy.campaign_headers, &policy.campaign_rules, sender);
     let recipient = recipients.first().copied().filter(|_| single);
-    let mut minter = Minter { key, policy, id, recipient, campaign: campaign.clone() };
+    let mut minter =
+        Minter { key, host, max_url_bytes: policy.max_url_bytes, id, recipient, campaign: campaign.clone() };
     let report = rewrite::rewrite(message, &plan, &mut minter);
     if let Outcome::LeftAlone(reason) = report.outcome {
         return Ok(Decision::Pass(Pass::Rewriter(reason), Some(report)));
@@ -231,7 +233,7 @@ fn decide_or_pass(message: &[u8], envelope: Envelope<'_>, means: &Means<'_>) -> 
     let data = Data {
         campaign: campaign.clone(),
         recipient,
-        sender_domain: delivery::sender_domain(sender.as_bytes()),
+        sender_domain,
         links: Some(report.tracked.into()),
         pixel: Some(report.has_pixel()),
         recipients: u32::try_from(recipients.len()).ok(),
@@ -262,7 +264,8 @@ fn header_edits(fields: &[Field<'_>], reference: &str, campaign: Option<Campaign
 /// Makes the tracking URLs of one message.
 struct Minter<'a> {
     key: &'a Key,
-    policy: &'a Policy,
+    host: &'a TrackingHost,
+    max_url_bytes: usize,
     id: MessageId,
     recipient: Option<Pseudonym>,
     campaign: Option<CampaignId>,
@@ -271,19 +274,19 @@ struct Minter<'a> {
 impl Minter<'_> {
     fn url(&self, path: &str, sign: impl FnOnce(&mut String)) -> Option<String> {
         let mut url = String::with_capacity(320);
-        for piece in [&self.policy.tracking_url, path, "/"] {
+        for piece in [&self.host.url, path, "/"] {
             url.push_str(piece);
         }
         sign(&mut url);
-        (url.len() <= self.policy.max_url_bytes).then_some(url)
+        (url.len() <= self.max_url_bytes).then_some(url)
     }
 }
 
 impl Mint for Minter<'_> {
     fn link(&mut self, target: &str, number: u16) -> Option<String> {
-        let Self { id, recipient, .. } = *self;
+        let Self { id, recipient, host, .. } = *self;
         let context = Context { message: id, recipient, campaign: self.campaign.as_ref() };
-        self.url(CLICK_SEGMENT, |url| token::sign_click_onto(url, context, number, target, self.key))
+        self.url(&host.click, |url| token::sign_click_onto(url, context, number, target, self.key))
     }
 
     fn pixel(&mut self) -> Option<String> {
@@ -292,7 +295,7 @@ impl Mint for Minter<'_> {
             recipient: self.recipient,
             campaign: self.campaign.clone(),
         });
-        self.url(OPEN_SEGMENT, |url| token::sign_onto(url, &token, self.key))
+        self.url(&self.host.open, |url| token::sign_onto(url, &token, self.key))
     }
 }
 

@@ -20,7 +20,7 @@ fn policy() -> Policy {
         campaign_headers: vec!["List-Id".into()],
         campaign_rules: Vec::new(),
         rules: Vec::new(),
-        tracking_url: "https://t.example.org/".into(),
+        hosts: vec![TrackingHost::at("https://t.example.org/")],
         max_url_bytes: 2_000,
         plan: Plan { own_prefixes: vec!["https://t.example.org/".into()], ..Plan::default() },
     }

@@ -14,6 +14,7 @@ use mailtap_milter::session::Path;
 
 use super::*;
 use crate::consent::{Consent, Fixed};
+use crate::filter::hosts::TrackingHost;
 use crate::identity::PseudonymKey;
 use crate::keys::Keys;
 use crate::queue::{Publish, PublishError};
@@ -68,7 +69,7 @@ fn site() -> Site {
         campaign_headers: Vec::new(),
         campaign_rules: Vec::new(),
         rules: Vec::new(),
-        tracking_url: "https://t.example.org/".into(),
+        hosts: vec![TrackingHost::at("https://t.example.org/")],
         max_url_bytes: 2_000,
         plan: Plan::default(),
     };

@@ -11,6 +11,7 @@
 pub mod campaign;
 pub mod decide;
 pub mod header;
+pub mod hosts;
 pub mod main_cf;
 mod patience;
 pub mod rules;

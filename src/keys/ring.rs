@@ -21,6 +21,7 @@ pub type KeyId = u16;
 
 const VERSION: u32 = 1;
 const MAX_KEYS: usize = 1_000;
+const MAX_SITE_BYTES: usize = 40;
 
 /// Where a key stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -62,6 +63,8 @@ pub struct Key {
     pub retired: Option<Timestamp>,
     /// Since when it is known to have leaked.
     pub revoked: Option<Timestamp>,
+    /// The tracking host that it is for (`site` in the configuration); nothing: all.
+    pub site: Option<String>,
     secret: Secret<[u8; Key::BYTES]>,
     mac: Mac,
 }
@@ -86,12 +89,38 @@ impl Key {
         let (head, _) = block.split_at_mut(Self::BYTES);
         head.copy_from_slice(&secret);
         let mac = Mac(Hmac::new(&block.into()));
-        Self { id, created, activates, retired: None, revoked: None, secret: Secret::new(secret), mac }
+        Self {
+            id,
+            created,
+            activates,
+            retired: None,
+            revoked: None,
+            site: None,
+            secret: Secret::new(secret),
+            mac,
+        }
+    }
+
+    /// Whether links of this tracking host may carry its signature.
+    #[must_use]
+    pub fn is_for(&self, site: Option<&str>) -> bool {
+        self.site.is_none() || self.site.as_deref() == site
+    }
+
+    fn may_sign(&self, now: Timestamp) -> bool {
+        self.activates <= now && self.retired.is_none() && self.revoked.is_none()
     }
 
     pub(super) fn mac(&self) -> Hmac<Sha256> {
         self.mac.0.clone()
     }
+}
+
+/// Whether a text can name a tracking host in keys and configuration.
+#[must_use]
+pub fn is_site(text: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (1..=MAX_SITE_BYTES).contains(&text.len()) && text.bytes().all(good)
 }
 
 /// All keys of a site, oldest first.
@@ -121,6 +150,9 @@ pub enum RingError {
     /// Two keys with one id, or an id that was not given out.
     #[error("key {0}: its id is used twice or was never given out")]
     Id(KeyId),
+    /// A name of a tracking host that can't be one.
+    #[error("`{0}` is no name for a site: 1 to 40 letters, digits, - or _")]
+    Site(String),
     /// More than 1,000 keys, or all 65,535 ids used.
     #[error("the keyring is full: remove retired keys, or begin a new keyring")]
     Full,
@@ -159,12 +191,22 @@ impl Keyring {
         self.keys.iter().find(|key| key.id == id)
     }
 
-    /// The key that signs at `now`: of those that may, the one activated last.
+    /// The key that signs for all at `now`: of those that may, the one activated last.
     #[must_use]
     pub fn signing(&self, now: Timestamp) -> Option<&Key> {
+        self.signing_only(None, now)
+    }
+
+    /// The key that signs for a tracking host at `now`: one of its own, else the one for all.
+    #[must_use]
+    pub fn signing_for(&self, site: Option<&str>, now: Timestamp) -> Option<&Key> {
+        site.and_then(|_| self.signing_only(site, now)).or_else(|| self.signing(now))
+    }
+
+    fn signing_only(&self, site: Option<&str>, now: Timestamp) -> Option<&Key> {
         self.keys
             .iter()
-            .filter(|key| key.activates <= now && key.retired.is_none() && key.revoked.is_none())
+            .filter(|key| key.site.as_deref() == site && key.may_sign(now))
             .max_by_key(|key| (key.activates, key.id))
     }
 
@@ -177,14 +219,35 @@ impl Keyring {
             State::Retired
         } else if key.activates > now {
             State::Pending
-        } else if self.signing(now).is_some_and(|signing| signing.id == key.id) {
+        } else if self.signing_only(key.site.as_deref(), now).is_some_and(|signing| signing.id == key.id) {
             State::Active
         } else {
             State::Retired
         }
     }
 
-    /// Adds a key that signs from `activates` on; until then the present one goes on.
+    /// Adds a key that signs from `activates` on, for all or for one tracking host; until then the present one goes on.
+    ///
+    /// # Errors
+    /// `RingError::Full`, `RingError::Site`.
+    pub fn rotate_for(
+        &mut self,
+        site: Option<&str>,
+        secret: [u8; Key::BYTES],
+        now: Timestamp,
+        activates: Timestamp,
+    ) -> Result<KeyId, RingError> {
+        if let Some(site) = site.filter(|site| !is_site(site)) {
+            return Err(RingError::Site(site.to_owned()));
+        }
+        let id = self.rotate(secret, now, activates)?;
+        if let Some(key) = self.keys.last_mut() {
+            key.site = site.map(str::to_owned);
+        }
+        Ok(id)
+    }
+
+    /// Adds a key that signs for all from `activates` on.
     ///
     /// # Errors
     /// `RingError::Full`.
@@ -262,6 +325,8 @@ struct KeyEntry {
     retired: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     revoked: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    site: Option<String>,
     secret: String,
 }
 
@@ -297,7 +362,10 @@ impl Keyring {
                 .and_then(|bytes| bytes.try_into().ok())
                 .ok_or(RingError::Secret(entry.id))?;
             let mut key = Key::new(entry.id, secret, entry.created, entry.activates);
-            (key.retired, key.revoked) = (entry.retired, entry.revoked);
+            if let Some(site) = entry.site.as_ref().filter(|site| !is_site(site)) {
+                return Err(RingError::Site(site.clone()));
+            }
+            (key.retired, key.revoked, key.site) = (entry.retired, entry.revoked, entry.site.clone());
             keys.push(key);
         }
         Ok(Self { keys, next_id: file.next_id })
@@ -315,6 +383,7 @@ impl Keyring {
                 activates: key.activates,
                 retired: key.retired,
                 revoked: key.revoked,
+                site: key.site.clone(),
                 secret: data_encoding::BASE64URL_NOPAD.encode(key.secret.expose()),
             })
             .collect();
@@ -361,6 +430,31 @@ mod tests {
         assert_eq!(ring.by_id(1).map(|key| key.id), None);
         assert_eq!(ring.rotate([3; 32], at(170), at(170)), Ok(3), "an id is never used twice");
         assert_eq!(ring.retire(9, at(170)), Err(RingError::NoSuchKey(9)));
+    }
+
+    #[test]
+    fn a_key_of_one_host_signs_there_and_nowhere_else() {
+        let mut ring = Keyring::new([1; 32], at(100));
+        let own = ring.rotate_for(Some("shop"), [2; 32], at(200), at(300)).unwrap();
+        let signing = |ring: &Keyring, site, now| ring.signing_for(site, at(now)).unwrap().id;
+        assert_eq!(signing(&ring, Some("shop"), 299), 1, "not yet");
+        assert_eq!((signing(&ring, Some("shop"), 300), signing(&ring, Some("news"), 300)), (own, 1));
+        assert_eq!((signing(&ring, None, 300), ring.signing(at(300)).unwrap().id), (1, 1));
+        assert_eq!((state_of(&ring, 1, 300), state_of(&ring, own, 300)), (State::Active, State::Active));
+        let key = ring.by_id(own).unwrap();
+        assert!(key.is_for(Some("shop")) && !key.is_for(Some("news")) && !key.is_for(None));
+        assert!(ring.by_id(1).unwrap().is_for(Some("shop")) && ring.by_id(1).unwrap().is_for(None));
+        let again = Keyring::from_json(ring.to_json().expose().as_bytes()).unwrap();
+        assert_eq!(again.by_id(own).unwrap().site.as_deref(), Some("shop"));
+        ring.revoke(own, at(400)).unwrap();
+        assert_eq!(signing(&ring, Some("shop"), 400), 1, "the key for all goes on");
+        assert_eq!(
+            ring.rotate_for(Some("a b"), [3; 32], at(400), at(400)),
+            Err(RingError::Site("a b".into()))
+        );
+        let json = again.to_json();
+        let broken = json.expose().replace("\"shop\"", "\"a@b\"");
+        assert_eq!(Keyring::from_json(broken.as_bytes()).err(), Some(RingError::Site("a@b".into())));
     }
 
     #[test]

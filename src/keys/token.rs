@@ -108,6 +108,9 @@ pub enum TokenError {
     /// The signature does not hold.
     #[error("the signature does not hold")]
     Mac,
+    /// Signed by a key that is for another tracking host.
+    #[error("signed for another tracking host")]
+    Site,
 }
 
 impl TokenError {
@@ -120,6 +123,7 @@ impl TokenError {
             Self::Layout => "layout",
             Self::UnknownKey(_) => "unknown-key",
             Self::Mac => "mac",
+            Self::Site => "site",
         }
     }
 }
@@ -263,6 +267,16 @@ pub fn verify(text: &str, keys: &Keyring) -> Result<Verified, TokenError> {
     };
     let standing = if key.revoked.is_some() { Standing::Revoked } else { Standing::Good };
     Ok(Verified { token, key_id, standing })
+}
+
+/// As [`verify`], for the tracking host that was asked: keys of other hosts don't count here.
+///
+/// # Errors
+/// See [`TokenError`].
+pub fn verify_at(text: &str, keys: &Keyring, site: Option<&str>) -> Result<Verified, TokenError> {
+    let verified = verify(text, keys)?;
+    let is_for = keys.by_id(verified.key_id).is_some_and(|key| key.is_for(site));
+    if is_for { Ok(verified) } else { Err(TokenError::Site) }
 }
 
 /// What is left to read of the signed bytes.

@@ -119,14 +119,17 @@ async fn case_63_other_methods_change_and_redirect_nothing() {
 async fn case_64_paths_are_the_sites_own() {
     let site = Site {
         base_path: "/mail/x".into(),
-        click_segment: "go".into(),
-        open_segment: "img".into(),
+        click_paths: vec!["go".into(), "read".into()],
+        open_paths: vec!["img".into()],
         ..Site::default()
     };
     let tracker = Tracker::start(Settings { site, ..Settings::default() }).await;
     let (link, pixel) = (tracker.link("https://shop.example/"), tracker.pixel());
     let moved = |path: &str| path.replace("/c/", "/mail/x/go/").replace("/o/", "/mail/x/img/");
     assert_eq!(tracker.get(&moved(&link)).await.status, 302);
+    assert_eq!(tracker.get(&moved(&link).replace("/go/", "/read/")).await.status, 302);
+    assert_eq!(tracker.get(&format!("/mail/x{link}")).await.status, 302, "links of before");
+    assert_eq!(tracker.get(&moved(&link).replace("/go/", "/img/")).await.body, ONE_PIXEL);
     assert_eq!(tracker.get(&moved(&pixel)).await.body, ONE_PIXEL);
     assert_eq!(tracker.get(&link).await.status, 404);
     assert_eq!(tracker.get(&pixel).await.status, 404);

@@ -42,8 +42,10 @@ pub struct World<'a> {
     pub consents: &'a dyn Consents,
     /// `source` of the events.
     pub source: &'a str,
-    /// The time of this request; no two of one process are the same.
+    /// The time of this request.
     pub now: Timestamp,
+    /// A number that no other request of this process has.
+    pub sequence: u64,
 }
 
 /// What became of a request.
@@ -113,7 +115,7 @@ impl Outcome {
 
 fn click(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
     let refuse = |reason| Outcome::refused(Answer::NotFound(pages::not_found(world.site)), "click", reason);
-    let verified = match token::verify(text, world.keys) {
+    let verified = match token::verify_at(text, world.keys, world.site.key_site.as_deref()) {
         Ok(verified) => verified,
         Err(error) => return refuse(error.as_str()),
     };
@@ -157,7 +159,7 @@ fn click(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
 
 fn open(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
     let refuse = |reason| Outcome::refused(Answer::Pixel, "open", reason);
-    let verified = match token::verify(text, world.keys) {
+    let verified = match token::verify_at(text, world.keys, world.site.key_site.as_deref()) {
         Ok(verified) => verified,
         Err(error) => return refuse(error.as_str()),
     };
@@ -195,9 +197,8 @@ impl Hit<'_> {
     fn event(self, request: &Request<'_>, world: &World<'_>) -> (Event, Option<Anonymous>) {
         let evidence = Evidence::new(*request, self.scope, Some(&self.message), world.now, world.rules);
         let verdict = machine::judge(&evidence, world.rules);
-        let host = request.host();
         let mut data = Data {
-            sender_domain: host.and_then(|host| world.site.sender_domains.get(&host).cloned()),
+            sender_domain: world.site.sender_domain.clone(),
             machine: Some(verdict.machine),
             machine_rule: verdict.rule.map(str::to_owned),
             network: Some(world.rules.network_of(request.client).to_owned()),
@@ -225,6 +226,7 @@ impl Hit<'_> {
             .part(world.source)
             .part(self.text)
             .part(world.now.as_micros().to_be_bytes())
+            .part(world.sequence.to_be_bytes())
             .finish();
         let source = world.source.to_owned();
         (Event { id, source, kind: self.kind, time: world.now, message, data }, anonymous)

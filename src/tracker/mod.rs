@@ -13,6 +13,8 @@ pub mod answer;
 pub mod client;
 pub mod cookies;
 pub mod hit;
+pub mod hosts;
+pub mod language;
 pub mod machine;
 pub mod pages;
 pub mod percent;
@@ -47,9 +49,10 @@ use crate::keys::Keys;
 use crate::queue::Holder;
 use crate::service::{Lifecycle, files};
 use happenings::{RulesLoaded, RulesRejected};
+use hosts::Hosts;
 use record::Recorder;
 use rules::{Rules, RulesError};
-use serve::State;
+use serve::{Host, State};
 
 /// The most bytes of a rules file.
 const MAX_RULES_BYTES: u64 = 4 * 1024 * 1024;
@@ -124,12 +127,12 @@ pub async fn run_on(
     mut life: Lifecycle,
 ) -> Result<(), TrackerError> {
     let health = life.health.component("tracker");
-    let utm = check(&settings)?;
+    let hosts = check(&settings)?;
     let rules = load_rules(&settings)?;
     let (recorder, worker) = Recorder::start(deps.publisher, settings.queue_events, settings.answer_wait);
     let drain = settings.limits.drain;
     let state =
-        Arc::new(State::new(settings, utm, rules, deps.keys, deps.consents, recorder.clone(), &deps.host));
+        Arc::new(State::new(settings, hosts, rules, deps.keys, deps.consents, recorder.clone(), &deps.host));
     let serving = serve::serve(listener, Arc::clone(&state), life.stop.clone());
     health.ready();
     let reloading = async {
@@ -148,20 +151,20 @@ pub async fn run_on(
     Ok(())
 }
 
-/// Checks settings as `run` does, for `config check`.
-///
-/// # Errors
-/// `TrackerError::Settings`.
-pub fn check(settings: &Settings) -> Result<Vec<UtmParameter>, TrackerError> {
+/// Makes ready what each host needs.
+fn check(settings: &Settings) -> Result<Hosts<Host>, TrackerError> {
     let mut problems = settings.problems();
-    let mut utm = Vec::new();
-    for (name, template) in &settings.site.utm {
-        match UtmParameter::new(name, template) {
-            Ok(parameter) => utm.push(parameter),
-            Err(error) => problems.push(format!("utm.{name}: {error}")),
+    let hosts = Hosts::new(&settings.site, &settings.hosts, |site| {
+        let mut utm = Vec::new();
+        for (name, template) in &site.utm {
+            match UtmParameter::new(name, template) {
+                Ok(parameter) => utm.push(parameter),
+                Err(error) => problems.push(format!("utm.{name}: {error}")),
+            }
         }
-    }
-    if problems.is_empty() { Ok(utm) } else { Err(TrackerError::Settings(problems)) }
+        Host { site: site.clone(), utm }
+    });
+    if problems.is_empty() { Ok(hosts) } else { Err(TrackerError::Settings(problems)) }
 }
 
 /// The rules that the settings name, for `run` and for `bots test`.

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 
 use super::percent;
 use super::request::Method;
-use super::settings::Site;
+use super::settings::{CLICK, OPEN, Site};
 
 /// A resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,9 +49,11 @@ impl<'a> Route<'a> {
         let Some((segment, token)) = rest.strip_prefix('/').and_then(|rest| rest.split_once('/')) else {
             return Self::Unknown;
         };
-        if segment == site.click_segment {
+        let is =
+            |always: &str, names: &[String]| segment == always || names.iter().any(|name| name == segment);
+        if is(CLICK, &site.click_paths) {
             Self::Click(token_text(token))
-        } else if segment == site.open_segment {
+        } else if is(OPEN, &site.open_paths) {
             Self::Open(token_text(token))
         } else {
             Self::Unknown

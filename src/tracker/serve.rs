@@ -36,13 +36,13 @@ use super::happenings::{
     AcceptFailed, Anonymised, Answered, ConnectionCut, Connections, ConnectionsFull, Listening, Refused,
 };
 use super::hit::{self, Outcome, World};
+use super::hosts::Hosts;
 use super::record::Recorder;
 use super::request::{Method, Request};
 use super::rules::Rules;
-use super::settings::Settings;
+use super::settings::{Settings, Site};
 use super::utm::UtmParameter;
 use crate::consent::Consents;
-use crate::identity::Timestamp;
 use crate::keys::Keys;
 use crate::service::clock;
 
@@ -53,19 +53,26 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct State {
     settings: Settings,
-    utm: Vec<UtmParameter>,
+    hosts: Hosts<Host>,
     rules: ArcSwap<Rules>,
     keys: Keys,
     consents: Arc<dyn Consents>,
     recorder: Recorder,
     source: String,
-    last_micros: AtomicU64,
+    sequence: AtomicU64,
+}
+
+/// A tracking host, ready to answer.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) site: Site,
+    pub(super) utm: Vec<UtmParameter>,
 }
 
 impl State {
     pub(super) fn new(
         settings: Settings,
-        utm: Vec<UtmParameter>,
+        hosts: Hosts<Host>,
         rules: Rules,
         keys: Keys,
         consents: Arc<dyn Consents>,
@@ -74,7 +81,9 @@ impl State {
     ) -> Self {
         let rules = ArcSwap::from_pointee(rules);
         let source = format!("mailtap/tracker/{host}");
-        Self { settings, utm, rules, keys, consents, recorder, source, last_micros: AtomicU64::new(0) }
+        // Another process of this host may have had the same moment.
+        let sequence = AtomicU64::new(rand::random());
+        Self { settings, hosts, rules, keys, consents, recorder, source, sequence }
     }
 
     pub(super) const fn settings(&self) -> &Settings {
@@ -85,27 +94,19 @@ impl State {
         self.rules.store(Arc::new(rules));
     }
 
-    /// The time, made later by microseconds where needed: two clicks at one moment are two events.
-    fn moment(&self) -> Timestamp {
-        let now = clock::now().as_micros();
-        let next = |last: u64| Some(now.max(last + 1));
-        let last = match self.last_micros.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
-            Ok(last) | Err(last) => last,
-        };
-        Timestamp::from_micros(now.max(last + 1))
-    }
-
     fn decide(&self, request: &Request<'_>) -> Outcome {
         let keys = self.keys.current();
         let rules = self.rules.load();
+        let host = self.hosts.of(request.host());
         let world = World {
-            site: &self.settings.site,
-            utm: &self.utm,
+            site: &host.site,
+            utm: &host.utm,
             rules: &rules,
             keys: &keys,
             consents: &*self.consents,
             source: &self.source,
-            now: self.moment(),
+            now: clock::now(),
+            sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
         };
         hit::decide(request, &world)
     }

@@ -6,12 +6,16 @@
 //! - On failure: `problems` lists all that can't work.
 //! - See: `docs/tracker.md`.
 
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+/// The path segment of clicks that always answers.
+pub(super) const CLICK: &str = "c";
+/// The path segment of opens that always answers.
+pub(super) const OPEN: &str = "o";
 
 /// All of the tracker's settings.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,8 +24,12 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// The proxies whose `X-Forwarded-For` is believed. Default: loopback.
     pub trusted_proxies: Vec<IpNet>,
-    /// What is answered and what is recorded.
+    /// Whether every connection begins with a PROXY header (version 2), which only `trusted_proxies` may send. Default: no.
+    pub proxy_protocol: bool,
+    /// What is answered and what is recorded, for hosts that no other is for.
     pub site: Site,
+    /// The same for further tracking hosts, each with its names.
+    pub hosts: Vec<Site>,
     /// The file of rules that tell machines from people; `None` (default) means the catalogue that comes with mailtap.
     pub rules_file: Option<PathBuf>,
     /// How long an answer waits for its event to be stored. Default 250 ms; then it goes out, and storing goes on.
@@ -32,17 +40,21 @@ pub struct Settings {
     pub limits: Limits,
 }
 
-/// What is answered and what is recorded.
+/// What is answered and what is recorded at one tracking host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Site {
+    /// Its host names, in lower case and without port. Default: none, which is enough for the first.
+    pub names: Vec<String>,
+    /// The keys that its links are signed with beside those for all (`keys rotate --site`). Default: only those for all.
+    pub key_site: Option<String>,
     /// The path of the base URL, without a slash at its end. Default: empty.
     pub base_path: String,
-    /// The path segment before the token of a click. Default `c`.
-    pub click_segment: String,
-    /// The path segment before the token of a pixel. Default `o`.
-    pub open_segment: String,
-    /// Which sender domain (and so which GA4 property) a tracking host stands for. Hosts in lower case, without port.
-    pub sender_domains: BTreeMap<String, String>,
+    /// Path segments before the token of a click, beside `c`, which always answers. Default: none.
+    pub click_paths: Vec<String>,
+    /// Path segments before the token of a pixel, beside `o`, which always answers. Default: none.
+    pub open_paths: Vec<String>,
+    /// The sender domain (and so the GA4 property) that it stands for. Default: none.
+    pub sender_domain: Option<String>,
     /// From which age on a click or an open is recorded as late. Default 90 days.
     pub late_after: Duration,
     /// Parameters to add to targets: names (`utm_…`) and templates (`{campaign}`, `{link}`). Default: none.
@@ -84,7 +96,9 @@ impl Default for Settings {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8025)),
             trusted_proxies: loopback.into(),
+            proxy_protocol: false,
             site: Site::default(),
+            hosts: Vec::new(),
             rules_file: None,
             answer_wait: Duration::from_millis(250),
             queue_events: 20_000,
@@ -96,10 +110,12 @@ impl Default for Settings {
 impl Default for Site {
     fn default() -> Self {
         Self {
+            names: Vec::new(),
+            key_site: None,
             base_path: String::new(),
-            click_segment: "c".into(),
-            open_segment: "o".into(),
-            sender_domains: BTreeMap::new(),
+            click_paths: Vec::new(),
+            open_paths: Vec::new(),
+            sender_domain: None,
             late_after: Duration::from_secs(90 * 24 * 3600),
             utm: Vec::new(),
             utm_hosts: Vec::new(),
@@ -130,11 +146,16 @@ impl Limits {
 }
 
 impl Settings {
+    /// The settings of all hosts.
+    pub fn sites(&self) -> impl Iterator<Item = &Site> {
+        std::iter::once(&self.site).chain(&self.hosts)
+    }
+
     /// All that can't work, each as `key: what is wrong`; the names and templates of `utm` are checked by
     /// `UtmParameter::new`.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = self.site.problems();
+        let mut problems: Vec<String> = self.sites().flat_map(Site::problems).collect();
         let mut check = |good: bool, problem: &str| {
             if !good {
                 problems.push(problem.to_owned());
@@ -167,9 +188,14 @@ impl Site {
             path_works,
             "base_path: begins with a slash, ends without one, and has only unreserved characters",
         );
-        check(is_segment(&self.click_segment), "click_segment: letters, digits and - . _ ~ only");
-        check(is_segment(&self.open_segment), "open_segment: letters, digits and - . _ ~ only");
-        check(self.click_segment != self.open_segment, "click_segment, open_segment: must differ");
+        let segments = || self.click_paths.iter().chain(&self.open_paths);
+        check(
+            segments().all(|path| is_segment(path)),
+            "click_paths, open_paths: letters, digits and - . _ ~ only",
+        );
+        let both = self.click_paths.iter().any(|path| self.open_paths.contains(path) || path == OPEN)
+            || self.open_paths.iter().any(|path| path == CLICK);
+        check(!both, "click_paths, open_paths: must differ, also from `c` and `o`");
         let privacy_works = self
             .privacy_url
             .as_ref()
@@ -180,7 +206,8 @@ impl Site {
 }
 
 /// A path segment that no browser or proxy rewrites.
-fn is_segment(text: &str) -> bool {
+#[must_use]
+pub fn is_segment(text: &str) -> bool {
     let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
     !matches!(text, "" | "." | "..") && text.bytes().all(unreserved)
 }
@@ -194,7 +221,7 @@ mod tests {
         assert_eq!(Settings::default().problems(), Vec::<String>::new());
         let mut wrong = Settings { queue_events: 0, ..Settings::default() };
         wrong.limits.head_bytes = 100;
-        wrong.site.open_segment = "c".into();
+        wrong.site.open_paths = vec!["c".into()];
         wrong.site.base_path = "mail/".into();
         wrong.site.privacy_url = Some("javascript:x".into());
         assert_eq!(wrong.problems().len(), 5, "{:?}", wrong.problems());

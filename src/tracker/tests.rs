@@ -5,6 +5,8 @@
 mod abuse;
 #[path = "answer_tests.rs"]
 mod answers;
+#[path = "host_tests.rs"]
+mod hosts;
 #[path = "life_tests.rs"]
 mod life;
 
@@ -120,8 +122,12 @@ impl Tracker {
 
     /// One request on a connection of its own; `headers` end with CRLF each.
     async fn ask(&self, method: &str, path: &str, headers: &str) -> Reply {
+        self.ask_at("t.example.org", method, path, headers).await
+    }
+
+    async fn ask_at(&self, host: &str, method: &str, path: &str, headers: &str) -> Reply {
         let request =
-            format!("{method} {path} HTTP/1.1\r\nHost: t.example.org\r\nConnection: close\r\n{headers}\r\n");
+            format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n");
         Reply::parse(&self.send(request.as_bytes()).await)
     }
 

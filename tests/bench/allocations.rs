@@ -5,6 +5,7 @@
 
 use mailtap::consent::{Consent, Fixed};
 use mailtap::filter::decide::{Decision, Envelope, Means, Policy, decide};
+use mailtap::filter::hosts::TrackingHost;
 use mailtap::identity::{PseudonymKey, Timestamp};
 use mailtap::keys::ring::Keyring;
 use mailtap::rewrite::{Plan, apply};
@@ -34,7 +35,7 @@ fn main() {
         campaign_headers: Vec::new(),
         campaign_rules: Vec::new(),
         rules: Vec::new(),
-        tracking_url: "https://t.example.org/".into(),
+        hosts: vec![TrackingHost::at("https://t.example.org/")],
         max_url_bytes: 2_000,
         plan: Plan { own_prefixes: vec!["https://t.example.org/c/".into()], ..Plan::default() },
     };

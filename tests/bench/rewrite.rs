@@ -11,6 +11,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use lol_html::{RewriteStrSettings, element, rewrite_str};
 use mailtap::consent::{Consent, Fixed};
 use mailtap::filter::decide::{Decision, Envelope, Means, Policy, decide};
+use mailtap::filter::hosts::TrackingHost;
 use mailtap::identity::{MessageId, PseudonymKey, Timestamp};
 use mailtap::keys::ring::Keyring;
 use mailtap::keys::token::{Click, Open, Token, sign};
@@ -67,7 +68,7 @@ impl Site {
                 campaign_headers: Vec::new(),
                 campaign_rules: Vec::new(),
                 rules: Vec::new(),
-                tracking_url: "https://t.example.org/".into(),
+                hosts: vec![TrackingHost::at("https://t.example.org/")],
                 max_url_bytes: 2_000,
                 plan,
             },

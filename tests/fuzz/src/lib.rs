@@ -11,6 +11,7 @@ use mailtap::event::Event;
 use mailtap::filter::campaign::campaign;
 use mailtap::filter::decide::{Decision, Envelope, Means, Policy, decide};
 use mailtap::filter::header::{HeaderEdits, fields};
+use mailtap::filter::hosts::TrackingHost;
 use mailtap::identity::{PseudonymKey, Timestamp};
 use mailtap::keys::ring::Keyring;
 use mailtap::keys::token;
@@ -78,7 +79,7 @@ pub fn message(bytes: &[u8]) {
         campaign_headers: vec!["List-Id".into(), "X-SMTPAPI".into(), "X-MSYS-API".into()],
         campaign_rules: Vec::new(),
         rules: Vec::new(),
-        tracking_url: "https://t.example.org/".into(),
+        hosts: vec![TrackingHost::at("https://t.example.org/")],
         max_url_bytes: 2_000,
         plan: Plan { own_prefixes: vec!["https://t.example.org/".into()], text: true, ..Plan::default() },
     };
