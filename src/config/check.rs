@@ -30,6 +30,8 @@ use crate::telemetry::Format;
 
 const MAX_SECRET_BYTES: u64 = 4_096;
 const SHORTEST_AGE: Duration = Duration::from_secs(3_600);
+/// Longer than an event may wait, retries and a relay's outage included.
+const SHORTEST_DEDUPE: Duration = Duration::from_secs(96 * 3_600);
 
 /// Collects what is wrong while values are read.
 pub(super) struct Checker<'a> {
@@ -165,7 +167,7 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
             &raw.spool.too_old,
             &[("dead-letter", false), ("drop", true)],
         ),
-        dedupe: at.ok("spool.dedupe", units::duration(&raw.spool.dedupe)),
+        dedupe: dedupe(&mut at, &raw.spool.dedupe),
         amqp: amqp(&mut at, &raw),
         relay: relay(&mut at, &raw),
         properties: properties(&mut at, &raw),
@@ -182,6 +184,14 @@ fn max_age(at: &mut Checker<'_>, text: &str) -> Duration {
         at.note("spool.max_age", "is below 1h: a short outage would cost events");
     }
     age.unwrap_or(SHORTEST_AGE)
+}
+
+fn dedupe(at: &mut Checker<'_>, text: &str) -> Duration {
+    let window = at.some("spool.dedupe", units::duration(text));
+    if window.is_some_and(|window| window < SHORTEST_DEDUPE) {
+        at.note("spool.dedupe", "is below 96h: an event that waited through an outage could count twice");
+    }
+    window.unwrap_or(SHORTEST_DEDUPE)
 }
 
 fn policy(at: &mut Checker<'_>, config: &Config) {
