@@ -7,8 +7,14 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use harness::{mailtap, run, run_with_input, said};
+use mailtap::event::{Data, Event, EventId, Kind};
+use mailtap::identity::{MessageId, Timestamp};
+use mailtap::queue::spool::{self, Outcome, Spool};
+use mailtap::queue::{Hold, Publication};
+use mailtap::service::clock;
 use serde_json::Value;
 
 struct Installed {
@@ -114,6 +120,7 @@ fn a_wrong_configuration_is_one_report_and_78() {
     let site = installed(&[]);
     let text = fs::read_to_string(site.config()).unwrap();
     let text = text.replace("#answer_wait = \"250ms\"", "answer_wait = \"250\"\nlisten_on = 1");
+    let text = text.replace("[spool]", "[spool]\ndedupe = \"95h\"");
     fs::write(site.config(), text.replace("#keyring = \"keyring.json\"", "keyring = \"nowhere\"")).unwrap();
     for arguments in
         [&["config", "check"][..], &["run"], &["milter"], &["rewrite", "--sender", "a", "--recipient", "b"]]
@@ -121,7 +128,8 @@ fn a_wrong_configuration_is_one_report_and_78() {
         let output = site.command(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(78), "{arguments:?}");
         let said = said(&output);
-        for part in ["3 problems", "tracker.answer_wait", "tracker.listen_on", "keys.keyring"] {
+        for part in ["4 problems", "tracker.answer_wait", "tracker.listen_on", "keys.keyring", "spool.dedupe"]
+        {
             assert!(said.contains(part), "{part}: {said}");
         }
     }
@@ -376,4 +384,48 @@ fn a_report_is_kept_whatever_is_wrong_with_the_command() {
     assert_eq!(exit(mailtap().args(["--config", "/does/not/exist", "bounce"])), Some(75));
     assert_eq!(exit(mailtap().args(["--config", "bounce", "nonsense"])), Some(64));
     assert_eq!(exit(&mut installed.command(&["bounce"])), Some(0));
+}
+
+#[tokio::test]
+async fn the_spool_says_what_waits_and_until_when() {
+    let site = installed(&[]);
+    let missing = site.command(&["spool", "status"]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(69), "{}", said(&missing));
+    let event = |number: u8| Event {
+        id: EventId::of("test").part([number]).finish(),
+        source: "mailtap/tracker/www".into(),
+        kind: Kind::Clicked,
+        time: Timestamp::from_secs(1_795_453_000),
+        message: MessageId::new(Timestamp::from_secs(1_795_453_000), 7),
+        data: Data { link: Some(number.into()), ..Data::default() },
+    };
+    let directory = site.dir.path().join("state/spool");
+    let spool = Spool::open(spool::Settings { directory, ..spool::Settings::default() }).unwrap();
+    let until = Timestamp::from_secs(clock::now().as_secs() + 3_600);
+    let held = Publication { held_until: Some(until), ..event(1).into() };
+    spool.publish_all(&[event(0).into()]).await.unwrap();
+    let lost = spool.claim(1, Duration::from_secs(60), clock::now()).await.unwrap();
+    spool.settle(vec![(lost[0].seq, Outcome::Uncertain)]).await.unwrap();
+    spool.publish_all(&[held, event(2).into(), event(3).into()]).await.unwrap();
+
+    let peeked = run(&mut site.command(&["spool", "peek", "--json", "--max", "2"]));
+    let peeked: Vec<Value> = peeked.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let links: Vec<_> = peeked.iter().map(|line| line["event"]["data"]["link"].as_u64()).collect();
+    assert_eq!(links, [Some(1), Some(2)], "in the order of publishing, what is dead is left out");
+    assert_eq!(peeked[0]["due"], serde_json::to_value(until).unwrap());
+    let peeked = run(&mut site.command(&["spool", "peek"]));
+    assert_eq!(peeked.matches(&format!("due {until}")).count(), 1, "{peeked}");
+    assert_eq!(peeked.matches("  pending").count(), 2, "{peeked}");
+
+    let status = site.json(&["spool", "status", "--json"]);
+    assert_eq!((&status["pending"], &status["not_due"]), (&3.into(), &1.into()), "{status}");
+    let status = run(&mut site.command(&["spool", "status"]));
+    assert!(status.contains("waiting    3 ") && status.contains(", 1 of them not due"), "{status}");
+    assert!(status.contains("1, 1 of them uncertain"), "{status}");
+    let uncertain = run(&mut site.command(&["dead", "list", "--reason", "uncertain", "--json"]));
+    assert_eq!(uncertain.lines().count(), 1, "{uncertain}");
+    let exported = run(&mut site.command(&["spool", "export"]));
+    let exported: Vec<_> =
+        exported.lines().map(|line| Event::from_json(line.as_bytes()).unwrap().data.link).collect();
+    assert_eq!(exported, [0, 1, 2, 3].map(Some));
 }

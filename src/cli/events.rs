@@ -1,8 +1,8 @@
-//! `mailtap events list|tail` and `mailtap spool status|peek|export`.
+//! `mailtap events list|tail`.
 //!
 //! - Layer: cli
 //! - Takes: the spool of this host, or what passes through RabbitMQ.
-//! - Gives: counts, stored events for people or as JSON lines.
+//! - Gives: stored events for people or as JSON lines.
 //! - On failure: exit code 69 where there is no spool yet.
 
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use serde_json::json;
 use super::exit::{Exit, OrExit, Result};
 use super::print;
 use super::tail;
-use super::terminal::{CARE, GOOD, paint, table};
+use super::terminal::table;
 use crate::config::{Config, units};
 use crate::event::{Event, Kind};
 use crate::identity::CampaignId;
@@ -115,10 +115,14 @@ pub(super) fn in_spool(stored: Vec<Stored>) -> Vec<Placed> {
 
 /// Rows for people.
 pub(super) fn show(found: &[Placed]) -> String {
+    let now = clock::now();
     let rows: Vec<Vec<String>> = found
         .iter()
         .map(|Placed { stored, .. }| {
-            let state = stored.state.as_str().to_owned();
+            let state = match stored.state {
+                State::Pending if stored.at > now => format!("due {}", stored.at),
+                state => state.as_str().to_owned(),
+            };
             let reason = stored.reason.clone().unwrap_or_default();
             match Event::from_json(stored.body.as_bytes()) {
                 Ok(event) => {
@@ -149,7 +153,12 @@ pub(super) fn show(found: &[Placed]) -> String {
 pub(super) fn as_json(found: &[Placed]) -> String {
     let lines = found.iter().map(|Placed { place, stored }| {
         let event: serde_json::Value = serde_json::from_str(&stored.body).unwrap_or(json!(null));
-        let line = json!({ "in": place.as_str(), "state": stored.state.as_str(), "since": stored.at, "published": stored.added,
+        let at = match stored.state {
+            State::Pending => "due",
+            State::Claimed => "claimed_until",
+            State::Dead | State::Uncertain => "since",
+        };
+        let line = json!({ "in": place.as_str(), "state": stored.state.as_str(), at: stored.at, "published": stored.added,
                            "attempts": stored.attempts, "reason": stored.reason, "event": event });
         line.to_string() + "\n"
     });
@@ -220,81 +229,5 @@ impl Args {
         };
         let found = in_spool(open(config)?.list(&which.filter(Vec::new())?, None, max).or_exit(Exit::Io)?);
         print(if json { as_json(&found) } else { show(&found) })
-    }
-}
-
-/// Look at the spool.
-#[derive(Debug, clap::Args)]
-pub(super) struct SpoolArgs {
-    #[command(subcommand)]
-    command: SpoolCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum SpoolCommand {
-    /// How full it is, and how old the oldest event that waits
-    Status {
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// The next events that wait
-    Peek {
-        /// At most so many.
-        #[arg(long, default_value_t = 10)]
-        max: usize,
-        /// As JSON lines.
-        #[arg(long)]
-        json: bool,
-    },
-    /// All events that it holds, as CloudEvents in JSON lines
-    Export,
-}
-
-impl SpoolArgs {
-    pub(super) fn run(self, config: &Config) -> Result {
-        let spool = open(config)?;
-        match self.command {
-            SpoolCommand::Status { json } => {
-                let status = spool.status().or_exit(Exit::Io)?;
-                let age = status.oldest.map(|oldest| clock::now().since(oldest).as_secs());
-                if json {
-                    let object = json!({ "pending": status.pending, "claimed": status.claimed, "dead": status.dead,
-                        "uncertain": status.uncertain, "bytes": status.bytes, "file_bytes": status.file_bytes,
-                        "oldest_age_s": age, "known_ids": status.seen, "max_bytes": config.spool_max_bytes });
-                    return print(object.to_string() + "\n");
-                }
-                let dead = status.dead + status.uncertain;
-                let style = if dead == 0 { GOOD } else { CARE };
-                let age =
-                    age.map_or_else(|| "nothing waits".to_owned(), |age| format!("the oldest for {age} s"));
-                print(format!(
-                    "waiting    {} ({age})\nunder way  {}\ndead       {}, {} of them uncertain\nsize       {} KiB of {} KiB, \
-                     file {} KiB\nknown ids  {}\n",
-                    status.pending,
-                    status.claimed,
-                    paint(style, &dead.to_string()),
-                    status.uncertain,
-                    status.bytes / 1024,
-                    config.spool_max_bytes / 1024,
-                    status.file_bytes / 1024,
-                    status.seen
-                ))
-            }
-            SpoolCommand::Peek { max, json } => {
-                let filter = Filter { states: vec![State::Pending], ..Filter::default() };
-                let found = in_spool(spool.list(&filter, None, max).or_exit(Exit::Io)?);
-                print(if json { as_json(&found) } else { show(&found) })
-            }
-            SpoolCommand::Export => {
-                let mut after = None;
-                loop {
-                    let page = spool.list(&Filter::default(), after, 1_000).or_exit(Exit::Io)?;
-                    let Some(last) = page.last() else { return Ok(()) };
-                    after = Some(last.seq);
-                    print(page.iter().map(|stored| stored.body.clone() + "\n").collect::<String>())?;
-                }
-            }
-        }
     }
 }

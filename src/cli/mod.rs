@@ -25,6 +25,7 @@ mod postfix;
 mod relay;
 mod rewrite;
 mod roles;
+mod spool;
 mod tail;
 mod tap;
 mod terminal;
@@ -105,7 +106,7 @@ enum Command {
     /// Look at events, stored or as they come
     Events(events::Args),
     /// Look at the spool
-    Spool(events::SpoolArgs),
+    Spool(spool::Args),
     /// List, show, replay or drop dead letters
     Dead(dead::Args),
     /// Look at the rules that tell machines from people

@@ -220,7 +220,7 @@ impl Filter {
         };
         let late = ("failed", "event_late");
         let wait = self.patience(|patience| patience.next_wait(Instant::now())).ok_or(late)?;
-        let stored = tokio::time::timeout(wait, self.deps.publisher.publish(vec![event])).await;
+        let stored = tokio::time::timeout(wait, self.deps.publisher.offer(vec![event])).await;
         self.learn(stored.is_ok());
         stored.map_err(|_| late)?.map_err(|error| {
             EventRefused { queue_id, error: &error }.emit();

@@ -17,6 +17,10 @@ use super::StoreError;
 const COMMANDS: usize = 4_096;
 /// How often the thread looks after its store.
 const CARE_EVERY: Duration = Duration::from_secs(60);
+/// When it does so first: a process that lives for one event leaves it to others.
+const FIRST_CARE: Duration = Duration::from_secs(1);
+/// How long it leaves the store alone between two pieces of that.
+const CARE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Whoever has this may ask the thread; it ends when this goes.
 #[derive(Debug)]
@@ -81,12 +85,13 @@ impl<C: Send + 'static> Group<C> {
 }
 
 fn run<W: Work>(commands: &Receiver<W::Command>, gather: Gather, work: &mut W) {
-    let mut cared = Instant::now();
+    let mut care_at = Instant::now() + FIRST_CARE;
     let mut meanwhile = None;
     loop {
         // Whoever comes while a group is worked off shares the next one. Who finds the thread idle has nothing to wait for.
         let wait = if meanwhile.is_some() { gather.wait } else { Duration::ZERO };
-        match meanwhile.take().map_or_else(|| commands.recv_timeout(CARE_EVERY), Ok) {
+        let rest = care_at.saturating_duration_since(Instant::now());
+        match meanwhile.take().map_or_else(|| commands.recv_timeout(rest), Ok) {
             Ok(first) => {
                 work.work(gathered::<W>(commands, Gather { wait, ..gather }, first));
                 meanwhile = commands.try_recv().ok();
@@ -94,8 +99,8 @@ fn run<W: Work>(commands: &Receiver<W::Command>, gather: Gather, work: &mut W) {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        if cared.elapsed() >= CARE_EVERY && !work.care() {
-            cared = Instant::now();
+        if Instant::now() >= care_at {
+            care_at = Instant::now() + if work.care() { CARE_PAUSE } else { CARE_EVERY };
         }
     }
 }
@@ -119,10 +124,11 @@ fn gathered<W: Work>(commands: &Receiver<W::Command>, gather: Gather, first: W::
 mod tests {
     use super::*;
 
-    /// Tells how large each group was, and takes its time.
+    /// Tells how large each group was, and takes its time; has a little to care for.
     struct Slow {
         sizes: mpsc::Sender<usize>,
         takes: Duration,
+        cares: usize,
     }
 
     impl Work for Slow {
@@ -139,14 +145,16 @@ mod tests {
         }
 
         fn care(&mut self) -> bool {
-            false
+            self.sizes.send(0).unwrap();
+            self.cares -= 1;
+            self.cares > 0
         }
     }
 
     fn start(wait: Duration, takes: Duration) -> (Group<oneshot::Sender<()>>, Receiver<usize>) {
         let (sizes, seen) = mpsc::channel();
         let gather = Gather { wait, weight: 5 };
-        (Group::start("slow", gather, Slow { sizes, takes }).unwrap(), seen)
+        (Group::start("slow", gather, Slow { sizes, takes, cares: 5 }).unwrap(), seen)
     }
 
     #[tokio::test]
@@ -170,5 +178,13 @@ mod tests {
         let (first, others) = tokio::join!(first, others);
         assert!(first.is_ok() && others.iter().all(Result::is_ok));
         assert_eq!(seen.recv().unwrap(), 5);
+    }
+
+    #[test]
+    fn an_idle_thread_goes_on_caring_while_there_is_more() {
+        let (_group, seen) = start(Duration::ZERO, Duration::ZERO);
+        for _ in 0..5 {
+            assert_eq!(seen.recv_timeout(Duration::from_secs(30)), Ok(0));
+        }
     }
 }

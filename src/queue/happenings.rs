@@ -2,8 +2,12 @@
 //!
 //! - Layer: edge
 //! - Takes: facts.
-//! - Gives: one log line and one metric each.
+//! - Gives: a log line and a metric each, where they need one.
 //! - On failure: nothing can fail.
+
+use std::time::Duration;
+
+use super::PublishError;
 
 /// The connection to the broker is there.
 #[derive(Debug)]
@@ -39,6 +43,78 @@ impl Malformed<'_> {
     pub(super) fn emit(&self) {
         tracing::error!(why = self.why, "a message is no event: it goes to the dead letters");
         metrics::counter!("mailtap_queue_malformed_total").increment(1);
+    }
+}
+
+/// The spool took no events. Who wanted to publish them tries again, or does without: that is counted there.
+#[derive(Debug)]
+pub(super) struct Refused<'a> {
+    pub(super) events: usize,
+    pub(super) error: &'a PublishError,
+    /// Whether it took them until now.
+    pub(super) begins: bool,
+}
+
+impl Refused<'_> {
+    pub(super) fn emit(&self) {
+        let why = match self.error {
+            PublishError::Full => "full",
+            PublishError::Storage(_) => "storage",
+            PublishError::Closed => "closed",
+        };
+        if self.begins {
+            tracing::error!(
+                why = %self.error,
+                "the spool refuses events: mail and links go on, but what can't wait for it is lost"
+            );
+        }
+        metrics::counter!("mailtap_spool_refused_total", "why" => why).increment(self.events as u64);
+    }
+}
+
+/// After refusals, the spool takes events again.
+#[derive(Debug)]
+pub(super) struct TakesAgain {
+    pub(super) refused: u64,
+}
+
+impl TakesAgain {
+    pub(super) fn emit(&self) {
+        tracing::warn!(refused = self.refused, "the spool takes events again");
+    }
+}
+
+/// Events were stored too late for who published them, and are taken out again.
+#[derive(Debug)]
+pub(super) struct TakenBack {
+    pub(super) events: usize,
+}
+
+impl TakenBack {
+    pub(super) fn emit(&self) {
+        tracing::warn!(events = self.events, "stored too late: events are taken out of the spool again");
+        metrics::counter!("mailtap_spool_taken_back_total").increment(self.events as u64);
+    }
+}
+
+/// How full the spool is, looked at every minute.
+#[derive(Debug)]
+pub(super) struct Filled {
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    /// Events that wait for their time: held, or to be tried again.
+    pub(super) not_due: u64,
+    /// For how long the first event that is due has waited since.
+    pub(super) lag: Duration,
+}
+
+impl Filled {
+    #[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    pub(super) fn emit(&self) {
+        metrics::gauge!("mailtap_spool_events").set(self.rows as f64);
+        metrics::gauge!("mailtap_spool_bytes").set(self.bytes as f64);
+        metrics::gauge!("mailtap_spool_events_not_due").set(self.not_due as f64);
+        metrics::gauge!("mailtap_spool_lag_seconds").set(self.lag.as_secs_f64());
     }
 }
 

@@ -38,6 +38,18 @@ pub trait Publish: Send + Sync + std::fmt::Debug {
         &self,
         events: Vec<Event>,
     ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + '_>>;
+
+    /// The same for events that did not happen if the caller stops waiting, by dropping this future: stored too late, they
+    /// are taken back. Nobody else may publish events with these ids.
+    ///
+    /// # Errors
+    /// As of `publish`.
+    fn offer(
+        &self,
+        events: Vec<Event>,
+    ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + '_>> {
+        self.publish(events)
+    }
 }
 
 /// What roles publish with.

@@ -64,6 +64,15 @@ pub(super) fn insert(connection: &Connection, id: EventId, days: Days) -> rusqli
     Ok(())
 }
 
+/// Forgets an id that was noted within the window.
+pub(super) fn remove(connection: &Connection, id: EventId, days: Days) -> rusqlite::Result<()> {
+    let mut remove = connection.prepare_cached("DELETE FROM seen WHERE day = ?1 AND id = ?2")?;
+    for day in days.first..=days.today + 1 {
+        remove.execute(params![day, id.as_bytes()])?;
+    }
+    Ok(())
+}
+
 /// Forgets a part of the days before the window; `true` if there may be more.
 pub(super) fn prune(connection: &Connection, days: Days) -> rusqlite::Result<bool> {
     let gone = connection

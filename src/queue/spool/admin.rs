@@ -156,6 +156,14 @@ impl Admin {
         Ok(status)
     }
 
+    /// How many events wait for a time of their own: held, or to be tried again.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn not_due(&self, now: Timestamp) -> Result<u64, StoreError> {
+        Ok(store::waiting(&self.0, now)?.0)
+    }
+
     /// The first `max` events that the filter lets through, after `after` if that is given, in the order of publishing.
     ///
     /// # Errors

@@ -10,6 +10,7 @@
 mod admin;
 mod filter;
 mod first;
+mod refusals;
 mod schema;
 mod store;
 mod writer;
@@ -183,8 +184,7 @@ impl Spool {
         let path = settings.path();
         let (news, listener) = watch::channel(0);
         let gather = Gather { wait: settings.group_wait, weight: settings.group_events };
-        let writer =
-            Writer { settings: settings.clone(), clock, news, connection: Some(connection), lasting: true };
+        let writer = Writer::new(settings.clone(), clock, news, connection);
         let writer = Group::start("spool", gather, writer)
             .map_err(|error| StoreError::Open { path, why: error.to_string() })?;
         Ok(Self(Arc::new(Inner { writer, news: listener, settings })))
@@ -265,7 +265,14 @@ impl Publish for Spool {
         &self,
         events: Vec<Event>,
     ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + '_>> {
-        Box::pin(self.0.publish(events.iter().map(NewRow::from).collect()))
+        Box::pin(self.0.publish(events.iter().map(NewRow::from).collect(), false))
+    }
+
+    fn offer(
+        &self,
+        events: Vec<Event>,
+    ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + '_>> {
+        Box::pin(self.0.publish(events.iter().map(NewRow::from).collect(), true))
     }
 }
 
@@ -274,7 +281,7 @@ impl Hold for Spool {
         &'a self,
         publications: &'a [Publication],
     ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + 'a>> {
-        Box::pin(self.0.publish(publications.iter().map(NewRow::from).collect()))
+        Box::pin(self.0.publish(publications.iter().map(NewRow::from).collect(), false))
     }
 
     fn amend<'a>(
@@ -290,11 +297,12 @@ impl Hold for Spool {
 }
 
 impl Inner {
-    async fn publish(&self, rows: Vec<NewRow>) -> Result<(), PublishError> {
+    async fn publish(&self, rows: Vec<NewRow>, offered: bool) -> Result<(), PublishError> {
         if rows.is_empty() {
             return Ok(());
         }
-        self.writer.ask(|answer| Command::Publish { rows, answer }).await.map_err(|_| PublishError::Closed)?
+        let asked = self.writer.ask(|answer| Command::Publish { rows, offered, answer });
+        asked.await.map_err(|_| PublishError::Closed)?
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) const REASON_CHARS: usize = 200;
 
 /// The reason of a letter that waited too long; the relay's word for what GA4 would not take any more.
 const EXPIRED: &str = "expired";
+/// The reason of a letter that may have arrived; the same through RabbitMQ.
+const UNCERTAIN_REASON: &str = "uncertain";
 /// How many events are taken out in one step, so that nobody waits for long.
 pub(super) const EXPIRE_ROWS: usize = 1_000;
 
@@ -94,16 +96,27 @@ pub(super) fn tally(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
     Ok((rows, bytes.unsigned_abs() + rows * ROW_BYTES))
 }
 
-/// Adds an event unless its id is known; `false` if there is no room for it.
+/// What became of an event that was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Added {
+    /// It is in the spool.
+    Now(Seq),
+    /// It was there before.
+    Before,
+    /// There is no room for it.
+    NoRoom,
+}
+
+/// Adds an event unless its id is known.
 pub(super) fn publish(
     connection: &Connection,
     row: &NewRow,
     room: &mut Room,
     now: Timestamp,
     days: Days,
-) -> rusqlite::Result<bool> {
+) -> rusqlite::Result<Added> {
     if seen::contains(connection, row.id, days)? {
-        return Ok(true);
+        return Ok(Added::Before);
     }
     // Older than the window, but still here: dead, or waiting for the end of a long outage.
     let waits = connection
@@ -111,10 +124,10 @@ pub(super) fn publish(
         .query_row([row.id.as_bytes()], |_| Ok(()))
         .optional()?;
     if waits.is_some() {
-        return Ok(true);
+        return Ok(Added::Before);
     }
     if !room.take(&row.body) {
-        return Ok(false);
+        return Ok(Added::NoRoom);
     }
     let body = match &row.first {
         Some(first) if first::take(connection, first, now)? => &first.body,
@@ -124,8 +137,38 @@ pub(super) fn publish(
     connection
         .prepare_cached("INSERT INTO event (id, state, at_ms, added_ms, body) VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![row.id.as_bytes(), PENDING, millis(at), millis(now), body])?;
+    let seq = Seq(connection.last_insert_rowid());
     seen::insert(connection, row.id, days)?;
-    Ok(true)
+    Ok(Added::Now(seq))
+}
+
+/// Takes out an event that nobody has claimed, as if it had never been published; `false` if there is none.
+pub(super) fn take_back(
+    connection: &Connection,
+    seq: Seq,
+    id: EventId,
+    days: Days,
+) -> rusqlite::Result<bool> {
+    let gone = connection
+        .prepare_cached("DELETE FROM event WHERE seq = ?1 AND id = ?2 AND state = ?3 AND attempts = 0")?
+        .execute(params![seq.0, id.as_bytes(), PENDING])?;
+    if gone > 0 {
+        seen::remove(connection, id, days)?;
+    }
+    Ok(gone > 0)
+}
+
+/// How many events wait for their time, and since when the first one that is due is.
+pub(super) fn waiting(connection: &Connection, now: Timestamp) -> rusqlite::Result<(u64, Option<Timestamp>)> {
+    let not_due: i64 = connection.query_row(
+        "SELECT count(*) FROM event WHERE state = ?1 AND at_ms > ?2",
+        params![PENDING, millis(now)],
+        |row| row.get(0),
+    )?;
+    let first: Option<i64> =
+        connection.query_row("SELECT min(at_ms) FROM event WHERE state = ?1", [PENDING], |row| row.get(0))?;
+    let first = first.map(|millis| Timestamp::from_millis(millis.unsigned_abs()));
+    Ok((not_due.unsigned_abs(), first.filter(|first| *first <= now)))
 }
 
 /// Puts the event in the place of the one with its id, while that is still held; `false` if it isn't.
@@ -194,7 +237,7 @@ pub(super) fn settle(
         }
         Outcome::Retry { not_before, reason } => (PENDING, *not_before, Some(cut(reason))),
         Outcome::Dead { reason } => (DEAD, now, Some(cut(reason))),
-        Outcome::Uncertain => (UNCERTAIN, now, None),
+        Outcome::Uncertain => (UNCERTAIN, now, Some(UNCERTAIN_REASON)),
     };
     connection
         .prepare_cached(

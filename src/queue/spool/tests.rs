@@ -150,6 +150,38 @@ async fn the_first_with_a_key_is_unique_within_its_window() {
 }
 
 #[test]
+fn what_was_offered_and_stored_too_late_is_taken_back() {
+    use crate::queue::group::Work;
+    use writer::Command;
+    // The caller gives up at each moment at which the writer looks at the clock: before the transaction, after it, …
+    for moment in 0..4 {
+        for offered in [true, false] {
+            let directory = tempfile::tempdir().unwrap();
+            let settings = settings(directory.path());
+            let connection = sqlite::open(&settings.path(), settings.file_mode, schema::MIGRATIONS).unwrap();
+            let (answer, waiting) = oneshot::channel();
+            let (waiting, looks) = (Mutex::new(Some(waiting)), Mutex::new(0));
+            let clock = move || {
+                let mut looks = looks.lock().unwrap();
+                if *looks == moment {
+                    waiting.lock().unwrap().take();
+                }
+                *looks += 1;
+                clock::now()
+            };
+            let mut writer = Writer::new(settings.clone(), Arc::new(clock), watch::channel(0).0, connection);
+            let rows = [1, 2].map(|number| NewRow::from(&event(number))).into();
+            writer.work(vec![Command::Publish { rows, offered, answer }]);
+            let skipped = moment == 0;
+            let taken_back = moment == 1 && offered;
+            let there = if skipped || taken_back { 0 } else { 2 };
+            let found = status(directory.path());
+            assert_eq!((found.pending, found.seen), (there, there), "{moment} {offered}");
+        }
+    }
+}
+
+#[test]
 fn what_nobody_took_in_time_becomes_a_dead_letter_or_is_dropped() {
     const HOUR: Duration = Duration::from_secs(3_600);
     for too_old in [TooOld::Bury, TooOld::Drop] {
@@ -163,7 +195,8 @@ fn what_nobody_took_in_time_becomes_a_dead_letter_or_is_dropped() {
             let mut room = store::Room::look(&transaction, 10_000, u64::MAX).unwrap();
             for event in numbers.map(event) {
                 let row = NewRow::from(&event);
-                assert!(store::publish(&transaction, &row, &mut room, now, days(now)).unwrap());
+                let added = store::publish(&transaction, &row, &mut room, now, days(now)).unwrap();
+                assert!(matches!(added, store::Added::Now(_)));
             }
             transaction.commit().unwrap();
         };
@@ -175,13 +208,7 @@ fn what_nobody_took_in_time_becomes_a_dead_letter_or_is_dropped() {
         let clock = Arc::new(Mutex::new(then.plus(70 * HOUR)));
         let ticking = clock.clone();
         let (news, _) = watch::channel(0);
-        let mut writer = Writer {
-            settings,
-            clock: Arc::new(move || *ticking.lock().unwrap()),
-            news,
-            connection: Some(connection),
-            lasting: true,
-        };
+        let mut writer = Writer::new(settings, Arc::new(move || *ticking.lock().unwrap()), news, connection);
         use crate::queue::group::Work;
         assert!(!writer.care());
         assert_eq!(status(directory.path()).pending, 1_505, "nothing is too old yet");
@@ -264,6 +291,7 @@ async fn what_is_no_event_goes_to_the_dead_letters_and_these_are_listed_replayed
     assert_eq!(count(Filter { since: Some(event(2).time), ..Filter::default() }), 2);
     assert_eq!(count(Filter { until: Some(event(2).time), ..Filter::default() }), 1);
     assert_eq!(count(Filter { states: vec![State::Uncertain], ..Filter::default() }), 1);
+    assert_eq!(count(Filter { reason: Some("uncertain".into()), ..Filter::default() }), 1);
     assert_eq!(admin.list(&Filter::default(), Some(all[1].seq), 1).unwrap()[0].seq, all[2].seq);
 
     let uncertain = Filter { states: vec![State::Uncertain], ..Filter::default() };

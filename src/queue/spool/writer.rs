@@ -7,25 +7,30 @@
 //!   a connection that broke is opened again.
 //! - Limits: `group_wait` and `group_events` bound a transaction.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{oneshot, watch};
 
 use super::first;
+use super::refusals::Refusals;
 use super::schema::MIGRATIONS;
-use super::store::{self, ClaimedRow, NewRow, Room};
+use super::store::{self, Added, ClaimedRow, NewRow, Room};
 use super::{Outcome, Seq, Settings, Sync, TooOld};
-use crate::event::Event;
+use crate::event::{Event, EventId};
 use crate::identity::Timestamp;
 use crate::queue::PublishError;
 use crate::queue::group::Work;
-use crate::queue::happenings::WaitedTooLong;
+use crate::queue::happenings::{Filled, TakenBack, WaitedTooLong};
 use crate::queue::seen::{self, Days};
 use crate::queue::sqlite::{self, StoreError};
 
 /// How many free pages go back to the file system in one step.
 const VACUUM_PAGES: i64 = 500;
+/// How old may be what is known of the disk's room: less than it takes to write the reserve full.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Where the time comes from.
 pub(super) type Clock = Arc<dyn Fn() -> Timestamp + Send + std::marker::Sync>;
@@ -35,6 +40,8 @@ pub(super) type Clock = Arc<dyn Fn() -> Timestamp + Send + std::marker::Sync>;
 pub(super) enum Command {
     Publish {
         rows: Vec<NewRow>,
+        /// Whether the rows go again if nobody waits for the answer any more.
+        offered: bool,
         answer: oneshot::Sender<Result<(), PublishError>>,
     },
     Amend {
@@ -99,16 +106,34 @@ impl Command {
 
 /// The thread's own things.
 pub(super) struct Writer {
-    pub(super) settings: Settings,
-    pub(super) clock: Clock,
-    pub(super) news: watch::Sender<u64>,
-    pub(super) connection: Option<Connection>,
-    pub(super) lasting: bool,
+    settings: Arc<Settings>,
+    clock: Clock,
+    news: watch::Sender<u64>,
+    connection: Option<Connection>,
+    /// Whether the connection syncs each commit.
+    lasting: bool,
+    refusals: Refusals,
+    unwanted: Vec<(Seq, EventId)>,
+    disk: Disk,
+}
+
+/// What became of a command's events.
+#[derive(Debug, Default)]
+struct Published {
+    refused: Option<(usize, PublishError)>,
+    /// The rows that were added, where they may have to go again.
+    offered: Vec<(Seq, EventId)>,
+}
+
+impl Published {
+    fn refused(rows: usize, error: PublishError) -> Self {
+        Self { refused: Some((rows, error)), offered: Vec::new() }
+    }
 }
 
 /// What one command came to, held back until the commit.
 enum Reply {
-    Published(Result<(), PublishError>),
+    Published(Published),
     Amended(Vec<bool>),
     Claimed(Vec<ClaimedRow>),
     Done,
@@ -133,28 +158,63 @@ impl Work for Writer {
                 if commands.iter().any(Command::makes_news) {
                     self.news.send_modify(|count| *count = count.wrapping_add(1));
                 }
+                self.count(&replies);
                 for (command, reply) in commands.into_iter().zip(replies) {
-                    answer(command, reply);
+                    self.unwanted.extend(answer(command, reply));
                 }
             }
-            Err(error) => commands.into_iter().for_each(|command| command.refuse(&error)),
+            Err(error) => {
+                let refused = PublishError::Storage(error.to_string());
+                let now = (self.clock)();
+                for command in commands {
+                    if let Command::Publish { rows, .. } = &command {
+                        self.refusals.refused(rows.len(), &refused, now);
+                    }
+                    command.refuse(&error);
+                }
+            }
         }
+        // What can't be done now is tried again.
+        let _ = self.take_back();
     }
 
     fn care(&mut self) -> bool {
         // What fails now is tried again in a while; publishing will say what is wrong.
         let expired = self.expire().unwrap_or(false);
-        self.tidy().unwrap_or(false) || expired
+        let tidy = self.tidy().unwrap_or(false);
+        let _ = self.take_back();
+        let _ = self.look();
+        tidy || expired
     }
 }
 
 impl Writer {
+    /// For a connection as `sqlite::open` gives it.
+    pub(super) fn new(
+        settings: Settings,
+        clock: Clock,
+        news: watch::Sender<u64>,
+        connection: Connection,
+    ) -> Self {
+        Self {
+            settings: Arc::new(settings),
+            clock,
+            news,
+            connection: Some(connection),
+            lasting: true,
+            refusals: Refusals::default(),
+            unwanted: Vec::new(),
+            disk: Disk::default(),
+        }
+    }
+
     fn transact(&mut self, commands: &[Command]) -> Result<Vec<Reply>, StoreError> {
         let lasting = self.settings.sync == Sync::Full && commands.iter().any(Command::must_last);
-        let settings = self.settings.clone();
+        let settings = Arc::clone(&self.settings);
+        let disk = self.disk.look(&settings.directory);
         let now = (self.clock)();
         self.with_connection(lasting, |connection| {
-            let reserved = reserve_is_touched(connection, &settings)?;
+            let reserved = reserve_is_touched(connection, disk, settings.reserve_bytes)?;
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let mut room = Room::look(&transaction, settings.max_rows, settings.max_bytes)?;
             let mut replies = Vec::with_capacity(commands.len());
@@ -163,17 +223,68 @@ impl Writer {
                     && answer.is_closed()
                 {
                     // Who gave up waiting has done without: stored now, the event would tell of what did not happen.
-                    replies.push(Reply::Published(Err(PublishError::Closed)));
+                    replies.push(Reply::Published(Published::default()));
                     continue;
                 }
-                if let (Command::Publish { .. }, Some(refused)) = (command, &reserved) {
-                    replies.push(Reply::Published(Err(refused.clone())));
+                if let (Command::Publish { rows, .. }, Some(refused)) = (command, &reserved) {
+                    replies.push(Reply::Published(Published::refused(rows.len(), refused.clone())));
                     continue;
                 }
                 replies.push(apply(&transaction, command, &mut room, now, Days::new(now, settings.dedupe))?);
             }
             transaction.commit()?;
             Ok(replies)
+        })
+    }
+
+    fn count(&mut self, replies: &[Reply]) {
+        let now = (self.clock)();
+        for reply in replies {
+            match reply {
+                Reply::Published(Published { refused: Some((events, error)), .. }) => {
+                    self.refusals.refused(*events, error, now);
+                }
+                Reply::Published(_) => self.refusals.taken(now),
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes out what was stored too late for who offered it.
+    fn take_back(&mut self) -> Result<(), StoreError> {
+        if self.unwanted.is_empty() {
+            return Ok(());
+        }
+        let unwanted = std::mem::take(&mut self.unwanted);
+        let days = Days::new((self.clock)(), self.settings.dedupe);
+        let gone = self.with_connection(false, |connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut events = 0;
+            for (seq, id) in &unwanted {
+                events += usize::from(store::take_back(&transaction, *seq, *id, days)?);
+            }
+            transaction.commit()?;
+            Ok(events)
+        });
+        match gone {
+            Ok(events) => TakenBack { events }.emit(),
+            Err(error) => {
+                self.unwanted = unwanted;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says how full the spool is.
+    fn look(&mut self) -> Result<(), StoreError> {
+        let now = (self.clock)();
+        self.with_connection(false, |connection| {
+            let (rows, bytes) = store::tally(connection)?;
+            let (not_due, first) = store::waiting(connection, now)?;
+            let lag = first.map_or(Duration::ZERO, |first| now.since(first));
+            Filled { rows, bytes, not_due, lag }.emit();
+            Ok(())
         })
     }
 
@@ -232,22 +343,37 @@ impl Writer {
     }
 }
 
+/// How much room the disk has.
+#[derive(Debug, Default)]
+struct Disk {
+    looked: Option<Instant>,
+    free: Option<u64>,
+}
+
+impl Disk {
+    /// As of a moment ago. `None` for a disk that can't be asked.
+    fn look(&mut self, directory: &Path) -> Option<u64> {
+        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
+            self.looked = Some(Instant::now());
+            let disk = nix::sys::statvfs::statvfs(directory).ok();
+            self.free = disk.map(|disk| disk.blocks_available().saturating_mul(disk.fragment_size()));
+        }
+        self.free
+    }
+}
+
 /// Why nothing may be added: the rest of the disk is for getting rid of what is there. Free pages of the file count as
 /// free; a disk that can't be asked passes.
 fn reserve_is_touched(
     connection: &Connection,
-    settings: &Settings,
+    disk_free: Option<u64>,
+    reserve_bytes: u64,
 ) -> rusqlite::Result<Option<PublishError>> {
-    let Ok(disk) = nix::sys::statvfs::statvfs(&settings.directory) else { return Ok(None) };
-    let disk_free = disk.blocks_available().saturating_mul(disk.fragment_size());
-    if disk_free >= settings.reserve_bytes {
-        return Ok(None);
-    }
+    let Some(disk_free) = disk_free.filter(|free| *free < reserve_bytes) else { return Ok(None) };
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let pages = (pragma("freelist_count")? * pragma("page_size")?).unsigned_abs();
     let free = disk_free.saturating_add(pages);
-    Ok((free < settings.reserve_bytes)
-        .then(|| PublishError::Storage(format!("the disk has only {free} bytes left"))))
+    Ok((free < reserve_bytes).then(|| PublishError::Storage(format!("the disk has only {free} bytes left"))))
 }
 
 fn apply(
@@ -258,13 +384,19 @@ fn apply(
     days: Days,
 ) -> rusqlite::Result<Reply> {
     match command {
-        Command::Publish { rows, .. } => {
-            for row in rows {
-                if !store::publish(connection, row, room, now, days)? {
-                    return Ok(Reply::Published(Err(PublishError::Full)));
+        Command::Publish { rows, offered, .. } => {
+            let mut published = Published::default();
+            for (done, row) in rows.iter().enumerate() {
+                match store::publish(connection, row, room, now, days)? {
+                    Added::Now(seq) if *offered => published.offered.push((seq, row.id)),
+                    Added::Now(_) | Added::Before => {}
+                    Added::NoRoom => {
+                        published.refused = Some((rows.len() - done, PublishError::Full));
+                        break;
+                    }
                 }
             }
-            Ok(Reply::Published(Ok(())))
+            Ok(Reply::Published(published))
         }
         Command::Amend { events, .. } => {
             let amended = events.iter().map(|event| store::amend(connection, event, now));
@@ -288,13 +420,20 @@ fn apply(
     }
 }
 
-fn answer(command: Command, reply: Reply) {
+/// Answers; gives the rows back that nobody waits for any more.
+fn answer(command: Command, reply: Reply) -> Vec<(Seq, EventId)> {
     match (command, reply) {
-        (Command::Publish { answer, .. }, Reply::Published(result)) => drop(answer.send(result)),
+        (Command::Publish { answer, .. }, Reply::Published(published)) => {
+            let result = published.refused.map_or(Ok(()), |(_, error)| Err(error));
+            if answer.send(result).is_err() {
+                return published.offered;
+            }
+        }
         (Command::Amend { answer, .. }, Reply::Amended(amended)) => drop(answer.send(Ok(amended))),
         (Command::Claim { answer, .. }, Reply::Claimed(rows)) => drop(answer.send(Ok(rows))),
         (Command::Settle { answer, .. } | Command::Extend { answer, .. }, _) => drop(answer.send(Ok(()))),
         // Not possible: `apply` answers each command in kind.
         (command, _) => command.refuse(&StoreError::Closed),
     }
+    Vec::new()
 }
