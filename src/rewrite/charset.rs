@@ -20,16 +20,25 @@ use super::reason::Reason;
 /// A charset in which every byte below 0x40 that is not in a markup's way stands for itself: the trail bytes of Shift_JIS,
 /// GBK, Big5 and GB18030 are letters, digits and brackets, never `<`, `>`, `"`, `'`, `&`, `=`, `/` or a blank.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Charset(&'static Encoding);
+pub(super) struct Charset {
+    encoding: &'static Encoding,
+    /// Labelled as ASCII: to browsers that is windows-1252, to the sender it may have been anything.
+    ascii: bool,
+}
+
+/// Labels of ASCII.
+const ASCII_LABELS: &[&str] = &["us-ascii", "ascii", "ansi_x3.4-1968", "iso646-us", "iso_646.irv:1991", "us"];
 
 impl Charset {
     /// The charset of a part, if links in it can be replaced as bytes.
     pub(super) fn of(label: &Result<Option<String>, ()>, text: &[u8]) -> Result<Self, Reason> {
-        let encoding = match label {
-            Ok(Some(label)) => Encoding::for_label(label.trim().as_bytes()).ok_or(Reason::UnknownCharset)?,
-            Ok(None) => UTF_8,
+        let label = match label {
+            Ok(Some(label)) => label.trim(),
+            Ok(None) => UTF_8.name(),
             Err(()) => return Err(Reason::UnknownCharset),
         };
+        let encoding = Encoding::for_label(label.as_bytes()).ok_or(Reason::UnknownCharset)?;
+        let ascii = ASCII_LABELS.iter().any(|own| label.eq_ignore_ascii_case(own));
         if !encoding.is_ascii_compatible() {
             return Err(Reason::UnsafeCharset);
         }
@@ -40,26 +49,39 @@ impl Charset {
         if memchr_iter(0x1B, text).any(|at| matches!(text.get(at + 1), Some(b'$' | b'(' | b')' | b'.'))) {
             return Err(Reason::UnsafeCharset);
         }
-        Ok(Self(encoding))
+        Ok(Self { encoding, ascii })
     }
 
     /// Whether a byte above 0x7F may take the next one with it.
     pub(super) fn is_legacy_multi_byte(self) -> bool {
-        self.0 != UTF_8 && !self.0.is_single_byte()
+        self.encoding != UTF_8 && !self.encoding.is_single_byte()
     }
 
     pub(super) fn is_utf8(self) -> bool {
-        self.0 == UTF_8
+        self.encoding == UTF_8
+    }
+
+    /// Whether bytes may be of another charset than the label says: no target may be made of a guess.
+    pub(super) fn is_doubtful(self, bytes: &[u8]) -> bool {
+        !self.is_utf8() && !bytes.is_ascii() && (self.ascii || std::str::from_utf8(bytes).is_ok())
+    }
+
+    /// The sign of a byte, in a charset where each byte is one.
+    pub(super) fn sign(self, byte: u8) -> Option<char> {
+        if !self.encoding.is_single_byte() {
+            return None;
+        }
+        self.encoding.decode_without_bom_handling(&[byte]).0.chars().next()
     }
 
     /// Bytes as text; `None` when they are not valid in this charset.
     pub(super) fn decode(self, bytes: &[u8]) -> Option<Cow<'_, str>> {
-        self.0.decode_without_bom_handling_and_without_replacement(bytes)
+        self.encoding.decode_without_bom_handling_and_without_replacement(bytes)
     }
 
     /// The target as a browser would ask for it: outside of UTF-8, the query is percent-encoded in this charset.
     pub(super) fn target(self, url: String) -> String {
-        if self.0 == UTF_8 || url.is_ascii() {
+        if self.is_utf8() || url.is_ascii() {
             return url;
         }
         let Some((before, rest)) = url.split_once('?') else { return url };
@@ -71,7 +93,7 @@ impl Charset {
                 continue;
             }
             let mut utf8 = [0; 4];
-            let (bytes, _, unmappable) = self.0.encode(sign.encode_utf8(&mut utf8));
+            let (bytes, _, unmappable) = self.encoding.encode(sign.encode_utf8(&mut utf8));
             if unmappable {
                 let _ = write!(target, "%26%23{}%3B", u32::from(sign));
                 continue;
@@ -115,6 +137,20 @@ mod tests {
         assert_eq!(of("utf-7", b"").err(), Some(Reason::UnknownCharset));
         assert_eq!(of("x-nothing", b"").err(), Some(Reason::UnknownCharset));
         assert_eq!(of("utf-8", b"\x1B$B").err(), Some(Reason::UnsafeCharset));
+    }
+
+    #[test]
+    fn bytes_that_may_be_of_another_charset() {
+        for (label, bytes, doubtful) in [
+            ("iso-8859-1", &b"caf\xE9"[..], false),
+            ("iso-8859-1", b"caf\xC3\xA9", true),
+            ("us-ascii", b"caf\xE9", true),
+            ("us-ascii", b"cafe", false),
+            ("utf-8", b"caf\xC3\xA9", false),
+            ("gbk", b"\xD6\xD0", false),
+        ] {
+            assert_eq!(of(label, b"").unwrap().is_doubtful(bytes), doubtful, "{label} {bytes:?}");
+        }
     }
 
     #[test]

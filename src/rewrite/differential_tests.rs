@@ -149,7 +149,7 @@ proptest! {
         html in "(<a |<a href=\"https://e\\.com/[a-d]\">|<area |<p |<b>|</a>|<td |</p>|<table>|</table>|<tr>|href|HREF| |=|\"|'|>|\r\n|/|\
                  https://e\\.com/[a-d]|title|x|&amp;|&#x26;|&lt|<!-- | -->|<!-->|--!>|<!--\\[if mso\\]>|<!\\[endif\\]-->|<!x>|<\\?x>|</ x>|<style>|</style>|\
                  <title>|</title>|<textarea>|</textarea>|<noscript>|</noscript>|<template>|</template>|<body>|</body>|</html>|<ul><li>|\
-                 <iframe>|</iframe>|<xmp>|</xmp>|<svg>|</svg>|<math>|</math>|<select>|</select>|<option>|<div>|</div>){0,50}",
+                 <iframe>|</iframe>|<xmp>|</xmp>|<svg>|</svg>|<math>|</math>|<path>|<foreignObject>|</foreignObject>|<desc>|<mi>|</mi>|<title>Logo</title>|<style>p</style>|<select>|</select>|<option>|<div>|</div>){0,50}",
     ) {
         if let Some(ours) = ours(&html, false) {
             prop_assert_eq!(ours, theirs(&html, false));

@@ -9,17 +9,19 @@
 #![warn(clippy::indexing_slicing)]
 
 use std::collections::HashSet;
+use std::ops::Range;
 
-use super::find::{Allowed, Candidate, Flavour, Found, examine};
+use super::find::{Allowed, Candidate, Flavour, Found, examine, holds_marks};
 use super::gate::{self, Gate};
 use super::header::Block;
 use super::html::{Scan, escaped};
 use super::lines::Lines;
 use super::mime::{self, Kind, Part};
 use super::pixel::{Pixels, is_visible_ascii};
-use super::plan::{Mint, PixelAt, Plan};
+use super::plan::{Mint, Plan};
 use super::reason::Reason;
 use super::report::{LinkReport, LinkWhat, Outcome, PartReport, PartWhat, Report};
+use super::target::without_no_track;
 use super::transfer::{Body, Edit, LineGuard};
 
 /// Rewrites a message, or says why it is left as it came.
@@ -30,7 +32,7 @@ pub(super) fn run(message: &[u8], plan: &Plan, mint: &mut dyn Mint) -> Result<Re
     let lines = Lines::read(message)?;
     let block = Block::read(message, 0..message.len(), true)?;
     let Gate { opt_out, unsubscribe } = gate::ask(message, &block, plan)?;
-    let allowed = Allowed {
+    let mut allowed = Allowed {
         clicks: plan.clicks && opt_out.clicks != Some(false),
         text: plan.clicks && plan.text && opt_out.text != Some(false),
         opens: plan.opens && opt_out.opens != Some(false),
@@ -42,14 +44,21 @@ pub(super) fn run(message: &[u8], plan: &Plan, mint: &mut dyn Mint) -> Result<Re
         return Err(*reason);
     }
     // Only now: what must pass exactly as it came does so whatever is allowed.
-    if !plan.clicks && !plan.opens {
-        return Ok(Report { opt_out, ..Report::unchanged(Reason::NothingAllowed) });
-    }
-    if !allowed.clicks && !allowed.text && !allowed.opens {
-        return Ok(Report { opt_out, ..Report::unchanged(Reason::OptedOut) });
-    }
-    if !plan.rewrite_invitations && parts.iter().any(|part| part.kind == Kind::Other(Reason::Calendar)) {
-        return Ok(Report { opt_out, ..Report::unchanged(Reason::Invitation) });
+    let idle = if !plan.clicks && !plan.opens {
+        Some(Reason::NothingAllowed)
+    } else if !allowed.clicks && !allowed.text && !allowed.opens {
+        Some(Reason::OptedOut)
+    } else if !plan.rewrite_invitations && parts.iter().any(|part| part.kind == Kind::Other(Reason::Calendar))
+    {
+        Some(Reason::Invitation)
+    } else {
+        None
+    };
+    if let Some(reason) = idle {
+        if !parts.iter().any(|part| holds_marks(message, part)) {
+            return Ok(Report { opt_out, ..Report::unchanged(reason) });
+        }
+        allowed = Allowed { clicks: false, text: false, opens: false };
     }
     let mut found = Vec::with_capacity(parts.len());
     for part in &parts {
@@ -57,19 +66,19 @@ pub(super) fn run(message: &[u8], plan: &Plan, mint: &mut dyn Mint) -> Result<Re
     }
     cover_alternatives(&mut found);
     let pixels = Pixels::of(&found, plan, allowed, mint);
-    let mut report = Report::unchanged(Reason::NothingToRewrite);
+    let mut report = Report::unchanged(idle.unwrap_or(Reason::NothingToRewrite));
     report.opt_out = opt_out;
-    report.pixel = pixels.html.as_ref().map(|pixel| pixel.part).map_err(|reason| *reason);
+    report.pixel = pixels.html.as_ref().map(|pixel| pixel.part()).map_err(|reason| *reason);
     // Links that are ours already count: a second run must not go on where the first one stopped.
     let ours = found.iter().flatten().flat_map(|part| &part.candidates);
     let ours = ours.filter(|link| link.verdict == Err(Reason::AlreadyTracked)).count();
     let budget = plan.max_links.saturating_sub(u16::try_from(ours).unwrap_or(u16::MAX));
-    let mut writer = Writer { plan, mint, ending: lines.ending, budget, pixels, report };
+    let mut writer = Writer { mint, ending: lines.ending, budget, pixels, report };
     for (index, (part, found)) in parts.into_iter().zip(found).enumerate() {
         writer.part(index, part, found);
     }
     let mut report = writer.report;
-    report.amp_pixel = writer.pixels.amp.map(|pixel| pixel.map(|pixel| pixel.part));
+    report.amp_pixel = writer.pixels.amp.map(|pixel| pixel.map(|pixel| pixel.part()));
     let mut at = block.body;
     for patch in &report.patches {
         if patch.range.start < at || patch.range.end < patch.range.start || patch.range.end > message.len() {
@@ -93,21 +102,20 @@ fn cover_alternatives(found: &mut [Result<Found<'_>, Reason>]) {
         .flatten()
         .flat_map(|part| &part.candidates)
         .filter(|link| link.quote.is_some() && link.verdict == Err(Reason::LinkOptOut))
-        .map(|link| link.target.clone())
+        .map(|link| without_no_track(&link.target).into_owned())
         .collect();
     if opted_out.is_empty() {
         return;
     }
     let alternatives = found.iter_mut().flatten().filter(|part| part.flavour != Flavour::Html);
     for link in alternatives.flat_map(|part| &mut part.candidates) {
-        if link.verdict.is_ok() && opted_out.contains(&link.target) {
+        if link.verdict.is_ok() && opted_out.contains(&*without_no_track(&link.target)) {
             link.verdict = Err(Reason::LinkOptOut);
         }
     }
 }
 
 struct Writer<'a> {
-    plan: &'a Plan,
     mint: &'a mut dyn Mint,
     ending: &'static [u8],
     /// How many links may be tracked.
@@ -132,44 +140,40 @@ impl Writer<'_> {
     }
 
     fn found(&mut self, index: usize, base: usize, found: Found<'_>) -> PartWhat {
-        let Found { flavour, body, candidates, more, scan } = found;
+        let Found { flavour, body, candidates, more, unchanged, scan } = found;
         self.report.unlisted_links += more;
-        let mut spots = self.spots(index, flavour, scan);
-        spots.reverse();
+        let mut others = self.others(index, scan);
+        others.reverse();
         let mut edits = Edits {
-            edits: Vec::with_capacity(candidates.len() + spots.len()),
+            edits: Vec::with_capacity(candidates.len() + others.len()),
             guard: if let Body::Identity(text) = body { Some(LineGuard::new(text)) } else { None },
             room: (flavour == Flavour::Amp).then(|| self.pixels.amp_room(body.text().len())),
         };
         for link in candidates {
-            while let Some((spot, markup)) = spots.pop_if(|(spot, _)| *spot <= link.range.start) {
-                edits.add_pixel(spot, markup, self.ending);
+            while let Some((range, markup)) = others.pop_if(|(range, _)| range.start <= link.range.start) {
+                edits.add_other(range, markup, self.ending);
             }
             let offset = base + body.locate(link.range.start);
             self.link(index, offset, link, &mut edits);
         }
-        while let Some((spot, markup)) = spots.pop() {
-            edits.add_pixel(spot, markup, self.ending);
+        while let Some((range, markup)) = others.pop() {
+            edits.add_other(range, markup, self.ending);
         }
         if edits.edits.is_empty() {
-            return PartWhat::Left(Reason::NoLinks);
+            return PartWhat::Left(unchanged);
         }
         self.report.patches.extend(body.patch(edits.edits, self.ending, base));
         PartWhat::Rewritten
     }
 
-    /// Where the pixel goes in a part, in the order of the text.
-    fn spots(&self, index: usize, flavour: Flavour, scan: Option<Scan>) -> Vec<(usize, Vec<u8>)> {
-        let Some(markup) = self.pixels.markup(index) else { return Vec::new() };
-        let Some((end, scan)) = scan.and_then(|scan| Some((scan.end?, scan))) else { return Vec::new() };
-        // AMP is shown whole or not at all: there is no clipped message to think of.
-        let at = if flavour == Flavour::Amp { PixelAt::End } else { self.plan.pixel_at };
-        let spots = match (at, scan.body_start.filter(|start| *start < end)) {
-            (PixelAt::End, _) | (_, None) => vec![end],
-            (PixelAt::Top, Some(start)) => vec![start],
-            (PixelAt::Both, Some(start)) => vec![start, end],
-        };
-        spots.into_iter().map(|spot| (spot, markup.to_vec())).collect()
+    /// What changes in a part beside its links, in the order of the text: pixels come, our own attributes go.
+    fn others(&self, index: usize, scan: Option<Scan>) -> Vec<(Range<usize>, Vec<u8>)> {
+        let Some(scan) = scan else { return Vec::new() };
+        let spots = self.pixels.spots(index).map(|(spot, markup)| (spot..spot, markup.to_vec()));
+        let own = scan.own_attributes.into_iter().map(|range| (range, Vec::new()));
+        let mut others: Vec<_> = spots.chain(own).collect();
+        others.sort_by_key(|(range, _)| range.start);
+        others
     }
 
     fn link(&mut self, part: usize, offset: usize, link: Candidate, edits: &mut Edits<'_>) {
@@ -185,18 +189,20 @@ impl Writer<'_> {
                 Some(quote) => escaped(url, quote),
                 None => url.into_bytes(),
             };
-            edits.take_room(link.range.len(), bytes.len())?;
-            if !edits.try_add(link.range.clone(), bytes) {
+            let range = link.range.start..link.mark_end;
+            edits.take_room(range.len(), bytes.len())?;
+            if !edits.try_add(range, bytes) {
                 return Err(Reason::LineTooLong);
             }
             self.report.tracked = next;
             number = Some(next);
             Ok(())
         });
-        if verdict.is_err()
-            && let Some(range) = link.strip
-        {
-            edits.try_add(range, Vec::new());
+        if verdict.is_err() {
+            let mark = Some(link.range.end..link.mark_end).filter(|mark| !mark.is_empty());
+            for range in link.strip.into_iter().chain(mark) {
+                edits.try_add(range, Vec::new());
+            }
         }
         let what = verdict.map_or_else(LinkWhat::Left, |()| LinkWhat::Tracked);
         if self.report.links.len() < super::report::MAX_REPORTED_LINKS {
@@ -216,7 +222,7 @@ struct Edits<'t> {
 }
 
 impl Edits<'_> {
-    fn try_add(&mut self, range: std::ops::Range<usize>, bytes: Vec<u8>) -> bool {
+    fn try_add(&mut self, range: Range<usize>, bytes: Vec<u8>) -> bool {
         if self.guard.as_mut().is_some_and(|guard| !guard.accept(&range, bytes.len())) {
             return false;
         }
@@ -231,6 +237,14 @@ impl Edits<'_> {
             *room = room.checked_sub(growth).ok_or(Reason::AmpTooBig)?;
         }
         Ok(())
+    }
+
+    fn add_other(&mut self, range: Range<usize>, markup: Vec<u8>, ending: &[u8]) {
+        if range.is_empty() {
+            self.add_pixel(range.start, markup, ending);
+        } else {
+            self.try_add(range, markup);
+        }
     }
 
     /// Adds a pixel, on a line of its own if need be: a line break is a blank to HTML.

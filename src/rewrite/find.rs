@@ -17,6 +17,7 @@ use super::charset::Charset;
 use super::header::slice;
 use super::html::{Anchor, Quote, Scan, decode_references, scan};
 use super::mime::{Kind, Part};
+use super::optout;
 use super::plan::Plan;
 use super::reason::Reason;
 use super::target::{NO_TRACK_SCHEME, clean, judge};
@@ -50,6 +51,8 @@ pub(super) struct Candidate {
     pub(super) verdict: Result<(), Reason>,
     /// Bytes to remove although the link is not tracked: a scheme suffix that no browser knows.
     pub(super) strip: Option<Range<usize>>,
+    /// Where a mark ends that follows the link, and goes in any case; the link's own end where there is none.
+    pub(super) mark_end: usize,
 }
 
 /// A part that was examined.
@@ -59,6 +62,8 @@ pub(super) struct Found<'m> {
     pub(super) body: Body<'m>,
     pub(super) candidates: Vec<Candidate>,
     pub(super) more: usize,
+    /// Why the part is left if nothing in it changes.
+    pub(super) unchanged: Reason,
     /// For HTML: what the scanner saw.
     pub(super) scan: Option<Scan>,
 }
@@ -84,11 +89,23 @@ pub(super) fn examine<'m>(
         return Err(Reason::InlinePgp);
     }
     Ok(match part.kind {
-        Kind::Plain if !allowed.text => Err(Reason::TextOff),
-        Kind::Plain => plain(body, part, plan, unsubscribe),
+        Kind::Plain if !allowed.text && !text::has_marks(body.text()) => Err(Reason::TextOff),
+        Kind::Plain => plain(body, part, plan, allowed, unsubscribe),
         Kind::Amp if !plan.amp => Err(Reason::AmpOff),
         Kind::Amp if !plan.https => Err(Reason::AmpNeedsHttps),
         _ => html(body, part, plan, allowed, unsubscribe),
+    })
+}
+
+/// Whether something of a part has to go even where nothing is tracked: a scheme suffix that leads nowhere, our own marks.
+pub(super) fn holds_marks(message: &[u8], part: &Part) -> bool {
+    if matches!(part.kind, Kind::Other(_)) {
+        return false;
+    }
+    let body = Body::decode(slice(message, &part.body), &part.encoding);
+    body.is_ok_and(|body| match part.kind {
+        Kind::Plain => text::has_marks(body.text()),
+        _ => optout::has_marks(body.text()),
     })
 }
 
@@ -112,6 +129,7 @@ fn plain<'m>(
     body: Body<'m>,
     part: &Part,
     plan: &Plan,
+    allowed: Allowed,
     unsubscribe: &HashSet<String>,
 ) -> Result<Found<'m>, Reason> {
     let charset = charset_of(&body, part)?;
@@ -121,15 +139,19 @@ fn plain<'m>(
         let value = charset.decode(slice(body.text(), &link.range)).unwrap_or_default();
         let verdict = link.doubt.map_or_else(|| judge(&value, plan, unsubscribe), Err);
         let strip = strip_of(body.text(), &link.range, verdict);
+        let verdict = verdict.and(if link.opt_out { Err(Reason::LinkOptOut) } else { Ok(()) });
+        let verdict = verdict.and(if allowed.text { Ok(()) } else { Err(Reason::TextOff) });
         candidates.push(Candidate {
             range: link.range,
             quote: None,
             target: value.into_owned(),
             verdict,
             strip,
+            mark_end: link.mark_end,
         });
     }
-    Ok(Found { flavour: Flavour::Plain, body, candidates, more, scan: None })
+    let unchanged = if allowed.text { Reason::NoLinks } else { Reason::TextOff };
+    Ok(Found { flavour: Flavour::Plain, body, candidates, more, unchanged, scan: None })
 }
 
 fn html<'m>(
@@ -152,10 +174,12 @@ fn html<'m>(
             verdict = Err(Reason::ClicksOff);
         }
         let strip = strip_of(body.text(), &anchor.value, verdict);
-        candidates.push(Candidate { range: anchor.value, quote: Some(anchor.quote), target, verdict, strip });
+        let (quote, mark_end) = (Some(anchor.quote), anchor.value.end);
+        candidates.push(Candidate { range: anchor.value, quote, target, verdict, strip, mark_end });
     }
     let flavour = if part.kind == Kind::Amp { Flavour::Amp } else { Flavour::Html };
-    Ok(Found { flavour, body, candidates, more: scan.more_anchors, scan: Some(scan) })
+    let (more, unchanged) = (scan.more_anchors, Reason::NoLinks);
+    Ok(Found { flavour, body, candidates, more, unchanged, scan: Some(scan) })
 }
 
 /// Where an anchor leads, and whether it may be tracked.
@@ -167,7 +191,7 @@ fn target_of(
     unsubscribe: &HashSet<String>,
 ) -> (String, Result<(), Reason>) {
     let raw = slice(html, &anchor.value);
-    let Some(value) = charset.decode(raw) else {
+    let Some(value) = charset.decode(raw).filter(|_| !charset.is_doubtful(raw)) else {
         return (String::from_utf8_lossy(raw).into_owned(), Err(Reason::BadText));
     };
     let Some(value) = decode_references(value.as_ref()) else {
@@ -178,7 +202,6 @@ fn target_of(
     let target = charset.target(link);
     let verdict = match verdict {
         Ok(()) if anchor.opt_out => Err(Reason::LinkOptOut),
-        Ok(()) if anchor.foreign => Err(Reason::Foreign),
         Ok(()) if plan.skip_visible_url && shows_itself(slice(html, &anchor.content), charset, &target) => {
             Err(Reason::VisibleUrl)
         }

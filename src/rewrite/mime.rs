@@ -108,7 +108,11 @@ impl Walk<'_> {
             }
             return self.container(media, &content_type, body, place);
         }
-        let kind = kind_of(media, attached, place.seen);
+        // An invitation is one whatever its part is called: mail programs show it as such.
+        let method = content_type.parameter("method").ok().flatten().unwrap_or_default();
+        let invites =
+            media == "text/calendar" && !method.is_empty() && !method.eq_ignore_ascii_case(b"publish");
+        let kind = kind_of(media, attached && !invites, place.seen);
         let charset = content_type.parameter("charset");
         self.parts.push(Part {
             path: if place.path.is_empty() { "1".to_owned() } else { place.path.to_owned() },

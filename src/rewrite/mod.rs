@@ -26,6 +26,7 @@ mod text;
 mod transfer;
 
 pub use pattern::{DEFAULT_LOGIN_PATTERNS, LinkPatterns};
+pub use pixel::check_pixel;
 pub use plan::{DEFAULT_PIXEL, HostRule, Mint, PatternError, PixelAt, Plan};
 pub use reason::Reason;
 pub use report::{

@@ -7,6 +7,9 @@
 //! - Limits: linear in the headers; JSON is read to a depth of 128.
 //! - See: `docs/configuration.md`, "What is tracked"
 
+use std::sync::LazyLock;
+
+use aho_corasick::{AhoCorasick, AhoCorasickBuilder};
 use serde_json::Value;
 
 /// What the headers of a message ask for; `None` where they say nothing. A `false` wins over a `true`.
@@ -184,6 +187,24 @@ const OPT_OUT_BY_PRESENCE: &[&str] = &[
 /// Attributes that switch tracking, and opt out unless they say yes.
 const OPT_OUT_BY_VALUE: &[&str] =
     &["clicktracking", "data-msys-clicktrack", "tracking", "hstracking", "autotrack", "data-mailtap-track"];
+
+/// Whether HTML holds something that goes even where nothing is tracked.
+pub(super) fn has_marks(html: &[u8]) -> bool {
+    static MARKS: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {
+        let marks = OWN_ATTRIBUTES.iter().copied().chain(["+notrack:"]);
+        AhoCorasickBuilder::new().ascii_case_insensitive(true).build(marks).ok()
+    });
+    MARKS.as_ref().is_none_or(|marks| marks.is_match(html))
+}
+
+/// Attributes of ours, which are taken out.
+pub const OWN_ATTRIBUTES: &[&str] = &["data-mailtap-track", "mailtap:no-track"];
+
+/// Whether an attribute is one of ours.
+#[must_use]
+pub fn is_own_attribute(name: &[u8]) -> bool {
+    name.len() >= 16 && OWN_ATTRIBUTES.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+}
 
 /// Whether an attribute of a link opts the link out. Any letter case; the value is without quotes.
 #[must_use]

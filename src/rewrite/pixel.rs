@@ -10,10 +10,12 @@
 
 #![warn(clippy::indexing_slicing)]
 
+use memchr::memmem;
+
 use super::find::{Allowed, Flavour, Found};
-use super::html::{Quote, escaped};
+use super::html::{Quote, Scan, escaped, quoted_values};
 use super::lines::MAX_LINE_BYTES;
-use super::plan::{Mint, Plan};
+use super::plan::{Mint, PatternError, PixelAt, Plan};
 use super::reason::Reason;
 
 /// The pixel of an AMP part. No template: AMP allows little else.
@@ -22,15 +24,28 @@ const AMP_PIXEL: &str = "<amp-img src=\"{url}\" width=\"1\" height=\"1\" alt=\"\
 /// Gmail and others don't show an AMP part of more bytes.
 const MAX_AMP_BYTES: usize = 200_000;
 
+/// Stands for the URL in a template.
+const URL_MARK: &str = "{url}";
+
+/// Longest template.
+const MAX_TEMPLATE_BYTES: usize = 600;
+
 /// Most bytes of line endings around a pixel.
 const ENDINGS_BYTES: usize = 4;
 
-/// A pixel and the part it goes into.
+/// A pixel and where it goes.
 #[derive(Debug)]
 pub(super) struct Pixel {
-    /// The part, as an index.
-    pub(super) part: usize,
-    pub(super) markup: Vec<u8>,
+    /// Parts, as indices, and offsets within their texts: one, or two in the order of the message.
+    spots: Vec<(usize, usize)>,
+    markup: Vec<u8>,
+}
+
+impl Pixel {
+    /// The part it goes into, or the last one.
+    pub(super) fn part(&self) -> usize {
+        self.spots.last().map_or(0, |(part, _)| *part)
+    }
 }
 
 /// The pixels of a message.
@@ -63,12 +78,42 @@ impl Pixels {
         MAX_AMP_BYTES.saturating_sub(text_bytes + pixel.unwrap_or_default())
     }
 
-    /// The pixel of a part.
-    pub(super) fn markup(&self, part: usize) -> Option<&[u8]> {
-        let amp = self.amp.iter().flatten();
-        let mut all = self.html.iter().chain(amp);
-        all.find(|pixel| pixel.part == part).map(|pixel| pixel.markup.as_slice())
+    /// Where in a part what pixel goes.
+    pub(super) fn spots(&self, part: usize) -> impl Iterator<Item = (usize, &[u8])> {
+        let all = self.html.iter().chain(self.amp.iter().flatten());
+        all.flat_map(move |pixel| {
+            let here = pixel.spots.iter().filter(move |(own, _)| *own == part);
+            here.map(|(_, spot)| (*spot, pixel.markup.as_slice()))
+        })
     }
+}
+
+/// Whether a pixel can be made of a template: `{url}` within the quotes of attributes, on one line of ASCII that leaves room for
+/// the URL.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_pixel(template: &str) -> Result<(), PatternError> {
+    let error = |why| Err(PatternError { what: "pixel", why });
+    if !template.contains(URL_MARK) {
+        return error("must contain {url}, where the pixel's address goes");
+    }
+    if !template.bytes().all(|b| matches!(b, b' '..=b'~')) {
+        return error("must be one line of ASCII");
+    }
+    if template.len() > MAX_TEMPLATE_BYTES {
+        return error("must not be longer than 600 bytes: with its address it has to fit on a line of 998");
+    }
+    if !is_quoted(template.as_bytes()) {
+        return error("must have {url} within the quotes of an attribute, as in src=\"{url}\"");
+    }
+    Ok(())
+}
+
+/// Whether every `{url}` is within a quoted attribute of a tag.
+fn is_quoted(template: &[u8]) -> bool {
+    let marks = |text: &[u8]| memmem::find_iter(text, URL_MARK.as_bytes()).count();
+    quoted_values(template).map(marks).sum::<usize>() == marks(template)
 }
 
 fn pixel(
@@ -91,22 +136,35 @@ fn pixel(
     if parts().next().is_none() {
         return Err(Reason::NothingToRewrite);
     }
-    let ended = |part: &Found<'_>| part.scan.as_ref().is_some_and(|scan| scan.end.is_some());
-    let (index, part) = parts().rfind(|(_, part)| ended(part)).ok_or(Reason::UnclosedMarkup)?;
+    // AMP is shown whole or not at all: there is no clipped message to think of.
+    let at = if flavour == Flavour::Amp { PixelAt::End } else { plan.pixel_at };
+    let spot = |of: fn(&Scan) -> Option<usize>| {
+        move |(index, part): (usize, &Found<'_>)| Some((index, part.scan.as_ref().and_then(of)?))
+    };
+    let end = || parts().rev().find_map(spot(|scan| scan.end));
+    let top = || parts().find_map(spot(|scan| scan.body_start)).or_else(end);
+    let spots = match at {
+        PixelAt::End => vec![end()],
+        PixelAt::Top => vec![top()],
+        PixelAt::Both => vec![top(), end()],
+    };
+    let mut spots: Vec<_> = spots.into_iter().flatten().collect();
+    spots.dedup();
+    let Some(&(index, _)) = spots.last() else { return Err(Reason::UnclosedMarkup) };
     let template = if flavour == Flavour::Amp { AMP_PIXEL } else { plan.pixel_template.as_str() };
-    if !template.contains("{url}") || !template.bytes().all(|b| matches!(b, b' '..=b'~')) {
-        return Err(Reason::BadPixelTemplate);
-    }
+    check_pixel(template).map_err(|_| Reason::BadPixelTemplate)?;
     let url = minted().ok_or(Reason::NotMinted)?;
     let url = escaped(url, Quote::Double);
-    let markup = template.replace("{url}", &String::from_utf8_lossy(&url)).into_bytes();
+    let markup = template.replace(URL_MARK, &String::from_utf8_lossy(&url)).into_bytes();
     if markup.len() > MAX_LINE_BYTES {
         return Err(Reason::LineTooLong);
     }
-    if flavour == Flavour::Amp && part.body.text().len() + markup.len() + ENDINGS_BYTES > MAX_AMP_BYTES {
+    let text_bytes =
+        found.get(index).and_then(|part| part.as_ref().ok()).map_or(0, |part| part.body.text().len());
+    if flavour == Flavour::Amp && text_bytes + markup.len() + ENDINGS_BYTES > MAX_AMP_BYTES {
         return Err(Reason::AmpTooBig);
     }
-    Ok(Pixel { part: index, markup })
+    Ok(Pixel { spots, markup })
 }
 
 pub(super) fn is_visible_ascii(url: &str) -> bool {

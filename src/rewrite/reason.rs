@@ -79,7 +79,7 @@ reasons! {
     UnsafeCharset "unsafe_charset" "The charset of the part cannot be patched safely (UTF-16, ISO-2022, HZ, UTF-7)."
     EmptyPart "empty_part" "The part is empty."
     NotHtml "not_html" "The part is labelled HTML but holds no markup."
-    AmbiguousHtml "ambiguous_html" "HTML that programs read in different ways (raw text in SVG, script within script)."
+    AmbiguousHtml "ambiguous_html" "HTML that programs read in different ways (markup in raw text of SVG, script within script)."
     TextOff "text_off" "Links in plain text are not tracked by policy."
     ClicksOff "clicks_off" "Links are not tracked in this message."
     OpensOff "opens_off" "Opens are not tracked in this message."
@@ -104,11 +104,10 @@ reasons! {
     LineTooLong "line_too_long" "The rewritten line would pass 998 octets."
     NotMinted "not_minted" "No tracking URL could be made for the link."
     UnknownEntity "unknown_entity" "The link holds a character reference that is not known."
-    BadText "bad_text" "The link is not valid text in the charset of its part."
-    Foreign "foreign" "The link is inside SVG or MathML."
+    BadText "bad_text" "The link is no valid text in the charset of its part, or looks like text in another one."
     BrokenOverLines "broken_over_lines" "The link may go on in the next line of the text."
     UnclosedMarkup "unclosed_markup" "The HTML ends within a tag, comment or raw text, so a pixel has no safe place."
-    BadPixelTemplate "bad_pixel_template" "The pixel template is not ASCII or has no {url}."
+    BadPixelTemplate "bad_pixel_template" "The pixel template is not ASCII, has no {url} in a quoted attribute, or is too long."
 }
 
 impl std::fmt::Display for Reason {

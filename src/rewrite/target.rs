@@ -10,6 +10,8 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use memchr::{memchr_iter, memmem};
+
 use super::html::is_own;
 use super::plan::{HostRule, Plan};
 use super::reason::Reason;
@@ -28,6 +30,17 @@ pub(super) fn clean(value: Cow<'_, str>) -> String {
         return trimmed.chars().filter(|c| !matches!(c, '\t' | '\r' | '\n')).collect();
     }
     if trimmed.len() < value.len() { trimmed.to_owned() } else { value.into_owned() }
+}
+
+/// The link that a browser would follow, without Postal's suffix.
+pub(super) fn without_no_track(link: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = link.split_once("://") else { return Cow::Borrowed(link) };
+    let suffix = scheme.len().checked_sub(NO_TRACK_SCHEME.len());
+    let cut = suffix.and_then(|at| scheme.split_at_checked(at));
+    match cut.filter(|(_, suffix)| suffix.eq_ignore_ascii_case(NO_TRACK_SCHEME)) {
+        Some((scheme, _)) => Cow::Owned(format!("{scheme}://{rest}")),
+        None => Cow::Borrowed(link),
+    }
 }
 
 /// Says why a cleaned link is not tracked, if it is not.
@@ -84,17 +97,35 @@ fn has_template_mark(link: &str) -> bool {
         return false;
     }
     let mut pairs = link.bytes().zip(link.bytes().skip(1));
-    pairs.any(|pair| {
+    let has_pair = pairs.any(|pair| {
         matches!(
             pair,
-            (b'{', b'{' | b'%')
-                | (b'%', b'%')
-                | (b'*', b'|')
-                | (b'|', b'*')
-                | (b'[', b'[')
-                | (b'<', b'%')
-                | (b'$', b'{')
+            (b'{', b'{' | b'%') | (b'*', b'|') | (b'|', b'*') | (b'[', b'[') | (b'<', b'%') | (b'$', b'{')
         )
+    });
+    has_pair || (link.contains('%') && has_percent_template(link.as_bytes()))
+}
+
+/// `%%name%%`, `%%=v(@name)=%%`, `%name%`, `[%name%]`: but not what may be percent-encoding.
+fn has_percent_template(link: &[u8]) -> bool {
+    let is_escape = |at: usize| link.get(at..at + 2).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit));
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b':');
+    let mut marks = memchr_iter(b'%', link);
+    marks.any(|at| {
+        let rest = link.get(at + 1..).unwrap_or_default();
+        if let Some(inner) = rest.strip_prefix(b"%") {
+            let starts =
+                inner.first().is_some_and(|b| b.is_ascii_alphabetic() || matches!(b, b'_' | b'=' | b'['));
+            return starts && memmem::find(inner, b"%%").is_some();
+        }
+        if at > 0 && link.get(at - 1) == Some(&b'[') && !is_escape(at + 1) {
+            return true;
+        }
+        let name_len = rest.iter().take_while(|b| is_name(b)).count();
+        let end = at + 1 + name_len;
+        let is_word = rest.first().is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_');
+        // Where the first sign may begin an escape, the second must not.
+        is_word && name_len > 1 && link.get(end) == Some(&b'%') && !(is_escape(at + 1) && is_escape(end + 1))
     })
 }
 
@@ -172,6 +203,11 @@ mod tests {
             "https://e.com/?f[0]=x&q={x}",
             "https://e.com/share?u=1&href=http://g.ca/",
             "https://e.com/100%/a b",
+            "https://e.com/100%%20off",
+            "https://e.com/%DExy%20z",
+            "https://e.com/?f[%20]=1",
+            "https://e.com/a%b%c",
+            "https://e.com/%e4%b8%ad",
             "https://[::1]:8080/",
             "https://t.example.org.evil.com/c",
         ] {
@@ -198,6 +234,12 @@ mod tests {
             ("https://me@e.com/", Reason::UserInfo),
             ("{{ url }}", Reason::Template),
             ("https://e.com/*|ID|*", Reason::Template),
+            ("https://e.com/?r=%recipient.id%", Reason::Template),
+            ("https://e.com/?d=%date%&x", Reason::Template),
+            ("https://e.com/?n=[%name%]", Reason::Template),
+            ("https://e.com/[% name %]", Reason::Template),
+            ("https://e.com/%%deal%%", Reason::Template),
+            ("https://e.com/%%=v(@a)=%%", Reason::Template),
             ("https+notrack://e.com/", Reason::LinkOptOut),
             ("https://e.com/?disable-tracking=true", Reason::LinkOptOut),
             ("https://T.example.org/c/abc", Reason::AlreadyTracked),

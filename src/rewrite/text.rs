@@ -2,7 +2,7 @@
 //!
 //! - Layer: decision
 //! - Takes: the decoded text of a text/plain part and its charset.
-//! - Gives: spans of URLs, without the punctuation and brackets around them.
+//! - Gives: spans of URLs, without the punctuation and brackets around them, and SparkPost's marks behind them.
 //! - On failure: a link that may go on elsewhere is given with its `Reason`.
 //! - Limits: linear; at most `MAX_REPORTED_LINKS` links are kept, the rest is counted.
 //! - See: RFC 3676 (format=flowed, DelSp), RFC 3986 appendix C
@@ -11,9 +11,10 @@
 
 use std::ops::Range;
 
-use memchr::memmem;
+use memchr::{memchr2, memmem};
 
 use super::charset::Charset;
+use super::optout;
 use super::reason::Reason;
 use super::report::MAX_REPORTED_LINKS;
 use super::target::NO_TRACK_SCHEME;
@@ -24,6 +25,26 @@ pub(super) struct TextLink {
     pub(super) range: Range<usize>,
     /// Why it cannot be taken for a whole link.
     pub(super) doubt: Option<Reason>,
+    /// A mark behind it opts out.
+    pub(super) opt_out: bool,
+    /// Where such a mark ends; the link's own end where there is none.
+    pub(super) mark_end: usize,
+}
+
+/// How SparkPost marks links in text: `https://e.com/[[data-msys-clicktrack="0"]]`.
+const MARK: &[u8] = b"[[data-msys-";
+
+/// Longest mark.
+const MAX_MARK_BYTES: usize = 500;
+
+/// Whether a text holds something that goes even where nothing is tracked.
+pub(super) fn has_marks(text: &[u8]) -> bool {
+    let no_track = NO_TRACK_SCHEME.as_bytes();
+    let is_no_track = |at: usize| {
+        let before = at.checked_sub(no_track.len()).and_then(|start| text.get(start..at));
+        before.is_some_and(|before| before.eq_ignore_ascii_case(no_track))
+    };
+    memmem::find_iter(text, b"://").any(is_no_track) || memmem::find(text, MARK).is_some()
 }
 
 /// The links of a text, and how many more there are.
@@ -43,7 +64,7 @@ pub(super) fn scan(text: &[u8], charset: Charset, delsp: bool) -> (Vec<TextLink>
             continue;
         }
         let link = link_from(text, start, charset, delsp);
-        free = link.range.end;
+        free = link.mark_end;
         if links.len() < MAX_REPORTED_LINKS {
             links.push(link);
         } else {
@@ -68,7 +89,7 @@ fn scheme_start(before: &[u8]) -> Option<usize> {
 fn glued(before: &[u8], charset: Charset) -> bool {
     match before.last() {
         None => false,
-        Some(b) if b.is_ascii() => b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.' | b'/' | b'='),
+        Some(b) if b.is_ascii() => b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.' | b'/'),
         // The byte may have taken the first letter of the scheme with it.
         Some(_) => charset.is_legacy_multi_byte(),
     }
@@ -77,8 +98,17 @@ fn glued(before: &[u8], charset: Charset) -> bool {
 fn link_from(text: &[u8], start: usize, charset: Charset, delsp: bool) -> TextLink {
     let rest = text.get(start..).unwrap_or_default();
     let (word, valid) = word_of(rest, charset);
-    if !valid {
-        return TextLink { range: start..start + word.len(), doubt: Some(Reason::BadText) };
+    let (word, cut) = first_of(word);
+    let link = |len, doubt| {
+        let range = start..start + len;
+        TextLink { mark_end: range.end, range, doubt, opt_out: false }
+    };
+    if let Some(at) = memmem::find(word.as_bytes(), MARK) {
+        let (opt_out, mark_end) = mark(rest, at);
+        return TextLink { opt_out, mark_end: start + mark_end, ..link(at, None) };
+    }
+    if !valid && !cut {
+        return link(word.len(), Some(Reason::BadText));
     }
     let len = word.len();
     let tail = rest.get(len..).unwrap_or_default();
@@ -87,8 +117,33 @@ fn link_from(text: &[u8], start: usize, charset: Charset, delsp: bool) -> TextLi
     let in_angles = start > 0 && text.get(start - 1) == Some(&b'<');
     let over_lines = in_angles && at_end && matches!(tail.first(), Some(b'\r' | b'\n'));
     let flowed = delsp && at_end && matches!(tail, [b' ', b'\r' | b'\n', ..]);
-    let doubt = (over_lines || flowed).then_some(Reason::BrokenOverLines);
-    TextLink { range: start..start + url.len(), doubt }
+    link(url.len(), (over_lines || flowed).then_some(Reason::BrokenOverLines))
+}
+
+/// What a mark says, and where it ends; one that does not end is left.
+fn mark(rest: &[u8], at: usize) -> (bool, usize) {
+    let tail = rest.get(at..rest.len().min(at + MAX_MARK_BYTES)).unwrap_or_default();
+    let line = tail.get(..memchr2(b'\r', b'\n', tail).unwrap_or(tail.len())).unwrap_or_default();
+    let Some(len) = memmem::find(line, b"]]") else { return (true, at) };
+    let inner = String::from_utf8_lossy(line.get(2..len).unwrap_or_default()).into_owned();
+    let mut pairs = inner.split_ascii_whitespace().map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let opt_out = pairs
+        .any(|(name, value)| optout::attribute(name.as_bytes(), value.trim_matches(['"', '\'']).as_bytes()));
+    (opt_out, at + len + 2)
+}
+
+/// The first of several links in one word, `https://a|https://b`, and whether there are more. A query may hold anything.
+fn first_of(word: &str) -> (&str, bool) {
+    let end = word.find(['?', '#']).unwrap_or(word.len());
+    let path = word.get(..end).unwrap_or_default();
+    for (at, _) in path.match_indices("://").skip(1) {
+        let start = path.get(..at).and_then(|before| scheme_start(before.as_bytes()));
+        let before = start.and_then(|start| path.get(..start)).unwrap_or_default();
+        if before.ends_with(['|', ',', ';']) {
+            return (before.get(..before.len() - 1).unwrap_or_default(), true);
+        }
+    }
+    (word, false)
 }
 
 /// What is written in one go, and whether it can be read up to its end.
@@ -102,6 +157,7 @@ fn word_of(rest: &[u8], charset: Charset) -> (&str, bool) {
             _ => match sign_at(rest, len).filter(|_| charset.is_utf8()) {
                 Some(sign) if ends_word(sign) => break,
                 Some(sign) => len += sign.len_utf8(),
+                None if charset.sign(byte).is_some_and(ends_word) => break,
                 None => {
                     valid = false;
                     break;
@@ -179,6 +235,62 @@ mod tests {
         ] {
             assert_eq!(found(text, false), [(url.to_owned(), None)], "{text}");
         }
+    }
+
+    #[test]
+    fn several_in_one_word() {
+        let of = |text| found(text, false).into_iter().map(|(url, _)| url).collect::<Vec<_>>();
+        assert_eq!(
+            of("https://a.com/1|https://b.com,HTTP://c.com;x"),
+            ["https://a.com/1", "https://b.com", "HTTP://c.com;x"]
+        );
+        assert_eq!(of("Link=https://e.com/a"), ["https://e.com/a"]);
+        assert_eq!(of("https://e.com/?u=1,https://b.com"), ["https://e.com/?u=1,https://b.com"]);
+        assert_eq!(of("https://web.example/https://b.com"), ["https://web.example/https://b.com"]);
+    }
+
+    #[test]
+    fn marks_of_sparkpost() {
+        let charset = Charset::of(&Ok(None), b"").unwrap();
+        let of = |text: &str| {
+            let (links, _) = scan(text.as_bytes(), charset, false);
+            let link = &links[0];
+            (text[link.range.clone()].to_owned(), link.opt_out, text[link.mark_end..].to_owned())
+        };
+        let text = |text: &str| text.to_owned();
+        assert_eq!(
+            of("https://e.com/b[[data-msys-clicktrack=\"0\"]] x"),
+            (text("https://e.com/b"), true, text(" x"))
+        );
+        assert_eq!(
+            of("https://e.com/b[[data-msys-clicktrack=\"1\"]]."),
+            (text("https://e.com/b"), false, text("."))
+        );
+        assert_eq!(
+            of("https://e.com/b[[data-msys-sublink=\"a b\" data-msys-clicktrack='0']]"),
+            (text("https://e.com/b"), true, text(""))
+        );
+        assert_eq!(
+            of("https://e.com/b[[data-msys-\n]]"),
+            (text("https://e.com/b"), true, text("[[data-msys-\n]]"))
+        );
+        assert!(
+            has_marks(b"HTTPS+NoTrack://e.com")
+                && has_marks(b"x[[data-msys-")
+                && !has_marks(b"+notrack https://e.com")
+        );
+    }
+
+    #[test]
+    fn quotation_marks_of_latin_1_end_a_link() {
+        let charset = Charset::of(&Ok(Some("iso-8859-1".to_owned())), b"").unwrap();
+        let of = |text: &[u8]| {
+            let (links, _) = scan(text, charset, false);
+            (links[0].range.clone(), links[0].doubt)
+        };
+        assert_eq!(of(b"\xABhttps://e.com/a\xBB"), (1..16, None));
+        assert_eq!(of(b"https://e.com/a\x94"), (0..15, None));
+        assert_eq!(of(b"https://e.com/\xE9").1, Some(Reason::BadText));
     }
 
     #[test]

@@ -158,12 +158,12 @@ const LATIN_1: [&str; 96] = [
 pub(in crate::rewrite) fn escaped(url: String, quote: Quote) -> Vec<u8> {
     let special = |b: u8| matches!(b, b'&' | b'"' | b'\'' | b'<' | b'>' | b'`');
     // Without a way out early, so that it is done many bytes at a time.
-    if !url.bytes().fold(false, |found, byte| found | special(byte)) {
+    if quote != Quote::Wanted && !url.bytes().fold(false, |found, byte| found | special(byte)) {
         return url.into_bytes();
     }
     let mut out = Vec::with_capacity(url.len() + 16);
-    let needs_quotes =
-        quote == Quote::None && url.bytes().any(|b| matches!(b, b'"' | b'\'' | b'<' | b'>' | b'`'));
+    let odd = |b: u8| matches!(b, b'"' | b'\'' | b'<' | b'>' | b'`');
+    let needs_quotes = quote == Quote::Wanted || quote == Quote::None && url.bytes().any(odd);
     if needs_quotes {
         out.push(b'"');
     }
@@ -215,6 +215,7 @@ mod tests {
         assert_eq!(of("https://t/?a=\"", Quote::Double), "https://t/?a=&quot;");
         assert_eq!(of("https://t/?a&b", Quote::None), "https://t/?a&amp;b");
         assert_eq!(of("https://t/`", Quote::None), "\"https://t/`\"");
+        assert_eq!(of("https://t/--", Quote::Wanted), "\"https://t/--\"");
     }
 
     #[test]

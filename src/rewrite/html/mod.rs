@@ -13,4 +13,4 @@ mod tag;
 
 pub(super) use entity::{decode_references, escaped};
 pub(super) use scan::{Anchor, Scan, is_own, scan};
-pub(super) use tag::Quote;
+pub(super) use tag::{Quote, quoted_values};

@@ -128,14 +128,20 @@ impl<'m> QuotedPrintable<'m> {
                 Some(next) if next.start <= line_end => (next.start, MAX_COLUMNS - 1),
                 _ => (line_end, MAX_COLUMNS),
             };
-            let rest = stop.saturating_sub(span.end);
+            let mut rest = stop.saturating_sub(span.end);
+            let mut end = span.end;
             let mut out = Writer { bytes: Vec::with_capacity(edit.bytes.len() + 16), column, ending };
             out.write(&edit.bytes);
             if rest > 0 && out.column + rest > limit {
                 out.soft_break();
+                // What now begins a line must not look like a delimiter.
+                if let Some(&byte) = after.first().filter(|byte| is_odd_in_front(**byte)) {
+                    out.write(&[byte]);
+                    (end, rest) = (end + 1, rest - 1);
+                }
             }
             column = out.column;
-            patches.push(Patch { range: span.clone(), bytes: out.bytes });
+            patches.push(Patch { range: span.start..end, bytes: out.bytes });
         }
         patches
     }
@@ -189,7 +195,7 @@ impl Writer<'_> {
             if self.column + if literal { 1 } else { 3 } > MAX_COLUMNS - 1 {
                 self.soft_break();
             }
-            literal &= !(byte == b'.' && self.column == 0);
+            literal &= !(is_odd_in_front(byte) && self.column == 0);
             if literal {
                 self.bytes.push(byte);
                 self.column += 1;
@@ -207,6 +213,11 @@ impl Writer<'_> {
         self.bytes.extend_from_slice(self.ending);
         self.column = 0;
     }
+}
+
+/// Whether a line that begins so is more than text to some: SMTP's end, a delimiter of MIME.
+const fn is_odd_in_front(byte: u8) -> bool {
+    matches!(byte, b'.' | b'-')
 }
 
 fn hex(digits: &[u8]) -> Option<u8> {
@@ -235,6 +246,19 @@ mod tests {
         for raw in [&b"a=ZZ"[..], b"href=\"x\"", b"a=4", b"a==\r\n"] {
             assert_eq!(QuotedPrintable::decode(raw).err(), Some(Reason::BadEncoding));
         }
+    }
+
+    #[test]
+    fn no_line_that_we_begin_looks_like_a_delimiter() {
+        let body = QuotedPrintable::decode(b"<a href=3Dx>--b--</a>\r\n").unwrap();
+        let of = |range, bytes: Vec<u8>| {
+            let patches = body.patch(&[Edit { range, bytes }], b"\r\n");
+            String::from_utf8(apply(b"<a href=3Dx>--b--</a>\r\n", &patches)).unwrap()
+        };
+        let text = of(8..9, [b"u".repeat(64), b"--b--".to_vec()].concat());
+        assert_eq!(text, format!("<a href=3D{}-=\r\n=2Db-->--b--</a>\r\n", "u".repeat(64)));
+        let text = of(10..10, b"u".repeat(58));
+        assert_eq!(text, format!("<a href=3Dx>{}=\r\n=2D-b--</a>\r\n", "u".repeat(58)));
     }
 
     #[test]
