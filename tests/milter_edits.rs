@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use harness::{free_ports, repository, run, smtp, wait_for};
 use mailtap_milter::client::{Delivery, Mail, Mailbox, Outcome};
-use mailtap_milter::driver::{Client, Handler, Listener, Peer, Response, Settings, serve};
+use mailtap_milter::driver::{Client, Fallback, Handler, Listener, Peer, Response, Settings, serve};
 use mailtap_milter::edits::{Answer, Edit, SmtpReply, Verdict};
 use mailtap_milter::session::Message;
 use mailtap_milter::wire::{Actions, Offer};
@@ -26,7 +26,7 @@ const USERS: [&str; 3] = ["anna", "ben", "carl"];
 struct Scripted(BTreeMap<&'static str, Answer>);
 
 impl Handler for Scripted {
-    async fn message(&self, message: Message) -> Response {
+    async fn message(&self, message: Message, _: &Fallback) -> Response {
         let case =
             message.header("X-Case").map(|header| header.value.trim_ascii().to_vec()).unwrap_or_default();
         let case = String::from_utf8(case).unwrap();

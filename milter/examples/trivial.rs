@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use mailtap_milter::driver::{Handler, Happening, Listener, Response, Settings, UnixSocket, serve};
+use mailtap_milter::driver::{Fallback, Handler, Happening, Listener, Response, Settings, UnixSocket, serve};
 use mailtap_milter::edits::{Answer, Edit};
 use mailtap_milter::session::{Interest, Message};
 
@@ -18,7 +18,7 @@ impl Handler for Trivial {
         if message.sender().bare().is_empty() { Interest::Accept } else { Interest::Body }
     }
 
-    async fn message(&self, message: Message) -> Response {
+    async fn message(&self, message: Message, _: &Fallback) -> Response {
         let mut edits = vec![Edit::AddHeader { name: b"X-Trivial-Milter".to_vec(), value: b"yes".to_vec() }];
         let body = replaced(message.body());
         if body != message.body() {

@@ -12,28 +12,140 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[cfg(feature = "tokio")]
+#[path = "common/server.rs"]
+mod server;
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
+#[cfg(feature = "tokio")]
+use std::{sync::Arc, time::Duration};
 
 use common::{Log, replies, work_with};
+#[cfg(feature = "tokio")]
+use mailtap_milter::driver::{Fallback, Handler, Listener, Oversize, Response, Settings, UnixSocket, serve};
 use mailtap_milter::edits::{Answer, Edit, SmtpReply, Verdict};
+#[cfg(feature = "tokio")]
+use mailtap_milter::session::{Interest, Message};
 use mailtap_milter::session::{Session, SessionLimits, Wanted};
 use mailtap_milter::wire::{
     Actions, Command, Connect, EnvelopePath, Family, MacroPairs, Offer, Protocol, Texts,
 };
+#[cfg(feature = "tokio")]
+use server::Socket;
+#[cfg(feature = "tokio")]
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+fn cases() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    let read = |entry: std::io::Result<fs::DirEntry>| {
+        let path = entry.unwrap().path();
+        (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(&path).unwrap())
+    };
+    let cases: Vec<_> = fs::read_dir(folder).unwrap().map(read).collect();
+    assert!(cases.len() >= 10, "only {} cases found", cases.len());
+    cases
+}
 
 #[test]
 fn every_case_goes_as_written() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
-    let mut count = 0;
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        play(&name, &fs::read_to_string(&path).unwrap());
-        count += 1;
+    for (name, text) in cases() {
+        play(&name, &text);
     }
-    assert!(count >= 10, "only {count} cases found");
+}
+
+/// However the bytes of a case are cut in two, and byte by byte, the same happens.
+#[test]
+fn every_case_goes_the_same_at_every_split() {
+    for (name, text) in cases() {
+        let Play { wanted, sent, answers, .. } = play(&name, &text);
+        let replay = |pieces: &[&[u8]]| {
+            let mut session = Session::new(wanted.clone(), SessionLimits::default());
+            let (mut log, left) = (Log::default(), RefCell::new(answers.clone().into_iter()));
+            for piece in pieces {
+                session.receive(piece);
+                work_with(&mut session, &mut log, |_| left.borrow_mut().next().unwrap());
+            }
+            assert!(left.borrow_mut().next().is_none(), "{name}");
+            log
+        };
+        let whole = replay(&[&sent]);
+        for at in 0..sent.len() {
+            let (one, two) = sent.split_at(at);
+            assert!(replay(&[one, two]) == whole, "{name}, split at {at}");
+        }
+        assert!(replay(&sent.chunks(1).collect::<Vec<_>>()) == whole, "{name}, byte by byte");
+    }
+}
+
+/// The filter of the cases for the driver: answers as the case says at the moment.
+#[cfg(feature = "tokio")]
+#[derive(Debug, Default)]
+struct Scripted(std::sync::Mutex<Answer>);
+
+#[cfg(feature = "tokio")]
+impl Handler for Scripted {
+    fn headers(&self, message: &Message) -> Interest {
+        common::interest(message)
+    }
+
+    async fn message(&self, _: Message, _: &Fallback) -> Response {
+        self.0.lock().unwrap().clone().into()
+    }
+}
+
+/// Every case over a real socket, through the driver: the same replies.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn every_case_goes_as_written_over_a_socket() {
+    for (name, text) in cases() {
+        for tcp in [false, true] {
+            tokio::time::timeout(Duration::from_secs(20), over_a_socket(&name, &text, tcp))
+                .await
+                .unwrap_or_else(|_| panic!("{name}: a reply that never came"));
+        }
+    }
+}
+
+#[cfg(feature = "tokio")]
+async fn over_a_socket(name: &str, text: &str, tcp: bool) {
+    let Play { wanted, .. } = play(name, text);
+    let folder = tempfile::tempdir().unwrap();
+    let at = UnixSocket { path: folder.path().join("milter.sock"), mode: 0o600, group: None };
+    let any = "127.0.0.1:0".parse().unwrap();
+    let listener = if tcp { Listener::tcp(any) } else { Listener::unix(&at) }.unwrap();
+    let address = listener.tcp_address();
+    let handler = Arc::new(Scripted::default());
+    let settings = Settings { wanted, oversize: Oversize::Stream, ..Settings::default() };
+    tokio::spawn(serve(listener, Arc::clone(&handler), settings, std::future::pending()));
+    let mut stream = match address {
+        Some(address) => Socket::Tcp(tokio::net::TcpStream::connect(address).await.unwrap()),
+        None => Socket::Unix(tokio::net::UnixStream::connect(&at.path).await.unwrap()),
+    };
+    let mut play = Play::new();
+    for line in text.lines() {
+        match line.split_once(' ').unwrap_or((line, "")) {
+            ("filter:", rest) => play.filter(rest),
+            (">", rest) => {
+                *handler.0.lock().unwrap() = play.answer.clone();
+                stream.write_all(&command(rest)).await.unwrap();
+            }
+            ("<", rest) => {
+                let mut frame = vec![0; 4];
+                stream.read_exact(&mut frame).await.unwrap();
+                let length = u32::from_be_bytes(frame[..4].try_into().unwrap());
+                frame.resize(4 + length as usize, 0);
+                stream.read_exact(&mut frame[4..]).await.unwrap();
+                assert_eq!(replies(&frame), [rest], "{name}");
+            }
+            _ => (),
+        }
+    }
+    stream.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty(), "{name}: replies too many: {:?}", replies(&rest));
 }
 
 struct Play {
@@ -42,16 +154,13 @@ struct Play {
     answer: Answer,
     replies: Vec<String>,
     events: Vec<String>,
+    /// All that the MTA sent, and the answers to its messages.
+    sent: Vec<u8>,
+    answers: Vec<Answer>,
 }
 
-fn play(name: &str, text: &str) {
-    let mut play = Play {
-        wanted: Wanted { optional: Actions::VERSION_6, ..Wanted::default() },
-        session: None,
-        answer: Answer::unmodified(),
-        replies: Vec::new(),
-        events: Vec::new(),
-    };
+fn play(name: &str, text: &str) -> Play {
+    let mut play = Play::new();
     for (number, line) in text.lines().enumerate() {
         let at = format!("{name}:{}: {line}", number + 1);
         let (mark, rest) = line.split_once(' ').unwrap_or((line, ""));
@@ -69,9 +178,22 @@ fn play(name: &str, text: &str) {
         }
     }
     play.finished(name);
+    play
 }
 
 impl Play {
+    fn new() -> Self {
+        Self {
+            wanted: Wanted { optional: Actions::VERSION_6, ..Wanted::default() },
+            session: None,
+            answer: Answer::unmodified(),
+            replies: Vec::new(),
+            events: Vec::new(),
+            sent: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
+
     fn wanted(&mut self, line: &str) {
         let (what, number) = line.split_once(' ').unwrap();
         let bits = number_of(number);
@@ -154,9 +276,14 @@ impl Play {
     fn send(&mut self, line: &str) {
         let session =
             self.session.get_or_insert_with(|| Session::new(self.wanted.clone(), SessionLimits::default()));
-        session.receive(&command(line));
+        let (bytes, answers) = (command(line), RefCell::new(&mut self.answers));
+        session.receive(&bytes);
+        self.sent.extend(bytes);
         let mut log = Log::default();
-        work_with(session, &mut log, |_| self.answer.clone());
+        work_with(session, &mut log, |_| {
+            answers.borrow_mut().push(self.answer.clone());
+            self.answer.clone()
+        });
         self.replies = replies(&log.out);
         self.events = log.lines;
     }

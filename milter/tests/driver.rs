@@ -8,15 +8,17 @@ mod server;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use mailtap_milter::client::{Mail, Outcome};
+use mailtap_milter::client::{Mail, Mailbox, Outcome};
 use mailtap_milter::driver::{
     BindError, Client, Listener, Oversize, Peer, Settings, Settled, Timeouts, UnixSocket, serve,
 };
 use mailtap_milter::session::{SessionLimits, Wanted};
-use mailtap_milter::wire::{Actions, Offer, Protocol};
+use mailtap_milter::wire::{Actions, Command, Frame, MacroLists, Offer, Protocol, Reply};
 use server::{At, Filter, Server, Socket, edited, mail, on_both};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn send(client: &mut Client<Socket>, mail: &Mail, queue_id: &str) -> Vec<u8> {
     let delivery = client.send(mail, queue_id).await.unwrap();
@@ -74,7 +76,7 @@ fn a_message_accepted_at_its_headers_sends_no_body() {
         let mut client = server.client().await;
         let mail = mail("accept", b"body");
         assert!(send(&mut client, &mail, "Q1").await == mail.to_bytes());
-        assert_eq!(server.filter.bodies.load(std::sync::atomic::Ordering::Relaxed), 0);
+        assert_eq!(server.filter.bodies.load(Ordering::Relaxed), 0);
         assert_eq!(server.filter.saw("AcceptedAtHeaders"), 1);
     });
 }
@@ -90,7 +92,7 @@ fn a_panic_lets_the_message_through() {
         }
         let fine = mail("fine", b"body\r\n");
         assert!(send(&mut client, &fine, "Q2").await == edited(&fine, "Q2"));
-        assert_eq!(server.filter.saw("Panicked"), 2);
+        assert_eq!(server.filter.saw("why: Panicked"), 2);
     });
 }
 
@@ -106,7 +108,7 @@ fn a_late_handler_lets_the_message_through() {
             assert!(send(&mut client, &mail, "Q1").await == mail.to_bytes());
             assert!(start.elapsed() < Duration::from_millis(600), "{subject}");
         }
-        assert_eq!(server.filter.saw("TimedOut"), 2);
+        assert_eq!(server.filter.saw("why: TimedOut"), 2);
     });
 }
 
@@ -197,7 +199,9 @@ fn one_connection_too_many_has_its_mail_passed_at_once() {
         let mail = mail("hello", b"body\r\n");
         assert!(send(&mut second, &mail, "Q2").await == mail.to_bytes());
         assert!(send(&mut first, &mail, "Q1").await == edited(&mail, "Q1"));
+        assert!(send(&mut second, &mail, "Q2b").await == mail.to_bytes());
         assert_eq!(server.filter.saw("TooManyConnections"), 1);
+        assert_eq!(server.filter.saw("why: Connections"), 2, "one for each message");
         first.quit().await.unwrap();
         server.sees("Closed { end: Quit, messages: 1 }").await;
         second.quit().await.unwrap();
@@ -214,9 +218,104 @@ fn beyond_the_memory_a_message_passes() {
         let mut client = server.client().await;
         let large = mail("hello", &vec![b'x'; 3 << 20]);
         assert!(send(&mut client, &large, "Q1").await == large.to_bytes());
-        assert_eq!(server.filter.saw("excess: Memory"), 1);
+        assert_eq!(server.filter.saw("why: Memory"), 1);
+        // It fits as it comes, but not what is made of it.
+        let middle = mail("hello", &vec![b'x'; 300 << 10]);
+        assert!(send(&mut client, &middle, "Q2").await == middle.to_bytes());
+        assert_eq!(server.filter.saw("why: Memory"), 2);
+        assert_eq!(server.filter.bodies.load(Ordering::Relaxed), 0);
         let small = mail("hello", &vec![b'x'; 100 << 10]);
+        assert!(send(&mut client, &small, "Q3").await == edited(&small, "Q3"));
+        let large = mail("large", b"body\r\n");
+        assert!(send(&mut client, &large, "Q4").await == large.to_bytes(), "the answer needs too much");
+        assert_eq!(server.filter.saw("NoMemory"), 1);
+        assert!(send(&mut client, &small, "Q5").await == edited(&small, "Q5"), "all is given back");
+    });
+}
+
+/// Recipients and macros are memory too.
+#[test]
+fn beyond_the_memory_a_message_with_many_recipients_passes() {
+    on_both(|tcp| async move {
+        let server = Server::start(tcp, Settings { memory_bytes: 1 << 20, ..Settings::default() });
+        let mut client = server.client().await;
+        let mut crowded = mail("hello", b"body\r\n");
+        crowded.recipients = vec![Mailbox::new([b"<".as_slice(), &[b'x'; 2_000], b">"].concat()); 1_000];
+        assert!(send(&mut client, &crowded, "Q1").await == crowded.to_bytes());
+        assert_eq!(server.filter.saw("recipients: 1000, took: 0ns }, why: Memory"), 1);
+        let small = mail("hello", b"body\r\n");
         assert!(send(&mut client, &small, "Q2").await == edited(&small, "Q2"));
+    });
+}
+
+#[test]
+fn a_body_that_is_not_wanted_is_not_sent() {
+    on_both(|tcp| async move {
+        let protocol = Wanted::SKIPS_BODIES;
+        let settings = Settings { wanted: Wanted { protocol, ..Wanted::default() }, ..Settings::default() };
+        let server = Server::start(tcp, settings);
+        let mut client = server.client().await;
+        let (none, all) = (mail("no body", &[b'x'; 300_000]), mail("hello", &[b'x'; 300_000]));
+        assert!(send(&mut client, &none, "Q1").await == none.to_bytes());
+        assert!(send(&mut client, &all, "Q2").await == edited(&all, "Q2"));
+        assert_eq!(server.filter.bodies.load(Ordering::Relaxed), 2);
+    });
+}
+
+/// Pieces of 256 KB and 1 MB, where the MTA offers them: there and back.
+#[test]
+fn large_pieces() {
+    on_both(|tcp| async move {
+        for size in [Protocol::DATA_256K, Protocol::DATA_1M] {
+            let wanted = Wanted { protocol: Wanted::FEW_ROUND_TRIPS | size, ..Wanted::default() };
+            let oversize = Oversize::Stream;
+            let server = Server::start(tcp, Settings { wanted, oversize, ..Settings::default() });
+            let offer = Offer { protocol: Protocol::POSTFIX | size, ..Offer::POSTFIX };
+            let mut client = Client::negotiate(server.connect().await, &offer).await.unwrap();
+            assert!(client.agreed().protocol.contains(size));
+            let mail = mail("hello", &vec![b'x'; 5 << 20]);
+            assert!(send(&mut client, &mail, "Q1").await == edited(&mail, "Q1"), "{size}");
+        }
+    });
+}
+
+/// What a handler has already done outside of a message must not be undone by its end.
+#[test]
+fn a_fallback_is_answered_in_place_of_a_handler_that_fails() {
+    on_both(|tcp| async move {
+        let timeouts = Timeouts { handler: Duration::from_millis(200), ..Timeouts::default() };
+        let server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let mut client = server.client().await;
+        for subject in ["fallback panic", "fallback slow", "fallback stuck"] {
+            let original = mail(subject, b"body\r\n");
+            let delivered = client.send(&original, "Q1").await.unwrap().mail;
+            assert_eq!(delivered.headers.last().unwrap().name, b"X-Fallback", "{subject}");
+            assert_eq!(delivered.body, original.body);
+        }
+        assert_eq!(server.filter.saw("fallback: true"), 3);
+        let fine = mail("fallback", b"body\r\n");
+        assert!(send(&mut client, &fine, "Q2").await == edited(&fine, "Q2"));
+    });
+}
+
+#[test]
+fn an_answer_is_taken_when_the_mta_goes_on() {
+    on_both(|tcp| async move {
+        let server = Server::start(tcp, Settings::default());
+        let taken = || server.filter.taken.load(Ordering::Relaxed);
+        let mail = mail("hello", b"body\r\n");
+        let mut gone = server.client().await;
+        gone.envelope(&mail).await.unwrap();
+        gone.content(&mail).await.unwrap();
+        gone.end(&mail).await.unwrap();
+        drop(gone);
+        server.sees("Closed").await;
+        assert_eq!((server.filter.settled().len(), taken()), (1, 0), "it may have been read, or not");
+        let mut client = server.client().await;
+        send(&mut client, &mail, "Q2").await;
+        client.quit().await.unwrap();
+        server.sees("end: Quit").await;
+        assert_eq!(taken(), 1);
     });
 }
 
@@ -229,7 +328,9 @@ fn beyond_the_size_limit_a_message_passes() {
         let mut client = server.client().await;
         let large = mail("hello", &vec![b'x'; 300_000]);
         assert!(send(&mut client, &large, "Q1").await == large.to_bytes());
-        assert_eq!(server.filter.saw("excess: MessageBytes"), 1);
+        assert_eq!(server.filter.saw("why: MessageBytes"), 1);
+        let queue_id = format!("{:?}", b"Q1");
+        assert_eq!(server.filter.saw(&format!("LetThrough {{ which: Which {{ queue_id: {queue_id}")), 1);
         let small = mail("hello", &vec![b'x'; 90_000]);
         assert!(send(&mut client, &small, "Q2").await == edited(&small, "Q2"));
     });
@@ -279,24 +380,51 @@ fn draining_lets_busy_connections_finish_and_closes_idle_ones() {
 }
 
 #[test]
-fn draining_ends_at_its_deadline_with_the_message_unmodified() {
+fn draining_ends_at_its_deadline_with_messages_unmodified() {
     on_both(|tcp| async move {
         let timeouts = Timeouts { drain: Duration::from_millis(100), ..Timeouts::default() };
         let mut server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
-        let mut busy = server.client().await;
+        let (slow, left) = (mail("slow", b"body\r\n"), mail("fallback slow", b"body\r\n"));
+        let mut clients = Vec::new();
+        for mail in [&slow, &left] {
+            let (mut client, mail) = (server.client().await, mail.clone());
+            clients.push(tokio::spawn(async move { client.send(&mail, "Q1").await.unwrap().mail }));
+        }
+        // One that is still being received passes unmodified too, if it ends soon.
         let mut begun = server.client().await;
-        let slow = mail("slow", b"body\r\n");
         begun.envelope(&slow).await.unwrap();
         begun.flush().await.unwrap();
-        let task = tokio::spawn(async move {
-            let delivery = busy.send(&slow, "Q1").await;
-            assert_eq!(delivery.unwrap().mail, slow);
-        });
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        while server.filter.bodies.load(Ordering::Relaxed) < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        server.stop();
+        server.sees("why: Stopping").await;
+        assert_eq!(begun.send_content(&slow, "Q2").await.unwrap().mail, slow);
+        server.ended().await;
+        let mut delivered = Vec::new();
+        for client in clients {
+            delivered.push(client.await.unwrap());
+        }
+        assert_eq!(delivered[0], slow);
+        assert_eq!(delivered[1].headers.last().unwrap().name, b"X-Fallback", "as the handler left it");
+        assert_eq!(server.filter.saw("why: Stopping, fallback"), 2);
+        assert_eq!(server.filter.saw("recipients: 1, took: 0ns }, why: Stopping"), 1);
+    });
+}
+
+#[test]
+fn a_message_that_does_not_end_ends_with_the_daemon() {
+    on_both(|tcp| async move {
+        let moment = Duration::from_millis(100);
+        let timeouts = Timeouts { drain: moment, drain_passing: moment, ..Timeouts::default() };
+        let mut server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let mut begun = server.client().await;
+        begun.envelope(&mail("slow", b"")).await.unwrap();
+        begun.flush().await.unwrap();
+        server.sees("Opened").await;
         server.stop();
         server.ended().await;
-        task.await.unwrap();
-        assert_eq!(server.filter.saw("DrainedUnanswered"), 1);
+        assert_eq!(server.filter.saw("Drained(Envelope)"), 1);
         drop(begun);
     });
 }
@@ -340,6 +468,83 @@ async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     assert_eq!(fs::read(&path).unwrap(), b"precious");
     let nowhere = UnixSocket { path: folder.path().join("no/such/folder"), ..at };
     assert!(matches!(Listener::unix(&nowhere), Err(BindError::Path { .. })));
+}
+
+/// Many daemons that start at once over a stale socket: one listens, and nobody removes its file.
+#[tokio::test]
+async fn of_daemons_that_start_together_one_listens() {
+    for _ in 0..20 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("milter.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let runtime = tokio::runtime::Handle::current();
+        let listeners: Vec<_> = std::thread::scope(|scope| {
+            let start = || {
+                let _runtime = runtime.enter();
+                Listener::unix(&UnixSocket { path: path.clone(), mode: 0o600, group: None })
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(listeners.iter().filter(|listener| listener.is_ok()).count(), 1, "{listeners:?}");
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_whose_queue_is_full_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("milter.sock");
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+    socket.listen(0).unwrap();
+    let _waits = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let at = UnixSocket { path, mode: 0o600, group: None };
+    assert!(matches!(Listener::unix(&at), Err(BindError::InUse { .. })));
+}
+
+/// A filter that says `reply` to recipients whose address begins with `no`, and goes on with all else.
+async fn refuse(mut stream: tokio::io::DuplexStream, reply: Reply<'static>) {
+    let mut bytes = Vec::new();
+    while stream.read_buf(&mut bytes).await.unwrap() > 0 {
+        let mut out = Vec::new();
+        while let Some((frame, size)) = Frame::decode(&bytes, 1 << 20).unwrap() {
+            match Command::decode(frame).unwrap() {
+                Command::Negotiate(offer) => {
+                    let offer = Offer { protocol: Protocol::NONE, ..offer };
+                    Reply::Negotiate { offer, macros: MacroLists::new(&[]) }.encode(&mut out);
+                }
+                Command::Macros { .. } | Command::Abort | Command::Quit => (),
+                Command::Rcpt(path) if path.address.starts_with(b"<no") => reply.encode(&mut out),
+                _ => Reply::Continue.encode(&mut out),
+            }
+            bytes.drain(..size);
+        }
+        stream.write_all(&out).await.unwrap();
+    }
+}
+
+/// As in Postfix: a refused recipient is no recipient, one accepted or discarded decides on the message.
+#[tokio::test]
+async fn a_client_drops_the_recipients_that_are_refused() {
+    let mut original = mail("hello", b"body\r\n");
+    original.recipients = ["<no@d>", "<yes@d>", "<nobody@d>"].map(Mailbox::new).to_vec();
+    for (reply, outcome, left) in [
+        (Reply::ReplyCode(b"550 5.1.1 unknown"), Outcome::Accepted, 1),
+        (Reply::TempFail, Outcome::Accepted, 1),
+        (Reply::Discard, Outcome::Discarded, 3),
+        (Reply::Accept, Outcome::Accepted, 3),
+    ] {
+        let (here, there) = tokio::io::duplex(1 << 16);
+        let filter = tokio::spawn(refuse(there, reply));
+        let mut client = Client::negotiate(here, &Offer::POSTFIX).await.unwrap();
+        for _ in 0..2 {
+            let delivery = client.send(&original, "Q1").await.unwrap();
+            assert_eq!((&delivery.outcome, delivery.mail.recipients.len()), (&outcome, left), "{reply:?}");
+        }
+        client.quit().await.unwrap();
+        filter.await.unwrap();
+    }
 }
 
 /// A socket that a supervisor holds: two daemons in turn, and a connection in between is served by the second.

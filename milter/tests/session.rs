@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Dice, Log, encode, run, work};
-use mailtap_milter::session::{MessageLimits, Session, SessionLimits, Wanted};
+use mailtap_milter::session::{MessageLimits, Session, SessionLimits, Unseen, Wanted};
 use mailtap_milter::wire::{
     Actions, Command, Connect, EnvelopePath, Family, MacroPairs, Offer, Protocol, Texts,
 };
@@ -122,14 +122,32 @@ fn random_splits_of_a_long_transcript_give_the_same() {
 }
 
 #[test]
-fn a_session_that_lets_everything_through_says_accept_to_everything() {
+fn a_session_that_lets_everything_through_tells_of_each_message() {
+    let passing = || Session::passing_through(Unseen::Connections, SessionLimits::default());
     let bytes = transcript(b"a");
-    let whole = run(Session::passing_through(SessionLimits::default()), [bytes.as_slice()]);
-    assert_eq!(whole.lines, ["negotiated", "new session", "quit"]);
-    let replies = whole.replies();
-    assert_eq!(replies[0], "NEGOTIATE 6 0x0 0x0");
-    assert_eq!(replies.len(), 1 + 19, "one for each command that wants one");
-    assert!(replies[1..].iter().all(|reply| reply == "ACCEPT"));
+    let log = run(passing(), [bytes.as_slice()]);
+    assert_eq!(
+        log.lines,
+        [
+            "negotiated",
+            "let through: connections Q1 to 2",
+            "let through: connections ? to 0",
+            "aborted",
+            "new session",
+            "let through: connections ? to 0",
+            "quit",
+        ]
+    );
+    assert_eq!(log.replies()[0], "NEGOTIATE 6 0x0 0x1bf3b3", "of content, nothing but the end of headers");
+    let accepted = log.replies().iter().filter(|reply| *reply == "ACCEPT").count();
+    assert_eq!(accepted, 4, "{:?}", log.replies());
+    // An MTA that can leave nothing out gets a reply to everything, and is told as soon as headers begin.
+    let offer = Offer { version: 2, protocol: Protocol::NONE, ..Offer::POSTFIX };
+    let header = Command::Header { name: b"S", value: b"x" };
+    let mail = [Command::Negotiate(offer), Command::Mail(path(b"a")), Command::Rcpt(path(b"b")), header];
+    let log = run(passing(), [encode(&mail).as_slice()]);
+    assert_eq!(log.replies()[1..], ["CONTINUE", "CONTINUE", "ACCEPT"]);
+    assert_eq!(log.lines, ["negotiated", "let through: connections ? to 1"]);
 }
 
 #[test]
@@ -140,8 +158,11 @@ fn a_lacking_mta_gets_its_mail_unmodified() {
         [encode(&[Command::Negotiate(offer), Command::Mail(path(b"a")), Command::EndOfMessage(b"x")])
             .as_slice()],
     );
-    assert_eq!(log.lines, ["passing: the MTA does not offer CHANGE_BODY|CHANGE_HEADERS"]);
-    assert_eq!(log.replies(), ["NEGOTIATE 6 0x0 0x0", "ACCEPT", "ACCEPT"]);
+    assert_eq!(
+        log.lines,
+        ["passing: the MTA does not offer CHANGE_BODY|CHANGE_HEADERS", "let through: negotiation ? to 0"]
+    );
+    assert_eq!(log.replies(), ["NEGOTIATE 6 0x0 0x1bf3b3", "ACCEPT"]);
 }
 
 #[test]
@@ -150,21 +171,53 @@ fn what_passes_a_limit_passes_unmodified_and_the_next_message_is_whole() {
     let header = Command::Header { name: b"Name", value: b" v" };
     let start = [Command::Negotiate(Offer::POSTFIX), Command::Mail(path(b"<a@b>"))];
     let end = [Command::EndOfHeaders, Command::Body(b"0123456789"), Command::EndOfMessage(b"")];
+    let rcpt = Command::Rcpt(path(b"a"));
+    let id = queue_id(b'N', b"i\0Q1\0");
     let cases: [(&str, Vec<Command<'_>>); 4] = [
-        ("over: recipients", vec![Command::Rcpt(path(b"a")); 3]),
-        ("over: headers", vec![header; 3]),
-        ("over: header_bytes", vec![header, Command::Header { name: b"Name", value: b" 0123456789" }]),
-        ("over: message_bytes", vec![header, Command::Body(b"012345678901234567890123456789")]),
+        ("let through: recipients Q1 to 4", vec![rcpt, rcpt, rcpt, rcpt, id]),
+        ("let through: headers Q1 to 1", vec![rcpt, id, header, header, header]),
+        (
+            "let through: header_bytes Q1 to 0",
+            vec![id, header, Command::Header { name: b"Name", value: b" 0123456789" }],
+        ),
+        (
+            "let through: message_bytes Q1 to 0",
+            vec![id, header, Command::Body(b"012345678901234567890123456789")],
+        ),
     ];
     for (line, more) in cases {
         let next = [Command::Abort, Command::Mail(path(b"<a@b>")), Command::EndOfMessage(b"fits")];
         let bytes = encode(&[start.as_slice(), &more, &end, &next].concat());
         let limits = SessionLimits { message: limits, ..SessionLimits::default() };
         let log = run(Session::new(Wanted::default(), limits), [bytes.as_slice()]);
-        assert_eq!(log.lines[1], line);
+        assert_eq!(log.lines.iter().filter(|seen| *seen == line).count(), 1, "{:?}", log.lines);
         assert!(log.lines.last().unwrap().ends_with("body fits"), "{line}: {:?}", log.lines);
         let accepted = log.replies().iter().filter(|reply| *reply == "ACCEPT").count();
         assert!(accepted >= 2, "{line}: {:?}", log.replies());
+    }
+}
+
+/// A part of a body is wanted, or none: the MTA is told to skip the rest where that is possible.
+#[test]
+fn the_rest_of_a_body_is_skipped() {
+    let mail = |protocol| {
+        let offer = Offer { protocol, ..Offer::POSTFIX };
+        let pieces = [Command::Body(b"0123"), Command::Body(b"4567"), Command::Body(b"89")];
+        let start = [Command::Negotiate(offer), Command::Mail(path(b"part@b")), Command::EndOfHeaders];
+        let end = [Command::EndOfMessage(b"!"), Command::Mail(path(b"<a@b>")), Command::EndOfMessage(b"all")];
+        encode(&[start.as_slice(), &pieces, &end].concat())
+    };
+    let wanted = || Wanted { protocol: Wanted::SKIPS_BODIES, ..Wanted::default() };
+    let everything = Protocol::POSTFIX;
+    let cases = [
+        (everything, ["CONTINUE", "CONTINUE", "SKIP", "SKIP"]),
+        (everything - Protocol::SKIP, ["CONTINUE", "CONTINUE", "CONTINUE", "CONTINUE"]),
+    ];
+    for (protocol, replies) in cases {
+        let log = run(Session::new(wanted(), SessionLimits::default()), [mail(protocol).as_slice()]);
+        assert_eq!(log.replies()[1..5], replies);
+        assert!(log.lines[2].ends_with("body 012345"), "{:?}", log.lines);
+        assert!(log.lines.last().unwrap().ends_with("body all"), "{:?}", log.lines);
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use mailtap_milter::driver::{Handler, Happening, Response, Settled};
+use mailtap_milter::driver::{Fallback, Handler, Happening, Response, Settled};
 use mailtap_milter::edits::{Answer, Edit, Verdict};
 use mailtap_milter::session::{Interest, Message, Path};
 use tokio::sync::Semaphore;
@@ -22,9 +22,10 @@ use super::Deps;
 use super::decide::{self, Decision, Envelope, Means, Pass, Policy, Tracked};
 use super::happenings::{EventRefused, MessageDone, Protocol, SpoolTurn};
 use super::patience::{Patience, Turn};
-use super::split::{Copies, Splitter};
+use super::split::{Copies, Splitter, without};
 use crate::event::{Event, EventId, Kind};
 use crate::identity::Timestamp;
+use crate::queue::served::CopyKey;
 use crate::rewrite::{self, Outcome};
 use crate::service::{Component, clock};
 
@@ -73,29 +74,29 @@ impl Handler for Filter {
         Interest::Accept
     }
 
-    async fn message(&self, message: Message) -> Response {
+    async fn message(&self, message: Message, fallback: &Fallback) -> Response {
         let now = clock::now();
         let about = About::new(&message, Instant::now());
         let message = Arc::new(message);
         let copies = match &self.splitter {
-            Some(splitter) => self.split(splitter, &message, now).await,
+            Some(splitter) => self.split(splitter, &message, now, fallback).await,
             None => Copies::default(),
         };
         if copies.cover(&message) {
             about.split(&copies);
-            return self.with_copies(Verdict::Discard.into(), copies);
+            return self.with_copies(Verdict::Discard.into(), copies.keys);
         }
         let changed = self.rest(&about, message, &copies, now).await;
         let mut edits = without(&copies);
         match changed {
             Ok(changed) => {
                 edits.extend(changed.edits);
-                let response = self.with_copies(Answer::edited(edits), copies);
+                let response = self.with_copies(Answer::edited(edits), copies.keys);
                 response.and(move |fate| about.settled(&changed.tracked, fate))
             }
             Err((outcome, reason)) => {
                 about.unchanged(outcome, reason);
-                self.with_copies(Answer::edited(edits), copies)
+                self.with_copies(Answer::edited(edits), copies.keys)
             }
         }
     }
@@ -126,8 +127,8 @@ impl Filter {
         }
     }
 
-    /// What is done with the original, for those without a copy. Once somebody has one, this must come to an end by itself:
-    /// a handler that is given up would let the original go to everybody.
+    /// What is done with the original, for those without a copy. Once somebody has one, this comes to an end by itself, so
+    /// that the line of the message says how.
     async fn rest(
         &self,
         about: &About,
@@ -187,17 +188,15 @@ impl Filter {
         }
     }
 
-    /// An answer after which copies need not be remembered any more: Postfix has it.
-    fn with_copies(&self, answer: Answer, copies: Copies) -> Response {
-        let Some(splitter) = self.splitter.as_ref().filter(|_| !copies.keys.is_empty()) else {
+    /// An answer after which copies need not be remembered any more, once Postfix has gone on.
+    pub(super) fn with_copies(&self, answer: Answer, keys: Vec<CopyKey>) -> Response {
+        let Some(splitter) = self.splitter.as_ref().filter(|_| !keys.is_empty()) else {
             return answer.into();
         };
         let served = splitter.served.clone();
         let runtime = tokio::runtime::Handle::current();
-        Response::new(answer, move |fate| {
-            if matches!(fate, Settled::Sent { .. }) {
-                runtime.spawn(async move { served.forget(copies.keys).await });
-            }
+        Response::from(answer).when_taken(move || {
+            runtime.spawn(async move { served.forget(keys).await });
         })
     }
 
@@ -296,11 +295,6 @@ impl About {
         }
         .emit();
     }
-}
-
-/// Takes those who have their copy off the original.
-fn without(copies: &Copies) -> Vec<Edit> {
-    copies.addresses.iter().map(|address| Edit::DeleteRecipient { address: address.clone() }).collect()
 }
 
 fn change(

@@ -94,7 +94,7 @@ fn message(bytes: usize) -> Message {
 
 impl Site {
     async fn is_edited(&self, bytes: usize) -> bool {
-        let response = self.filter.message(message(bytes)).await;
+        let response = self.filter.message(message(bytes), &Fallback::default()).await;
         format!("{:?}", response.answer) != format!("{:?}", Answer::unmodified())
     }
 }

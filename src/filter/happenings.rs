@@ -6,10 +6,11 @@
 //! - On failure: nothing can fail.
 //! - See: `docs/operations.md`.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
 
-use mailtap_milter::driver::{BindError, End, Happening};
+use mailtap_milter::driver::{BindError, End, Failure, Happening, Which};
 
 use super::listen::Address;
 use super::main_cf::DefaultAction;
@@ -110,6 +111,22 @@ impl PostfixSays<'_> {
     }
 }
 
+/// Mail is not split after all, since a main.cf says `accept`.
+#[derive(Debug)]
+pub(super) struct SplitOff<'a> {
+    pub(super) directory: &'a Path,
+}
+
+impl SplitOff<'_> {
+    pub(super) fn emit(&self) {
+        tracing::error!(
+            directory = %self.directory.display(),
+            "several_recipients=split needs default_action=tempfail, and main.cf says accept: no message is split; set \
+             default_action=tempfail there, or several_recipients=shared"
+        );
+    }
+}
+
 /// A recipient's copy was sent, or not.
 #[derive(Debug)]
 pub(super) struct CopyDone {
@@ -206,22 +223,23 @@ impl GroupKept<'_> {
     }
 }
 
+fn queue<'a>(which: &Which<'a>) -> Cow<'a, str> {
+    String::from_utf8_lossy(which.queue_id)
+}
+
+/// The line of a message that the handler did not get, or did not answer.
+fn failed(which: &Which<'_>, reason: &'static str) {
+    let Which { recipients, took, .. } = *which;
+    let queue_id = &queue(which);
+    MessageDone { queue_id, outcome: "failed", reason, id: None, links: 0, pixel: false, recipients, took }
+        .emit();
+}
+
 /// What happened on the wire.
 pub(super) struct Protocol<'a>(pub(super) &'a Happening<'a>);
 
 impl Protocol<'_> {
     pub(super) fn emit(&self) {
-        let queue = |queue_id: &[u8]| String::from_utf8_lossy(queue_id).into_owned();
-        let unmodified = |queue_id: &[u8], reason: &'static str| {
-            tracing::warn!(
-                queue_id = queue(queue_id),
-                outcome = "failed",
-                reason,
-                "message passes as it came"
-            );
-            metrics::counter!("mailtap_milter_messages_total", "outcome" => "failed", "reason" => reason)
-                .increment(1);
-        };
         match self.0 {
             Happening::Opened => metrics::gauge!("mailtap_milter_connections").increment(1.0),
             Happening::Closed { end, .. } => {
@@ -235,28 +253,38 @@ impl Protocol<'_> {
                 tracing::warn!(%error, "can't accept a connection; going on");
                 metrics::counter!("mailtap_milter_accept_failures_total").increment(1);
             }
-            Happening::TooManyConnections => unmodified(&[], "too_many_connections"),
+            Happening::TooManyConnections => {
+                tracing::warn!(
+                    "more connections than milter.max_connections: mail of this one passes as it came"
+                );
+                metrics::counter!("mailtap_milter_connections_over_limit_total").increment(1);
+            }
             Happening::CannotNegotiate(error) => {
                 tracing::error!(%error, "Postfix does not offer what rewriting needs: its mail passes as it came");
                 metrics::counter!("mailtap_milter_negotiation_failures_total").increment(1);
             }
-            Happening::OverLimit { queue_id, excess } => unmodified(queue_id, excess.as_str()),
-            Happening::CannotEdit { queue_id, why } => {
+            Happening::LetThrough { which, why } => failed(which, why.as_str()),
+            Happening::CannotEdit { which, why } => {
                 // The message's own line counts it.
-                tracing::warn!(queue_id = queue(queue_id), %why, "the answer can't be given");
+                tracing::warn!(queue_id = %queue(which), %why, "the answer can't be given");
             }
-            Happening::Panicked { queue_id } => {
-                tracing::error!(
-                    queue_id = queue(queue_id),
-                    "a defect of mailtap: please report the panic above"
-                );
-                unmodified(queue_id, "panic");
+            Happening::Unanswered { which, why, fallback } => {
+                if *why == Failure::Panicked {
+                    let queue_id = queue(which);
+                    tracing::error!(%queue_id, "a defect of mailtap: please report the panic above");
+                }
+                if *fallback {
+                    tracing::warn!(queue_id = %queue(which), "who has a copy gets no other, who has none the original");
+                }
+                failed(which, why.as_str());
             }
-            Happening::TimedOut { queue_id } => unmodified(queue_id, "timeout"),
-            Happening::DrainedUnanswered { queue_id } => unmodified(queue_id, "stopping"),
-            Happening::AnswerLost { queue_id } => {
-                tracing::warn!(queue_id = queue(queue_id), "Postfix was gone before the answer");
+            Happening::AnswerLost { which, answered } => {
                 metrics::counter!("mailtap_milter_answers_lost_total").increment(1);
+                if *answered {
+                    tracing::warn!(queue_id = %queue(which), "Postfix was gone before the answer");
+                } else {
+                    failed(which, "answer_lost");
+                }
             }
             Happening::AnswerInPieces { .. } => {
                 metrics::counter!("mailtap_milter_answers_in_pieces_total").increment(1);

@@ -61,6 +61,12 @@ pub enum ListenError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// What systemd hands over is no socket that the milter can listen on.
+    #[error(
+        "LISTEN_FDS: the first of the descriptors handed over is no listening stream socket ({0}); in the .socket unit, write one \
+         ListenStream= and nothing else"
+    )]
+    Inherited(std::io::Error),
     /// The group does not exist.
     #[error("milter.socket_group: there is no group {0:?} on this system; empty leaves the group unchanged")]
     Group(String),
@@ -74,12 +80,8 @@ impl From<BindError> for ListenError {
 
 /// Listens; a socket that systemd hands over comes before the configured one.
 pub(super) fn bind(address: &Address) -> Result<Listener, ListenError> {
-    let mut inherited = listenfd::ListenFd::from_env();
-    if let Ok(Some(listener)) = inherited.take_unix_listener(0) {
-        return Ok(Listener::from_unix(listener)?);
-    }
-    if let Ok(Some(listener)) = inherited.take_tcp_listener(0) {
-        return Ok(Listener::from_tcp(listener)?);
+    if let Some(listener) = handed_over(&mut listenfd::ListenFd::from_env())? {
+        return Ok(listener);
     }
     match address {
         Address::Tcp(address) => Ok(Listener::tcp(*address)?),
@@ -87,10 +89,38 @@ pub(super) fn bind(address: &Address) -> Result<Listener, ListenError> {
     }
 }
 
+/// The first descriptor handed over. One that can't be used is an error: the supervisor would go on holding a socket that
+/// nobody answers on.
+fn handed_over(inherited: &mut listenfd::ListenFd) -> Result<Option<Listener>, ListenError> {
+    if inherited.len() == 0 {
+        return Ok(None);
+    }
+    if let Ok(Some(listener)) = inherited.take_unix_listener(0) {
+        return Ok(Some(Listener::from_unix(listener)?));
+    }
+    match inherited.take_tcp_listener(0) {
+        Ok(Some(listener)) => Ok(Some(Listener::from_tcp(listener)?)),
+        Ok(None) => Ok(None),
+        Err(error) => Err(ListenError::Inherited(error)),
+    }
+}
+
+/// Makes the directory of the socket where there is none, for others to pass through whatever the umask.
+fn make_directory(directory: &Path) -> Result<(), ListenError> {
+    let make = || {
+        let missing: Vec<&Path> = directory.ancestors().take_while(|place| !place.exists()).collect();
+        for place in missing.into_iter().rev() {
+            std::fs::create_dir(place)?;
+            std::fs::set_permissions(place, std::fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(())
+    };
+    make().map_err(|error| ListenError::Directory { directory: directory.to_owned(), error })
+}
+
 fn bind_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<Listener, ListenError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(directory)
-        .map_err(|error| ListenError::Directory { directory: directory.to_owned(), error })?;
+    make_directory(directory)?;
     let unix = |group| UnixSocket { path: path.to_owned(), mode, group };
     let Some(name) = group.filter(|_| !is_setgid(directory)) else {
         return Ok(Listener::unix(&unix(None))?);
@@ -110,4 +140,25 @@ fn bind_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<Listener, Li
 /// Whether new files get the directory's group.
 fn is_setgid(directory: &Path) -> bool {
     std::fs::metadata(directory).is_ok_and(|meta| meta.permissions().mode() & 0o2000 != 0)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_made_here_lets_others_through() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("postfix/mailtap");
+        make_directory(&directory).unwrap();
+        for made in [&directory, directory.parent().unwrap()] {
+            let mode = std::fs::metadata(made).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o755, "{}", made.display());
+        }
+        std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o2750)).unwrap();
+        make_directory(&directory).unwrap();
+        let mode = std::fs::metadata(&directory).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o2750, "one that is there stays as it is");
+    }
 }

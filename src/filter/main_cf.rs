@@ -5,7 +5,7 @@
 //! - Gives: the default action for our address.
 //! - On failure: what can't be understood names no milter.
 //! - Limits: linear.
-//! - See: postconf(5) `smtpd_milters`, `milter_default_action`; `MILTER_README`, "Advanced policy"
+//! - See: postconf(5) `smtpd_milters`, `smtpd_milter_maps`, `milter_default_action`; `MILTER_README`, "Advanced policy"
 
 /// What Postfix does when we fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,58 @@ pub fn default_action(settings: &str, is_ours: impl Fn(&str) -> bool) -> Option<
         }
     }
     found
+}
+
+/// The tables that `smtpd_milter_maps` names, anywhere in the settings.
+pub fn tables(settings: &str) -> Vec<&str> {
+    let values = settings.lines().filter_map(|line| line.split_once('='));
+    let maps = values.filter(|(name, _)| last(name) == "smtpd_milter_maps");
+    maps.flat_map(|(_, value)| items(value)).collect()
+}
+
+/// The lists of milters in a table, as lines for [`default_action`]: what stands after the key of each of its lines, or
+/// of each item where the table stands in main.cf itself (`inline:{…}`).
+pub fn lists(table: &str, text: Option<&str>) -> String {
+    let mut lists = String::new();
+    let mut add = |list: &str| {
+        lists.push_str("smtpd_milters = ");
+        lists.push_str(list.trim());
+        lists.push('\n');
+    };
+    if let Some(inline) = table.strip_prefix("inline:") {
+        for item in items(bare(inline)) {
+            if let Some((_, list)) = bare(item).split_once('=') {
+                add(list);
+            }
+        }
+    }
+    let text = text.unwrap_or_default().replace("\n ", " ").replace("\n\t", " ");
+    for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        if let Some((_, list)) = line.trim().split_once(char::is_whitespace) {
+            add(list);
+        }
+    }
+    lists
+}
+
+/// Without the braces around it.
+fn bare(text: &str) -> &str {
+    let text = text.trim();
+    text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).map_or(text, str::trim)
+}
+
+/// Splits at commas and blanks that stand outside of braces.
+fn items(text: &str) -> Vec<&str> {
+    let mut depth = 0_usize;
+    let parts = text.split(|c: char| {
+        match c {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            _ => (),
+        }
+        depth == 0 && (c == ',' || c.is_whitespace())
+    });
+    parts.filter(|part| !part.is_empty()).collect()
 }
 
 /// The name of a parameter of master.cf stands after its service: `smtp/inet/smtpd_milters`.
@@ -101,6 +153,21 @@ mod tests {
         let settings = "smtpd_milters = unix:mailtap/milter.sock\nmilter_default_action = tempfail\n\
                         smtp/inet/milter_default_action = accept\n";
         assert_eq!(of(settings), Some(DefaultAction::Accept));
+    }
+
+    #[test]
+    fn a_table_of_clients_counts() {
+        let file = "smtpd_milters =\nsmtpd_milter_maps = cidr:/etc/postfix/milters, hash:/x\n";
+        assert_eq!(tables(file), ["cidr:/etc/postfix/milters", "hash:/x"]);
+        let text =
+            "# all\n192.0.2.0/24 DISABLE\n::/0\n  { unix:mailtap/milter.sock,\n\tdefault_action = accept }\n";
+        let lists_of_file = lists("cidr:/etc/postfix/milters", Some(text));
+        assert_eq!(of(&(file.to_owned() + &lists_of_file)), Some(DefaultAction::Accept), "{lists_of_file}");
+        let inline = "smtpd_milter_maps = inline:{ 192.0.2.1=DISABLE, {192.0.2.2 = unix:mailtap/milter.sock} }\n\
+                      milter_default_action = tempfail\n";
+        let [table] = tables(inline)[..] else { panic!("{inline}") };
+        assert_eq!(of(&(inline.to_owned() + &lists(table, None))), Some(DefaultAction::NotAccept));
+        assert_eq!(of(inline), None, "only the table names it");
     }
 
     #[test]

@@ -31,7 +31,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mailtap_milter::driver::{self, Oversize, Timeouts};
-use mailtap_milter::wire::Actions;
+use mailtap_milter::session::MessageLimits;
+use mailtap_milter::wire::{Actions, MacroStage};
 
 use crate::consent::Consents;
 use crate::identity::PseudonymKey;
@@ -41,9 +42,10 @@ use crate::queue::served::Served;
 use crate::service::Lifecycle;
 use decide::Policy;
 use handler::Filter;
-use happenings::{Listening, PostfixSays};
+use happenings::{Listening, PostfixSays, SplitOff};
 pub use listen::{Address, ListenError};
 use main_cf::DefaultAction;
+use postconf::Said;
 use split::Splitter;
 
 /// What the milter is told.
@@ -63,10 +65,22 @@ pub struct Settings {
     pub connections: usize,
     /// Memory for messages of all connections together, in bytes.
     pub memory_bytes: usize,
+    /// A message with more headers passes unmodified.
+    pub max_headers: usize,
+    /// All headers of a message together, in bytes.
+    pub max_header_bytes: usize,
+    /// A message with more recipients passes unmodified.
+    pub max_recipients: usize,
     /// A message that takes longer passes unmodified.
     pub message_timeout: Duration,
     /// A session may say nothing for as long.
     pub idle_timeout: Duration,
+    /// For the first command of a connection.
+    pub first_timeout: Duration,
+    /// For a command within headers and body.
+    pub content_timeout: Duration,
+    /// For Postfix to take bytes.
+    pub write_timeout: Duration,
     /// Messages under way may take as long at a stop.
     pub drain: Duration,
     /// How long a message waits for its event to be stored; then it passes as it came.
@@ -118,10 +132,22 @@ async fn compare_with_postfix(mut settings: Settings) -> Settings {
     let (directories, address) = (settings.postfix_config_dirs.clone(), settings.address.clone());
     let asked = tokio::task::spawn_blocking(move || postconf::ask(&directories, &address)).await;
     for said in asked.unwrap_or_default() {
-        PostfixSays { said: &said, tempfail: settings.tempfail }.emit();
-        settings.tempfail &= said.action != Some(DefaultAction::Accept);
+        believe(&mut settings, &said);
     }
     settings
+}
+
+/// With `accept` a large answer must not go out in pieces, and no copy may exist beside an original that goes on as it
+/// came when we die.
+fn believe(settings: &mut Settings, said: &Said) {
+    PostfixSays { said, tempfail: settings.tempfail }.emit();
+    if said.action != Some(DefaultAction::Accept) {
+        return;
+    }
+    settings.tempfail = false;
+    if settings.split.take().is_some() {
+        SplitOff { directory: &said.directory }.emit();
+    }
 }
 
 fn driver_settings(settings: &Settings) -> driver::Settings {
@@ -132,6 +158,9 @@ fn driver_settings(settings: &Settings) -> driver::Settings {
         timeouts: Timeouts {
             handler: settings.message_timeout,
             idle: settings.idle_timeout,
+            negotiation: settings.first_timeout,
+            content: settings.content_timeout,
+            write: settings.write_timeout,
             drain: settings.drain,
             ..Timeouts::default()
         },
@@ -140,6 +169,66 @@ fn driver_settings(settings: &Settings) -> driver::Settings {
     if settings.split.is_some() {
         driver.wanted.required |= Actions::DELETE_RECIPIENTS;
     }
-    driver.session.message.message_bytes = settings.policy.plan.max_message_bytes;
+    // The queue id is all that is used of the macros.
+    driver.wanted.macros = vec![(MacroStage::EndOfHeaders, "i".into())];
+    driver.session.message = MessageLimits {
+        message_bytes: settings.policy.plan.max_message_bytes,
+        header_bytes: settings.max_header_bytes,
+        headers: settings.max_headers,
+        recipients: settings.max_recipients,
+    };
     driver
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::rewrite::Plan;
+
+    fn settings() -> Settings {
+        Settings {
+            address: Address::Tcp("127.0.0.1:1".parse().unwrap()),
+            policy: Policy {
+                sender_domains: Vec::new(),
+                share: true,
+                campaign_headers: Vec::new(),
+                campaign_rules: Vec::new(),
+                rules: Vec::new(),
+                tracking_url: String::new(),
+                max_url_bytes: 2_000,
+                plan: Plan::default(),
+            },
+            tempfail: true,
+            postfix_config_dirs: Vec::new(),
+            split: Some(split::Settings {
+                address: "127.0.0.1:1".parse().unwrap(),
+                max_recipients: 50,
+                timeout: Duration::from_secs(1),
+            }),
+            connections: 1,
+            memory_bytes: 1,
+            max_headers: 1,
+            max_header_bytes: 1,
+            max_recipients: 1,
+            message_timeout: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(2),
+            first_timeout: Duration::from_secs(2),
+            content_timeout: Duration::from_secs(2),
+            write_timeout: Duration::from_secs(2),
+            drain: Duration::from_secs(2),
+            publish_wait: Duration::from_secs(1),
+        }
+    }
+
+    #[test]
+    fn where_main_cf_says_accept_nothing_is_split_or_streamed() {
+        for (action, careful) in
+            [(Some(DefaultAction::Accept), true), (Some(DefaultAction::NotAccept), false), (None, false)]
+        {
+            let mut settings = settings();
+            believe(&mut settings, &Said { directory: PathBuf::from("/etc/postfix"), action });
+            assert_eq!((!settings.tempfail, settings.split.is_none()), (careful, careful), "{action:?}");
+        }
+    }
 }

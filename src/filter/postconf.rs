@@ -4,7 +4,7 @@
 //! - Takes: directories with a main.cf, our address.
 //! - Gives: the default action that each of them has for us, if it names us.
 //! - On failure: a directory that `postconf` can't read is skipped.
-//! - Limits: 5 s for each directory.
+//! - Limits: 5 s for each call of `postconf`; of a table of clients its first MiB, where it is a file of text.
 //! - See: postconf(1), postconf(5) `milter_default_action`
 
 use std::io::Read;
@@ -13,11 +13,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::listen::Address;
-use super::main_cf::{DefaultAction, default_action};
+use super::main_cf::{DefaultAction, default_action, lists, tables};
 
 const PATIENCE: Duration = Duration::from_secs(5);
-const PARAMETERS: [&str; 4] =
-    ["queue_directory", "smtpd_milters", "non_smtpd_milters", "milter_default_action"];
+const TABLE_BYTES: u64 = 1 << 20;
+const PARAMETERS: [&str; 5] =
+    ["queue_directory", "smtpd_milters", "smtpd_milter_maps", "non_smtpd_milters", "milter_default_action"];
 
 /// What one Postfix says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +46,19 @@ fn ask_one(directory: &Path, address: &Address) -> Option<Option<DefaultAction>>
     let main = postconf(directory, &[&["-x"], &PARAMETERS[..]].concat())?;
     let master = postconf(directory, &["-xP"])?;
     let queue = main.lines().find_map(|line| line.strip_prefix("queue_directory = "))?.to_owned();
-    Some(default_action(&(main + &master), |entry| is_ours(entry, Path::new(&queue), address)))
+    let mut settings = main + &master;
+    let tables: String =
+        tables(&settings).into_iter().map(|table| lists(table, text(table).as_deref())).collect();
+    settings.push_str(&tables);
+    Some(default_action(&settings, |entry| is_ours(entry, Path::new(&queue), address)))
+}
+
+/// The text that a table is made of; nothing where it is no file of reasonable size.
+fn text(table: &str) -> Option<String> {
+    let (_, path) = table.split_once(":/")?;
+    let mut text = String::new();
+    std::fs::File::open(Path::new("/").join(path)).ok()?.take(TABLE_BYTES).read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 fn is_ours(entry: &str, queue: &Path, address: &Address) -> bool {

@@ -3,15 +3,19 @@
 //! - Layer: role
 //! - Takes: a message in scope with several recipients.
 //! - Gives: copies, handed back to Postfix one by one; who has got one, and who has not.
-//! - On failure: whoever has no copy stays with the original; nobody who has one does.
+//! - On failure: whoever has no copy stays with the original; nobody who has one does, whether the rest of the work panics, is
+//!   late or is cut off at a stop.
 //! - Limits: `Settings::max_recipients`; half of the time that a message may take.
 //! - See: `docs/decisions/0007-split.md`
 
 use std::collections::{BTreeMap, HashSet};
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mailtap_milter::driver::Fallback;
+use mailtap_milter::edits::{Answer, Edit, Verdict};
 use mailtap_milter::session::{Message, Path};
 
 use super::decide::{self, Decision, Envelope, Means, Pass, Tracked};
@@ -19,6 +23,7 @@ use super::handler::{Filter, text};
 use super::happenings::{CopyDone, NoCopy, SplitStopped};
 use super::reinject::{Door, Sent};
 use crate::identity::Timestamp;
+use crate::queue::StoreError;
 use crate::queue::served::{CopyKey, Fingerprint, Served, copy_key};
 use crate::rewrite::Reason;
 use crate::service::clock;
@@ -75,49 +80,72 @@ enum Missing {
 }
 
 impl Filter {
-    /// Hands out copies, as far as it gets. Gives nothing where the message is none to be split.
-    pub(super) async fn split(&self, splitter: &Splitter, message: &Arc<Message>, now: Timestamp) -> Copies {
+    /// Hands out copies, as far as it gets. Gives nothing where the message is none to be split. Whatever happens to the
+    /// rest of the work, the fallback keeps the original from those who have a copy.
+    pub(super) async fn split(
+        &self,
+        splitter: &Splitter,
+        message: &Arc<Message>,
+        now: Timestamp,
+        fallback: &Fallback,
+    ) -> Copies {
         let mut copies = Copies::default();
         let Some(pending) = recipients(message, splitter.settings.max_recipients) else { return copies };
+        let until = Instant::now() + splitter.settings.timeout;
         let original = Arc::new(message.to_bytes());
         let hashed = Arc::clone(&original);
         let fingerprint = self.off_the_runtime(original.len(), move || Fingerprint::of(&hashed)).await;
         let key = |path: &Path| copy_key(&message.sender().address, &path.address, fingerprint);
         let keys: BTreeMap<Vec<u8>, CopyKey> =
             pending.iter().map(|path| (path.address.clone(), key(path))).collect();
-        let served = match splitter.served.among(keys.values().copied().collect(), now).await {
+        let remembered = splitter.served.among(keys.values().copied().collect(), now);
+        let served = match within(until, remembered).await {
             Ok(served) => served,
             Err(error) => {
-                SplitStopped { reason: "memory", error: Some(&error) }.emit();
+                SplitStopped { reason: "memory", error: error.as_ref() }.emit();
                 return copies;
             }
         };
-        let until = Instant::now() + splitter.settings.timeout;
+        let mut left = Vec::new();
+        for recipient in pending {
+            match keys.get(&recipient.address) {
+                Some(key) if served.contains(key) => copies.took(&recipient, *key),
+                Some(key) => left.push((recipient, *key)),
+                None => (),
+            }
+        }
+        self.fall_back_on(&copies, message, fallback);
         let mut door = None;
-        for recipient in &pending {
-            let Some(key) = keys.get(&recipient.address).copied() else { continue };
-            if !served.contains(&key) {
-                match self.serve(splitter, &mut door, message, &original, recipient, until).await {
-                    Ok(Some(links)) => copies.links += links,
-                    Ok(None) => continue,
-                    Err(reason) => {
-                        SplitStopped { reason, error: None }.emit();
-                        break;
-                    }
-                }
-                if let Err(error) = splitter.served.note(key, now).await {
-                    // This copy is out; without a memory there must be no further ones.
-                    copies.took(recipient, key);
-                    SplitStopped { reason: "memory", error: Some(&error) }.emit();
+        for (recipient, key) in &left {
+            match self.serve(splitter, &mut door, message, &original, recipient, until).await {
+                Ok(Some(links)) => copies.links += links,
+                Ok(None) => continue,
+                Err(reason) => {
+                    SplitStopped { reason, error: None }.emit();
                     break;
                 }
             }
-            copies.took(recipient, key);
+            copies.took(recipient, *key);
+            self.fall_back_on(&copies, message, fallback);
+            if let Err(error) = within(until, splitter.served.note(*key, now)).await {
+                // This copy is out; without a memory there must be no further ones.
+                SplitStopped { reason: "memory", error: error.as_ref() }.emit();
+                break;
+            }
         }
         if let Some(door) = door {
             door.close().await;
         }
         copies
+    }
+
+    /// Should the rest of the work come to nothing: who has a copy gets no original, all others get it as it came.
+    fn fall_back_on(&self, copies: &Copies, message: &Message, fallback: &Fallback) {
+        if !copies.addresses.is_empty() {
+            let answer =
+                if copies.cover(message) { Verdict::Discard.into() } else { Answer::edited(without(copies)) };
+            fallback.set(self.with_copies(answer, copies.keys.clone()));
+        }
     }
 
     /// Makes and sends one copy: its links if it was taken, nothing if this recipient has to stay with the original.
@@ -133,11 +161,12 @@ impl Filter {
         recipient: &Path,
         until: Instant,
     ) -> Result<Option<u32>, &'static str> {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        let left = || until.saturating_duration_since(Instant::now());
+        if left().is_zero() {
             return Err("late");
         }
-        let copy = match self.copy(message, original, recipient).await {
+        let copy = tokio::time::timeout(left(), self.copy(message, original, recipient)).await;
+        let copy = match copy.map_err(|_| "late")? {
             Ok(copy) => copy,
             Err(Missing::Pointless) => return Err("nothing_to_split"),
             Err(Missing::Untracked(reason)) => {
@@ -146,10 +175,9 @@ impl Filter {
             }
         };
         if door.is_none() {
-            *door = Some(Door::open(splitter.settings.address, left).await.ok_or("no_connection")?);
+            *door = Some(Door::open(splitter.settings.address, left()).await.ok_or("no_connection")?);
         }
         let Some(open) = door else { return Err("no_connection") };
-        let left = || until.saturating_duration_since(Instant::now());
         // Whom the port refuses stays with the original, which has an event of its own: none is stored for the copy.
         let asked = tokio::time::timeout(left(), open.ask(message.sender(), recipient)).await;
         let sent = match asked.unwrap_or(Err(Sent::Broken)) {
@@ -220,6 +248,20 @@ impl Copies {
     }
 }
 
+/// Waits for the memory of copies, but not for ever: a disk that does not answer gives nothing.
+async fn within<T>(
+    until: Instant,
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, Option<StoreError>> {
+    let left = until.saturating_duration_since(Instant::now());
+    tokio::time::timeout(left, asked).await.map_err(|_| None)?.map_err(Some)
+}
+
+/// Takes those who have their copy off the original.
+pub(super) fn without(copies: &Copies) -> Vec<Edit> {
+    copies.addresses.iter().map(|address| Edit::DeleteRecipient { address: address.clone() }).collect()
+}
+
 /// The recipients, each once; nothing if there is one only, or too many.
 fn recipients(message: &Message, most: usize) -> Option<Vec<Path>> {
     let mut seen = HashSet::new();
@@ -227,3 +269,7 @@ fn recipients(message: &Message, most: usize) -> Option<Vec<Path>> {
         message.recipients().iter().filter(|path| seen.insert(path.address.as_slice())).cloned().collect();
     (2..=most).contains(&each.len()).then_some(each)
 }
+
+#[cfg(test)]
+#[path = "split_tests.rs"]
+mod tests;

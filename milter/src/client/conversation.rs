@@ -93,6 +93,12 @@ impl Conversation {
         names.any(|wanted| wanted == name)
     }
 
+    /// Whether the filter has ended the session, or the current message.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.session_over || self.message_over
+    }
+
     /// What to do about the command with this code.
     pub fn sending(&mut self, code: u8) -> Sending {
         match code {

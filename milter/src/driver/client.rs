@@ -17,8 +17,8 @@ use crate::client::{
 };
 use crate::session::inbox::Inbox;
 use crate::wire::{
-    BODY_CHUNK_BYTES, Command, Connect, DEFAULT_FRAME_LIMIT_BYTES, EnvelopePath, Family, FrameError,
-    MacroPairs, MacroStage, Offer, Reply, ReplyError, Texts,
+    Command, Connect, DEFAULT_FRAME_LIMIT_BYTES, EnvelopePath, Family, FrameError, MacroPairs, MacroStage,
+    Offer, Reply, ReplyError, Texts,
 };
 
 /// Who the MTA's client is, as told to the filter.
@@ -90,6 +90,8 @@ pub struct Client<S> {
     queue_id: Vec<u8>,
     /// The SMTP reply, or nothing, with which the filter ended session or message.
     refusal: Option<Outcome>,
+    /// Recipients of the current mail that the filter refused.
+    refused: Vec<Mailbox>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
@@ -107,6 +109,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             conversation: Conversation::new(offer, &nothing, empty)?,
             queue_id: Vec::new(),
             refusal: None,
+            refused: Vec::new(),
         };
         Command::Negotiate(*offer).encode(&mut client.out);
         client.flush().await?;
@@ -144,6 +147,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub async fn send(&mut self, mail: &Mail, queue_id: &str) -> Result<Delivery, ClientError> {
         self.queue_id.clear();
         self.envelope(mail).await?;
+        self.send_content(mail, queue_id).await
+    }
+
+    /// Sends all that follows the envelope, and applies the filter's edits.
+    ///
+    /// # Errors
+    /// The filter breaks the protocol, or off: the mail is then as it was.
+    pub async fn send_content(&mut self, mail: &Mail, queue_id: &str) -> Result<Delivery, ClientError> {
         self.queue_id = queue_id.as_bytes().to_vec();
         self.command(&Command::Data).await?;
         // smtpd(8) hands the connection over to cleanup(8) here.
@@ -162,9 +173,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub async fn envelope(&mut self, mail: &Mail) -> Result<(), ClientError> {
         let args = Texts::join(&mail.sender.args);
         self.command(&Command::Mail(path(&mail.sender, &args))).await?;
+        self.refused.clear();
         for recipient in &mail.recipients {
             let args = Texts::join(&recipient.args);
             self.command(&Command::Rcpt(path(recipient, &args))).await?;
+            if let Some(Outcome::Refused(_)) = self.refusal.take_if(|_| !self.conversation.is_over()) {
+                self.refused.push(recipient.clone());
+            }
         }
         Ok(())
     }
@@ -181,7 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             self.command(&Command::Header { name: &field.name, value: eaten }).await?;
         }
         self.command(&Command::EndOfHeaders).await?;
-        for piece in mail.body.chunks(BODY_CHUNK_BYTES) {
+        for piece in mail.body.chunks(self.agreed().protocol.body_chunk_bytes()) {
             self.command(&Command::Body(piece)).await?;
         }
         Ok(())
@@ -194,6 +209,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub async fn end(&mut self, mail: &Mail) -> Result<Delivery, ClientError> {
         let agreed = self.conversation.agreed();
         let leading_space = agreed.protocol.contains(crate::wire::Protocol::LEADING_SPACE);
+        let mut mail = mail.clone();
+        mail.recipients.retain(|recipient| !self.refused.contains(recipient));
         let mut editor = Editor::new(mail.clone(), agreed.actions, leading_space);
         if self.put(&Command::EndOfMessage(&[])) == Sending::Reply {
             self.flush().await?;
@@ -202,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let outcome = self.refusal.take().unwrap_or(Outcome::Accepted);
         let edits = editor.edits();
         if outcome != Outcome::Accepted {
-            return Ok(Delivery { outcome, mail: mail.clone(), quarantine: None, edits });
+            return Ok(Delivery { outcome, mail, quarantine: None, edits });
         }
         let (mail, quarantine) = editor.finish();
         Ok(Delivery { outcome, mail, quarantine, edits })
@@ -259,6 +276,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                     Reply::Continue => Ok((Some(Reply::Continue), None)),
                     Reply::Accept => Ok((Some(Reply::Accept), None)),
                     Reply::Skip => Ok((Some(Reply::Skip), None)),
+                    Reply::Discard => Ok((Some(Reply::Discard), Some(Outcome::Discarded))),
+                    Reply::Shutdown => Ok((Some(Reply::Shutdown), refusal(reply))),
                     other => match refusal(other) {
                         Some(outcome) => Ok((Some(Reply::Reject), Some(outcome))),
                         None => Err(ClientError::Unexpected { reply: other.code(), command: code }),

@@ -3,8 +3,8 @@
 //! - Layer: edge
 //! - Takes: a socket, a session, the handler.
 //! - Gives: every message answered; every answer in one write.
-//! - On failure: whatever the handler does wrong lets its message through unmodified. What the MTA does wrong ends the
-//!   connection.
+//! - On failure: whatever the handler does wrong lets its message through unmodified, or as its fallback says. What the MTA
+//!   does wrong ends the connection.
 //! - Limits: the timeouts; an answer larger than the send buffer is not begun, unless [`Oversize::Stream`].
 //! - See: Postfix `src/cleanup/cleanup_milter.c`: the new body replaces the old one in place as it arrives, so a connection
 //!   that breaks in the middle leaves a mixture (fixed after 3.11)
@@ -15,16 +15,21 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
+use std::vec::Vec;
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::budget::{Budget, Share};
+use super::handler::OnTaken;
 use super::serve::Tide;
-use super::{End, Handler, Happening, Oversize, Response, Settings, Settled, Stream};
-use crate::edits::Answer;
-use crate::session::{Event, Interest, Message, Session, Stage};
+use super::work::{WORK_FACTOR, Work};
+use super::{End, Failure, Handler, Happening, Oversize, Response, Settings, Settled, Stream, Which};
+use crate::edits::{Answer, CannotEdit};
+use crate::session::{Event, Interest, LetThrough, Message, Session, Stage, Unseen};
+
+/// Buffers that have served a message are kept for the next one as long.
+const KEEP_BUFFERS: Duration = Duration::from_secs(2);
 
 /// What all connections share.
 #[derive(Debug)]
@@ -48,6 +53,28 @@ pub(super) struct Connection<H> {
     tide: watch::Receiver<Tide>,
     share: Share,
     messages: u64,
+    /// What is to be done once the MTA goes on after the last answer.
+    untaken: Option<OnTaken>,
+    /// When to stop waiting for a message that passes, once the daemon ends.
+    last_call: Option<Instant>,
+}
+
+/// The message that the handler has.
+struct Current {
+    queue_id: Vec<u8>,
+    recipients: usize,
+    started: Instant,
+}
+
+impl Current {
+    fn new(message: &Message) -> Self {
+        let queue_id = message.queue_id().unwrap_or_default().to_vec();
+        Self { queue_id, recipients: message.recipients().len(), started: Instant::now() }
+    }
+
+    fn which(&self) -> Which<'_> {
+        Which { queue_id: &self.queue_id, recipients: self.recipients, took: self.started.elapsed() }
+    }
 }
 
 impl<H: Handler> Connection<H> {
@@ -58,7 +85,7 @@ impl<H: Handler> Connection<H> {
         tide: watch::Receiver<Tide>,
     ) -> Self {
         let share = shared.budget.share();
-        Self { stream, session, shared, tide, share, messages: 0 }
+        Self { stream, session, shared, tide, share, messages: 0, untaken: None, last_call: None }
     }
 
     pub(super) async fn run(mut self) {
@@ -87,9 +114,7 @@ impl<H: Handler> Connection<H> {
             self.take(event).await?;
         }
         self.flush().await?;
-        if !self.share.set(self.session.held_bytes()) && self.session.give_up() {
-            self.shared
-                .observe(&Happening::OverLimit { queue_id: &[], excess: crate::session::Excess::Memory });
+        if !self.share.set(self.session.held_bytes()) && self.session.give_up(Unseen::Memory) {
             self.share.set(self.session.held_bytes());
         }
         self.read().await
@@ -101,8 +126,9 @@ impl<H: Handler> Connection<H> {
             Event::PassingThrough(error) => self.shared.observe(&Happening::CannotNegotiate(error)),
             Event::Headers => self.headers(),
             Event::Message(message) => return self.message(message).await,
-            Event::OverLimit(excess) => {
-                self.shared.observe(&Happening::OverLimit { queue_id: &[], excess });
+            Event::LetThrough(LetThrough { why, queue_id, recipients }) => {
+                let which = Which { queue_id: &queue_id, recipients, took: Duration::ZERO };
+                self.shared.observe(&Happening::LetThrough { which, why });
             }
             Event::Aborted => self.shared.observe(&Happening::Aborted),
             Event::Quit => return Err(End::Quit),
@@ -113,13 +139,14 @@ impl<H: Handler> Connection<H> {
     fn headers(&mut self) {
         let Some(message) = self.session.message() else { return };
         let handler = &self.shared.handler;
-        let queue_id = message.queue_id().unwrap_or_default();
+        let current = Current::new(message);
         let interest = catch_unwind(AssertUnwindSafe(|| handler.headers(message))).unwrap_or_else(|_| {
-            self.shared.observe(&Happening::Panicked { queue_id });
+            let (which, why) = (current.which(), Failure::Panicked);
+            self.shared.observe(&Happening::Unanswered { which, why, fallback: false });
             Interest::Accept
         });
         if interest == Interest::Accept {
-            self.shared.observe(&Happening::AcceptedAtHeaders { queue_id });
+            self.shared.observe(&Happening::AcceptedAtHeaders(current.which()));
             self.messages += 1;
         }
         self.session.answer_headers(interest);
@@ -127,30 +154,32 @@ impl<H: Handler> Connection<H> {
 
     async fn message(&mut self, message: Box<Message>) -> Result<(), End> {
         self.flush().await?;
-        let queue_id = message.queue_id().unwrap_or_default().to_vec();
-        let held = message.held_bytes();
+        let current = Current::new(&message);
         // After a long stop of this process the MTA may have given up: the handler must not take the message for sent.
         if let Err(end) = self.still_there() {
-            self.shared.observe(&Happening::AnswerLost { queue_id: &queue_id });
+            let which = current.which();
+            self.shared.observe(&Happening::AnswerLost { which, answered: false });
             return Err(end);
         }
-        let handler = Arc::clone(&self.shared.handler);
-        let mut task = tokio::spawn(async move { handler.message(*message).await });
-        let response = self.response(&mut task, &queue_id).await.inspect_err(|_| task.abort())?;
-        let Response { answer, settled } = response;
+        let Some(Response { answer, settled, taken }) = self.work(message, &current).await? else {
+            self.session.answer(&Answer::unmodified()).ok();
+            let which = current.which();
+            self.shared.observe(&Happening::LetThrough { which, why: Unseen::Memory });
+            self.messages += 1;
+            self.share.set(self.session.held_bytes());
+            return self.flush().await;
+        };
         if let Err(end) = self.still_there() {
             Response::settle(settled, Settled::Lost);
-            self.shared.observe(&Happening::AnswerLost { queue_id: &queue_id });
+            self.shared.observe(&Happening::AnswerLost { which: current.which(), answered: true });
             return Err(end);
         }
         // The message is gone: its share counts for the answer. There is no going back from here.
-        self.share.set(held.max(2 * answer.body_bytes()));
-        let composed = self.session.answer(&answer);
-        drop(answer);
+        let composed = self.compose(answer);
         if let Err(why) = composed {
-            self.shared.observe(&Happening::CannotEdit { queue_id: &queue_id, why });
+            self.shared.observe(&Happening::CannotEdit { which: current.which(), why });
         }
-        let written = self.write_answer(&queue_id).await;
+        let written = self.write_answer(&current).await;
         let fate = match (&written, composed) {
             (Err(_), _) => Settled::Lost,
             (Ok(()), Err(why)) => Settled::Unmodified(why),
@@ -160,54 +189,69 @@ impl<H: Handler> Connection<H> {
         match written {
             Ok(()) => {
                 let bytes = composed.unwrap_or(5);
-                self.shared.observe(&Happening::Answered { queue_id: &queue_id, bytes });
+                self.untaken = taken.filter(|_| composed.is_ok());
+                self.shared.observe(&Happening::Answered { which: current.which(), bytes });
             }
-            Err(_) => self.shared.observe(&Happening::AnswerLost { queue_id: &queue_id }),
+            Err(_) => {
+                self.shared.observe(&Happening::AnswerLost { which: current.which(), answered: true });
+            }
         }
         self.messages += 1;
-        self.share.set(0);
+        self.share.set(self.session.held_bytes());
         written
     }
 
-    /// Waits for the handler, with signs of life in between. Whatever goes wrong becomes an unmodified message.
-    async fn response(&mut self, task: &mut JoinHandle<Response>, queue_id: &[u8]) -> Result<Response, End> {
+    /// Composes an answer, if there is memory for a second copy of its body.
+    fn compose(&mut self, answer: Answer) -> Result<usize, CannotEdit> {
+        let needed_bytes = answer.body_bytes() * 2 + self.session.held_bytes();
+        let answer = if self.share.set(needed_bytes) { Some(answer) } else { None };
+        let composed = self.session.answer(answer.as_ref().unwrap_or(&Answer::unmodified()));
+        if answer.is_none() { Err(CannotEdit::NoMemory { needed_bytes }) } else { composed }
+    }
+
+    /// Has the handler work, if there is memory for it, with signs of life in between. Whatever goes wrong becomes its
+    /// fallback, or an unmodified message.
+    async fn work(&mut self, message: Box<Message>, current: &Current) -> Result<Option<Response>, End> {
+        let reserved = message.held_bytes().saturating_mul(WORK_FACTOR) + self.session.held_bytes();
+        if !self.share.set(reserved) {
+            return Ok(None);
+        }
         let timeouts = self.shared.settings.timeouts;
         let deadline = Instant::now() + timeouts.handler;
         let mut sign = Instant::now() + timeouts.progress;
         let mut tide = self.tide.clone();
-        loop {
-            let late = tokio::select! {
+        let mut work = Work::new(Arc::clone(&self.shared.handler), *message);
+        let why = loop {
+            tokio::select! {
                 biased;
-                done = &mut *task => {
-                    return Ok(done.unwrap_or_else(|_| {
-                        self.shared.observe(&Happening::Panicked { queue_id });
-                        Answer::unmodified().into()
-                    }));
+                done = work.done() => match done {
+                    Some(response) => return Ok(Some(response)),
+                    None => break Failure::Panicked,
+                },
+                () = tokio::time::sleep_until(deadline.min(sign)) => {
+                    if Instant::now() >= deadline {
+                        break Failure::TimedOut;
+                    }
                 }
-                () = tokio::time::sleep_until(deadline.min(sign)) => Instant::now() >= deadline,
-                _ = tide.wait_for(|tide| *tide == Tide::Ending) => {
-                    task.abort();
-                    self.shared.observe(&Happening::DrainedUnanswered { queue_id });
-                    return Ok(Answer::unmodified().into());
-                }
-            };
-            if late {
-                task.abort();
-                self.shared.observe(&Happening::TimedOut { queue_id });
-                return Ok(Answer::unmodified().into());
+                _ = tide.wait_for(|tide| *tide == Tide::Ending) => break Failure::Stopping,
             }
             self.session.progress();
             self.flush().await?;
             sign = Instant::now() + timeouts.progress;
-        }
+        };
+        let fallback = work.give_up();
+        let which = current.which();
+        self.shared.observe(&Happening::Unanswered { which, why, fallback: fallback.is_some() });
+        Ok(Some(fallback.unwrap_or_else(|| Answer::unmodified().into())))
     }
 
     /// Writes an answer, by one write if it fits; tells if it did not.
-    async fn write_answer(&mut self, queue_id: &[u8]) -> Result<(), End> {
+    async fn write_answer(&mut self, current: &Current) -> Result<(), End> {
         let bytes = self.session.outgoing().len();
         let first_bytes = self.write_once().await?;
         if first_bytes < bytes {
-            self.shared.observe(&Happening::AnswerInPieces { queue_id, bytes, first_bytes });
+            let which = current.which();
+            self.shared.observe(&Happening::AnswerInPieces { which, bytes, first_bytes });
         }
         self.flush().await
     }
@@ -258,14 +302,14 @@ impl<H: Handler> Connection<H> {
                 Ok(0) => return Err(End::PeerClosed(self.session.stage())),
                 Ok(count) => {
                     self.session.filled(count);
+                    if let Some(taken) = self.untaken.take() {
+                        let _ = catch_unwind(AssertUnwindSafe(taken));
+                    }
                     return Ok(());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(self.broken(error)),
-            }
-            if self.session.at_boundary() {
-                self.session.shrink();
             }
             self.stream.acknowledge_at_once();
             self.wait().await?;
@@ -277,20 +321,39 @@ impl<H: Handler> Connection<H> {
         let boundary = self.session.at_boundary();
         let now = *self.tide.borrow_and_update();
         if now == Tide::Ending {
-            return Err(End::Drained(stage));
+            return self.last_wait(stage, boundary).await;
         }
         let drained = now == Tide::Draining && boundary;
         let limit = self.patience(stage, drained);
-        let readable = within(limit, self.stream.readable());
+        let shrinks = boundary && limit > KEEP_BUFFERS && self.session.can_shrink();
+        let readable = within(if shrinks { KEEP_BUFFERS } else { limit }, self.stream.readable());
         tokio::select! {
             biased;
             readable = readable => match readable {
                 Some(readable) => readable.map_err(End::Io),
                 None if drained => Err(End::Drained(stage)),
+                None if shrinks => {
+                    self.session.shrink();
+                    Ok(())
+                }
                 None => Err(End::TimedOut(stage)),
             },
             // The tide turned: look again.
             _ = self.tide.changed() => Ok(()),
+        }
+    }
+
+    /// Waits for the rest of a message that passes now, since the daemon ends.
+    async fn last_wait(&mut self, stage: Stage, boundary: bool) -> Result<(), End> {
+        self.session.give_up(Unseen::Stopping);
+        let patience = self.shared.settings.timeouts.drain_passing;
+        let end = *self.last_call.get_or_insert_with(|| Instant::now() + patience);
+        if boundary {
+            return Err(End::Drained(stage));
+        }
+        match tokio::time::timeout_at(end, self.stream.readable()).await {
+            Ok(readable) => readable.map_err(End::Io),
+            Err(_) => Err(End::Drained(stage)),
         }
     }
 

@@ -3,12 +3,13 @@
 //! - Layer: word
 //! - Takes: messages.
 //! - Gives: answers, and what to do once an answer is out.
-//! - On failure: a panic or a late answer lets the message through unmodified.
+//! - On failure: a panic or a late answer lets the message through unmodified, or as the handler's [`Fallback`] says.
 
 use std::boxed::Box;
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 
 use super::Happening;
 use crate::edits::{Answer, CannotEdit};
@@ -22,20 +23,43 @@ pub trait Handler: Send + Sync + 'static {
         Interest::Body
     }
 
-    /// Decides on a whole message. Runs in a task of its own. Work of more than some milliseconds belongs into
-    /// `tokio::task::spawn_blocking`: a handler that blocks its thread can't be timed out reliably, and delays others.
-    /// An answer should not be larger than [`Message::answer_room_bytes`].
-    fn message(&self, message: Message) -> impl Future<Output = Response> + Send;
+    /// Decides on a whole message. Runs within the connection's task: work of more than some milliseconds belongs into
+    /// `tokio::task::spawn_blocking`, since a handler that blocks its thread can't be timed out, gives no signs of life
+    /// and delays others. An answer should not be larger than [`Message::answer_room_bytes`].
+    ///
+    /// A handler that acts outside of the message, so that the original must not go on as it came even if the rest of its
+    /// work fails, says with `fallback` what shall be answered then.
+    fn message(&self, message: Message, fallback: &Fallback) -> impl Future<Output = Response> + Send;
 
     /// Hears of what happens, for logs and metrics. Runs within the connection's task.
     fn observe(&self, _happening: &Happening<'_>) {}
 }
 
+/// What is answered in place of a handler that panics, is late, or is at work when the daemon must end. Without one the
+/// message goes through unmodified.
+#[derive(Debug, Default)]
+pub struct Fallback(Mutex<Option<Response>>);
+
+impl Fallback {
+    /// From now on this is answered.
+    pub fn set(&self, response: impl Into<Response>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(response.into());
+    }
+
+    pub(super) fn take(&self) -> Option<Response> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+pub(super) type OnSettled = Box<dyn FnOnce(Settled) + Send>;
+pub(super) type OnTaken = Box<dyn FnOnce() + Send>;
+
 /// The answer of a handler.
 pub struct Response {
     /// What to do with the message.
     pub answer: Answer,
-    pub(super) settled: Option<Box<dyn FnOnce(Settled) + Send>>,
+    pub(super) settled: Option<OnSettled>,
+    pub(super) taken: Option<OnTaken>,
 }
 
 /// What became of an answer.
@@ -57,7 +81,15 @@ impl Response {
     /// is dropped undone if the handler was given up.
     #[must_use]
     pub fn new(answer: Answer, settled: impl FnOnce(Settled) + Send + 'static) -> Self {
-        Self { answer, settled: Some(Box::new(settled)) }
+        Self { answer, settled: Some(Box::new(settled)), taken: None }
+    }
+
+    /// Sets something to be done when the MTA goes on with its next command, and so has read the answer. It is dropped
+    /// undone if the connection ends before.
+    #[must_use]
+    pub fn when_taken(mut self, taken: impl FnOnce() + Send + 'static) -> Self {
+        self.taken = Some(Box::new(taken));
+        self
     }
 
     /// Adds something to be done when the answer's fate is known, after what there is already.
@@ -73,7 +105,7 @@ impl Response {
         self
     }
 
-    pub(super) fn settle(settled: Option<Box<dyn FnOnce(Settled) + Send>>, fate: Settled) {
+    pub(super) fn settle(settled: Option<OnSettled>, fate: Settled) {
         if let Some(settled) = settled {
             // A panic there must not cost a connection.
             let _ = catch_unwind(AssertUnwindSafe(|| settled(fate)));
@@ -83,7 +115,7 @@ impl Response {
 
 impl From<Answer> for Response {
     fn from(answer: Answer) -> Self {
-        Self { answer, settled: None }
+        Self { answer, settled: None, taken: None }
     }
 }
 

@@ -6,11 +6,26 @@
 //! - On failure: nothing can fail.
 
 use std::io;
+use std::time::Duration;
 
 use crate::edits::CannotEdit;
-use crate::session::{Excess, NegotiationError, SessionError, Stage};
+use crate::session::{NegotiationError, SessionError, Stage, Unseen};
 
-/// Something happened. Queue ids are empty where the MTA gave none.
+/// Which message something happened to.
+#[derive(Debug, Clone, Copy)]
+pub struct Which<'a> {
+    /// Its queue id; empty if the MTA gave none.
+    pub queue_id: &'a [u8],
+    /// How many recipients it has.
+    pub recipients: usize,
+    /// The time since its last byte came, or since it was known what becomes of it.
+    pub took: Duration,
+}
+
+/// Something happened.
+///
+/// Each message has one of `AcceptedAtHeaders`, `LetThrough`, `Answered` and `AnswerLost`, unless the MTA gave it up. The
+/// others may come before it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Happening<'a> {
@@ -30,56 +45,49 @@ pub enum Happening<'a> {
     /// The MTA lacks what is required: all mail of this connection passes unmodified.
     CannotNegotiate(NegotiationError),
     /// A message was accepted by the handler at the end of its headers.
-    AcceptedAtHeaders {
+    AcceptedAtHeaders(Which<'a>),
+    /// A message went through unmodified without the handler having had it whole.
+    LetThrough {
         /// The message.
-        queue_id: &'a [u8],
+        which: Which<'a>,
+        /// Why.
+        why: Unseen,
     },
     /// A message was answered.
     Answered {
         /// The message.
-        queue_id: &'a [u8],
+        which: Which<'a>,
         /// The size of the answer on the wire.
         bytes: usize,
-    },
-    /// A message passed a limit and goes through unmodified.
-    OverLimit {
-        /// The message; empty before its headers end.
-        queue_id: &'a [u8],
-        /// Which limit.
-        excess: Excess,
     },
     /// The handler's answer can't be given; the message went through unmodified.
     CannotEdit {
         /// The message.
-        queue_id: &'a [u8],
+        which: Which<'a>,
         /// Why.
         why: CannotEdit,
     },
-    /// The handler panicked; the message goes through unmodified.
-    Panicked {
+    /// The handler did not answer; the message goes through unmodified, or as its [`Fallback`](super::Fallback) says.
+    Unanswered {
         /// The message.
-        queue_id: &'a [u8],
-    },
-    /// The handler took too long; the message goes through unmodified.
-    TimedOut {
-        /// The message.
-        queue_id: &'a [u8],
-    },
-    /// The daemon ends before the handler did; the message goes through unmodified.
-    DrainedUnanswered {
-        /// The message.
-        queue_id: &'a [u8],
+        which: Which<'a>,
+        /// Why.
+        why: Failure,
+        /// Whether there is a fallback.
+        fallback: bool,
     },
     /// The MTA was gone before the answer was written; it deals with the message by its default action.
     AnswerLost {
         /// The message.
-        queue_id: &'a [u8],
+        which: Which<'a>,
+        /// Whether the handler had answered.
+        answered: bool,
     },
     /// The answer did not go out in one write. With [`Oversize::Stream`](super::Oversize) that is normal for large
     /// ones; otherwise the system took less than it promised.
     AnswerInPieces {
         /// The message.
-        queue_id: &'a [u8],
+        which: Which<'a>,
         /// The size of the answer on the wire.
         bytes: usize,
         /// What the first write took of it.
@@ -87,6 +95,29 @@ pub enum Happening<'a> {
     },
     /// The MTA gave a message up.
     Aborted,
+}
+
+/// Why a handler did not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// It panicked.
+    Panicked,
+    /// It took longer than [`Timeouts::handler`](super::Timeouts).
+    TimedOut,
+    /// The daemon ends.
+    Stopping,
+}
+
+impl Failure {
+    /// A word for logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Panicked => "panic",
+            Self::TimedOut => "timeout",
+            Self::Stopping => "stopping",
+        }
+    }
 }
 
 /// Why a connection ended.

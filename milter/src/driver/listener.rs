@@ -8,10 +8,12 @@
 //! - Limits: 1,024 connections wait in the system's queue.
 //! - See: Postfix needs write permission on the socket for its user `postfix`
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
@@ -19,6 +21,8 @@ use tokio::net::{TcpListener, UnixListener};
 use super::Stream;
 
 const BACKLOG: i32 = 1_024;
+/// How long another daemon that is just starting is waited for.
+const TURN: Duration = Duration::from_secs(2);
 
 /// A Unix socket to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +112,7 @@ impl Listener {
         let failed = |source| BindError::Path { path: at.path.clone(), source };
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
         let address = SockAddr::unix(&at.path).map_err(failed)?;
+        let _turn = take_turn(&at.path)?;
         match socket.bind(&address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 remove_stale(&at.path)?;
@@ -174,6 +179,25 @@ fn listen(socket: &Socket) -> io::Result<()> {
     socket.listen(BACKLOG)
 }
 
+/// Of several daemons that start together, one at a time looks at a socket file, replaces it and listens: between its
+/// binding and its listening a socket looks stale. What is locked is the directory, so that nothing is left behind.
+fn take_turn(path: &Path) -> Result<Option<File>, BindError> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Where there is no lock to be had, there is no second daemon to be expected either.
+    let Ok(directory) = File::open(directory) else { return Ok(None) };
+    let end = Instant::now() + TURN;
+    loop {
+        match directory.try_lock() {
+            Ok(()) => return Ok(Some(directory)),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(TryLockError::WouldBlock) => return Err(BindError::InUse { path: path.to_path_buf() }),
+            Err(TryLockError::Error(_)) => return Ok(None),
+        }
+    }
+}
+
 /// Removes a socket file that nobody answers on.
 fn remove_stale(path: &Path) -> Result<(), BindError> {
     let failed = |source| BindError::Path { path: path.to_path_buf(), source };
@@ -184,7 +208,13 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
     if !found.file_type().is_socket() {
         return Err(BindError::NoSocket { path: path.to_path_buf() });
     }
-    match std::os::unix::net::UnixStream::connect(path) {
+    // Not to wait: a daemon whose queue is full is there.
+    let probe = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    match probe() {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path).map_err(failed)
         }

@@ -4,7 +4,7 @@
 //! - Takes: a [`Listener`], a [`Handler`], [`Settings`], and a future that ends when the daemon shall.
 //! - Gives: [`serve`], which answers every connection until then; [`Client`].
 //! - On failure: mail goes on. A handler that panics, is late or asks for the impossible lets its message through
-//!   unmodified; each such case is a [`Happening`].
+//!   unmodified, unless it left a [`Fallback`]; each such case is a [`Happening`].
 //! - Limits: [`Settings`].
 //! - See: Postfix `MILTER_README`
 
@@ -17,10 +17,11 @@ mod listener;
 mod serve;
 mod settings;
 mod stream;
+mod work;
 
 pub use client::{Client, ClientError, Peer};
-pub use handler::{Handler, Response, Settled};
-pub use happening::{End, Happening};
+pub use handler::{Fallback, Handler, Response, Settled};
+pub use happening::{End, Failure, Happening, Which};
 pub use listener::{BindError, Listener, UnixSocket};
 pub use serve::serve;
 pub use settings::{Oversize, Settings, Timeouts};

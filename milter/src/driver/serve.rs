@@ -21,7 +21,7 @@ use tokio::time::sleep;
 use super::budget::Budget;
 use super::connection::{Connection, Shared};
 use super::{Handler, Happening, Listener, Settings, Stream};
-use crate::session::Session;
+use crate::session::{Session, Unseen};
 
 /// Connections beyond [`Settings::connections`] that are passed through, as a multiple of it.
 const PASSED_THROUGH: usize = 4;
@@ -33,12 +33,13 @@ pub(super) enum Tide {
     Open,
     /// No new connections; idle ones close, messages in transit go on.
     Draining,
-    /// Everything ends as soon as no message can be harmed.
+    /// Everything ends: what the handler has is answered at once, what is still being received passes unmodified.
     Ending,
 }
 
 /// Serves until `shutdown` is done, then drains: the listener closes, idle connections close after
-/// [`Timeouts::drain_idle`](super::Timeouts), messages in transit get up to [`Timeouts::drain`](super::Timeouts).
+/// [`Timeouts::drain_idle`](super::Timeouts), messages in transit get up to [`Timeouts::drain`](super::Timeouts); those still
+/// being received then pass unmodified, if they end within [`Timeouts::drain_passing`](super::Timeouts).
 pub async fn serve<H: Handler>(
     listener: Listener,
     handler: Arc<H>,
@@ -98,7 +99,7 @@ async fn connect<H: Handler>(
         Session::new(shared.settings.wanted.clone(), limits)
     } else {
         shared.observe(&Happening::TooManyConnections);
-        Session::passing_through(limits)
+        Session::passing_through(Unseen::Connections, limits)
     };
     Connection::new(stream, session, shared, tide).run().await;
 }

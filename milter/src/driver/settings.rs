@@ -20,7 +20,9 @@ pub struct Settings {
     /// more are answered at once so that their mail goes on unmodified; beyond, connections wait in the system's queue.
     pub connections: usize,
     /// Memory for messages of all connections together, in bytes. Default 1 GiB. A message that would pass it goes
-    /// through unmodified. What a handler allocates is not counted.
+    /// through unmodified. While the handler has a message, four times its size is counted: for the message, what the
+    /// handler makes of it, and the answer. Connections that hold less than 64 KiB, and receive buffers, of up to twice
+    /// the frame limit, of those that were refused more, are not counted.
     pub memory_bytes: usize,
     /// The send buffer to ask the system for, in bytes. Default 64 MiB; Linux gives at most `net.core.wmem_max`.
     pub send_buffer_bytes: usize,
@@ -73,8 +75,10 @@ pub struct Timeouts {
     pub write: Duration,
     /// At the end: for an idle connection to be used again before it is closed. Default 1 s.
     pub drain_idle: Duration,
-    /// At the end: for messages in transit. Default 30 s. Then they go through unmodified.
+    /// At the end: for messages in transit. Default 30 s.
     pub drain: Duration,
+    /// At the end, after `drain`: for messages still being received, which then pass unmodified. Default 3 s.
+    pub drain_passing: Duration,
 }
 
 impl Default for Timeouts {
@@ -88,6 +92,7 @@ impl Default for Timeouts {
             write: Duration::from_secs(60),
             drain_idle: Duration::from_secs(1),
             drain: Duration::from_secs(30),
+            drain_passing: Duration::from_secs(3),
         }
     }
 }

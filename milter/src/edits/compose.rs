@@ -37,6 +37,12 @@ pub enum CannotEdit {
         /// The room, in bytes.
         room_bytes: usize,
     },
+    /// There is no memory for the answer.
+    #[error("no memory for an answer of {needed_bytes} bytes")]
+    NoMemory {
+        /// What it needs.
+        needed_bytes: usize,
+    },
 }
 
 /// Appends the whole answer to `out`, or nothing.

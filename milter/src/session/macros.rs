@@ -4,7 +4,7 @@
 //! - Takes: macro frames, resets.
 //! - Gives: what counts for a message, earlier stages first.
 //! - On failure: macros of unknown stages are left out.
-//! - Limits: one frame for each stage.
+//! - Limits: 16 KiB for each stage; pairs beyond are left out.
 //! - See: Sendmail `libmilter/engine.c`: macros of a stage clear those of the same and all later stages
 
 use alloc::vec::Vec;
@@ -16,6 +16,8 @@ use crate::wire::MacroPairs;
 const STAGES: [u8; 7] = *b"CHMRTNE";
 /// The first stage that belongs to a message.
 const MESSAGE: usize = 2;
+/// What is kept of each stage, in bytes.
+const STAGE_BYTES: usize = 16 << 10;
 
 #[derive(Debug, Default)]
 pub(super) struct StageMacros {
@@ -29,12 +31,24 @@ impl StageMacros {
         if let Some(kept) = self.stages.get_mut(index) {
             // Whole pairs only: what follows must not be read as the value of a name that had none.
             for (name, value) in MacroPairs::new(pairs).iter() {
+                if kept.len() + name.len() + value.len() + 2 > STAGE_BYTES {
+                    break;
+                }
                 kept.extend_from_slice(name);
                 kept.push(0);
                 kept.extend_from_slice(value);
                 kept.push(0);
             }
         }
+    }
+
+    /// The value of a macro at the latest stage that has it.
+    pub(super) fn value(&self, name: &[u8]) -> Option<&[u8]> {
+        self.stages.iter().rev().find_map(|pairs| MacroPairs::new(pairs).value(name))
+    }
+
+    pub(super) fn held_bytes(&self) -> usize {
+        self.stages.iter().map(Vec::capacity).sum()
     }
 
     pub(super) fn clear_message(&mut self) {
@@ -60,6 +74,14 @@ mod tests {
 
     fn value<'a>(raw: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         MacroPairs::new(raw).value(name)
+    }
+
+    #[test]
+    fn a_stage_is_bounded() {
+        let mut macros = StageMacros::default();
+        macros.take(b'M', &[b"i\0Q1\0x\0".as_slice(), &[b'y'; 1 << 20], b"\0z\0z\0"].concat());
+        assert_eq!(macros.value(b"i"), Some(b"Q1".as_slice()));
+        assert!(macros.held_bytes() <= STAGE_BYTES);
     }
 
     #[test]

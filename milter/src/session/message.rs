@@ -32,9 +32,9 @@ impl Default for MessageLimits {
     }
 }
 
-/// Which limit a message passed.
+/// Why a message is let through without the filter having seen it whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Excess {
+pub enum Unseen {
     /// [`MessageLimits::message_bytes`].
     MessageBytes,
     /// [`MessageLimits::header_bytes`].
@@ -45,9 +45,15 @@ pub enum Excess {
     Recipients,
     /// The memory of all connections together.
     Memory,
+    /// The number of connections.
+    Connections,
+    /// The MTA lacks what the filter requires.
+    Negotiation,
+    /// The daemon ends.
+    Stopping,
 }
 
-impl Excess {
+impl Unseen {
     /// A word for logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -57,6 +63,9 @@ impl Excess {
             Self::Headers => "headers",
             Self::Recipients => "recipients",
             Self::Memory => "memory",
+            Self::Connections => "connections",
+            Self::Negotiation => "negotiation",
+            Self::Stopping => "stopping",
         }
     }
 }
@@ -139,10 +148,13 @@ pub struct Message {
     client: Arc<Client>,
     sender: Path,
     recipients: Vec<Path>,
+    /// Addresses and arguments of the recipients, in bytes.
+    recipient_bytes: usize,
     macros: Vec<u8>,
     header_text: Vec<u8>,
     headers: Vec<Span>,
     body: Vec<u8>,
+    body_cut: bool,
     leading_space: bool,
     answer_room_bytes: Option<usize>,
 }
@@ -157,6 +169,7 @@ impl Message {
     /// Adds a recipient.
     #[must_use]
     pub fn with_recipient(mut self, recipient: Path) -> Self {
+        self.recipient_bytes += recipient.address.len() + recipient.args.len();
         self.recipients.push(recipient);
         self
     }
@@ -232,6 +245,12 @@ impl Message {
         &self.body
     }
 
+    /// Whether the body is there to its end: not once [`Interest::BodyUpTo`](super::Interest) has been enough.
+    #[must_use]
+    pub const fn body_is_whole(&self) -> bool {
+        !self.body_cut
+    }
+
     /// Takes the body out.
     #[must_use]
     pub fn into_body(self) -> Vec<u8> {
@@ -279,20 +298,23 @@ impl Message {
         self.header_text.len() + self.body.len()
     }
 
-    /// The memory that headers and body take, in bytes.
+    /// The memory that recipients, macros, headers and body take, in bytes.
     #[must_use]
     pub const fn held_bytes(&self) -> usize {
-        self.header_text.capacity() + self.body.capacity() + self.headers.capacity() * size_of::<Span>()
+        let recipients = self.recipients.capacity() * size_of::<Path>() + self.recipient_bytes;
+        let headers = self.header_text.capacity() + self.headers.capacity() * size_of::<Span>();
+        recipients + headers + self.macros.capacity() + self.body.capacity()
     }
 
     pub(crate) fn start(client: Arc<Client>, sender: Path, leading_space: bool, room: Option<usize>) -> Self {
         Self { client, sender, leading_space, answer_room_bytes: room, ..Self::default() }
     }
 
-    pub(crate) fn push_recipient(&mut self, recipient: Path, limits: &MessageLimits) -> Result<(), Excess> {
+    pub(crate) fn push_recipient(&mut self, recipient: Path, limits: &MessageLimits) -> Result<(), Unseen> {
         if self.recipients.len() >= limits.recipients {
-            return Err(Excess::Recipients);
+            return Err(Unseen::Recipients);
         }
+        self.recipient_bytes += recipient.address.len() + recipient.args.len();
         self.recipients.push(recipient);
         Ok(())
     }
@@ -310,27 +332,40 @@ impl Message {
         name: &[u8],
         value: &[u8],
         limits: &MessageLimits,
-    ) -> Result<(), Excess> {
+    ) -> Result<(), Unseen> {
         if self.headers.len() >= limits.headers {
-            return Err(Excess::Headers);
+            return Err(Unseen::Headers);
         }
         let bytes = name.len() + value.len();
         if self.header_text.len() + bytes > limits.header_bytes {
-            return Err(Excess::HeaderBytes);
+            return Err(Unseen::HeaderBytes);
         }
         if self.content_bytes() + bytes > limits.message_bytes {
-            return Err(Excess::MessageBytes);
+            return Err(Unseen::MessageBytes);
         }
         self.push_header(name, value);
         Ok(())
     }
 
-    pub(crate) fn take_body(&mut self, piece: &[u8], limits: &MessageLimits) -> Result<(), Excess> {
+    pub(crate) fn take_body(&mut self, piece: &[u8], limits: &MessageLimits) -> Result<(), Unseen> {
         if self.content_bytes() + piece.len() > limits.message_bytes {
-            return Err(Excess::MessageBytes);
+            return Err(Unseen::MessageBytes);
         }
         self.body.extend_from_slice(piece);
         Ok(())
+    }
+
+    /// Takes what is still wanted of the body; whether the rest is not.
+    pub(crate) fn take_body_up_to(&mut self, piece: &[u8], wanted: usize) -> bool {
+        if piece.is_empty() {
+            return false;
+        }
+        let room = wanted.saturating_sub(self.body.len());
+        let kept = piece.get(..room).unwrap_or(piece);
+        self.body.extend_from_slice(kept);
+        let enough = self.body.len() >= wanted;
+        self.body_cut |= enough;
+        enough
     }
 
     pub(crate) fn set_macros<'a>(&mut self, stages: impl Iterator<Item = &'a [u8]>) {

@@ -14,7 +14,7 @@ mod message;
 mod negotiate;
 mod state;
 
-pub use message::{Client, Excess, Header, Message, MessageLimits, Path};
+pub use message::{Client, Header, Message, MessageLimits, Path, Unseen};
 pub use negotiate::{NegotiationError, Terms, Wanted};
 
 use alloc::boxed::Box;
@@ -26,7 +26,7 @@ use crate::edits::{Answer, CannotEdit};
 use crate::wire::{Command, CommandError, DEFAULT_FRAME_LIMIT_BYTES, FrameError};
 
 /// The memory that the buffer of outgoing bytes keeps between messages, in bytes.
-const KEPT_OUT_BYTES: usize = 4 << 10;
+const KEPT_OUT_BYTES: usize = 16 << 10;
 
 /// What happened on a connection.
 #[derive(Debug)]
@@ -39,8 +39,8 @@ pub enum Event {
     Headers,
     /// A whole message. The session waits for [`Session::answer`].
     Message(Box<Message>),
-    /// The message passed a limit. It is dropped here and will pass unmodified.
-    OverLimit(Excess),
+    /// A message that was dropped here, since it passed a limit or was given up, went through unmodified.
+    LetThrough(LetThrough),
     /// The MTA gave a message up before its end.
     Aborted,
     /// The SMTP session ended, another follows on the same connection.
@@ -49,11 +49,25 @@ pub enum Event {
     Quit,
 }
 
+/// A message that went through unmodified, without the filter having seen it whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LetThrough {
+    /// Why.
+    pub why: Unseen,
+    /// Its queue id; empty if the MTA gave none.
+    pub queue_id: Vec<u8>,
+    /// How many recipients the MTA named.
+    pub recipients: usize,
+}
+
 /// What a filter says at the end of headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
     /// Go on with the body.
     Body,
+    /// Go on with at most so many bytes of the body, 0 for none; see [`Message::body_is_whole`]. The MTA is spared the
+    /// rest if [`Wanted::SKIPS_BODIES`] was agreed on, otherwise it is thrown away here.
+    BodyUpTo(usize),
     /// Let the message through as it is: nothing more of it is sent.
     Accept,
 }
@@ -136,9 +150,9 @@ impl Session {
 
     /// A session that lets every message through: for a filter that has no room for another connection.
     #[must_use]
-    pub fn passing_through(limits: SessionLimits) -> Self {
+    pub fn passing_through(why: Unseen, limits: SessionLimits) -> Self {
         let mut session = Self::new(Wanted::default(), limits);
-        session.state.pass_through();
+        session.state.pass_through(why);
         session
     }
 
@@ -200,9 +214,10 @@ impl Session {
         self.state.progress(&mut self.out);
     }
 
-    /// Drops the message in transit and lets it through unmodified; whether there was one.
-    pub fn give_up(&mut self) -> bool {
-        self.state.give_up()
+    /// Drops the message in transit and lets it through unmodified; whether there was one. [`Event::LetThrough`] follows
+    /// when the MTA has been told.
+    pub fn give_up(&mut self, why: Unseen) -> bool {
+        self.state.give_up(why)
     }
 
     /// Bytes for the MTA. Write them before reading again, then call [`Session::sent`].
@@ -248,12 +263,21 @@ impl Session {
 
     /// The memory held for this connection, in bytes. A message handed out by [`Event::Message`] does not count.
     #[must_use]
-    pub const fn held_bytes(&self) -> usize {
+    pub fn held_bytes(&self) -> usize {
         self.inbox.held_bytes() + self.out.capacity() + self.state.held_bytes()
+    }
+
+    /// Whether buffers hold more than a connection begins with.
+    #[cfg(feature = "tokio")]
+    pub(crate) const fn can_shrink(&self) -> bool {
+        self.inbox.held_bytes() > inbox::SMALL_BYTES || self.out.capacity() > 0
     }
 
     /// Gives buffers back when nothing waits in them: for the time between messages.
     pub fn shrink(&mut self) {
         self.inbox.shrink();
+        if self.out.is_empty() {
+            self.out = Vec::new();
+        }
     }
 }

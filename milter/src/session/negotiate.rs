@@ -9,9 +9,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::wire::{
-    Actions, BODY_CHUNK_BYTES, MacroLists, MacroStage, NEWEST_VERSION, OLDEST_VERSION, Offer, Protocol,
-};
+use crate::wire::{Actions, MacroLists, MacroStage, NEWEST_VERSION, OLDEST_VERSION, Offer, Protocol};
 
 /// What a filter wants of an MTA.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,10 +39,12 @@ impl Default for Wanted {
 }
 
 impl Wanted {
-    /// Protocol flags for a filter that decides at the end of headers and at the end of the message: no CONNECT, HELO
-    /// or unknown commands, no replies in between, header values whole.
+    /// Protocol flags for a filter that decides at the end of headers and at the end of the message: no CONNECT, HELO,
+    /// DATA or unknown commands, no replies in between, header values whole. One that does not look at the headers adds
+    /// [`Protocol::NO_REPLY_END_OF_HEADERS`].
     pub const FEW_ROUND_TRIPS: Protocol = Protocol::NO_CONNECT
         .with(Protocol::NO_HELO)
+        .with(Protocol::NO_DATA)
         .with(Protocol::NO_UNKNOWN)
         .with(Protocol::NO_REPLY_CONNECT)
         .with(Protocol::NO_REPLY_HELO)
@@ -55,6 +55,11 @@ impl Wanted {
         .with(Protocol::NO_REPLY_HEADER)
         .with(Protocol::NO_REPLY_BODY)
         .with(Protocol::LEADING_SPACE);
+
+    /// The same for a filter that answers [`Interest::BodyUpTo`](super::Interest): each piece of a body is replied to, so
+    /// that the MTA can be told to skip the rest.
+    pub const SKIPS_BODIES: Protocol =
+        Self::FEW_ROUND_TRIPS.without(Protocol::NO_REPLY_BODY).with(Protocol::SKIP);
 
     /// Agrees with an MTA.
     ///
@@ -102,12 +107,14 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// The terms that let every message through: no action, a reply to everything.
+    /// The terms that let every message through: no action, of each message its recipients and the end of its headers,
+    /// where it is accepted.
     pub(crate) fn pass_through(offer: &Offer) -> Self {
+        let protocol = Wanted::FEW_ROUND_TRIPS | Protocol::NO_HEADERS | Protocol::NO_BODY;
         Self {
             version: offer.version.min(NEWEST_VERSION),
             actions: Actions::NONE,
-            protocol: Protocol::NONE,
+            protocol: protocol & offer.protocol,
             macros: Vec::new(),
         }
     }
@@ -115,13 +122,12 @@ impl Terms {
     /// The largest piece of a body that either side sends, in bytes.
     #[must_use]
     pub const fn body_chunk_bytes(&self) -> usize {
-        if self.protocol.contains(Protocol::DATA_1M) {
-            (1 << 20) - 1
-        } else if self.protocol.contains(Protocol::DATA_256K) {
-            (256 << 10) - 1
-        } else {
-            BODY_CHUNK_BYTES
-        }
+        self.protocol.body_chunk_bytes()
+    }
+
+    /// Whether the MTA can be told to skip the rest of a body.
+    pub(crate) const fn can_skip(&self) -> bool {
+        self.protocol.contains(Protocol::SKIP)
     }
 
     /// Whether header values keep the blank after the colon.

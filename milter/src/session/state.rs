@@ -13,10 +13,11 @@ use alloc::vec::Vec;
 
 use super::macros::StageMacros;
 use super::{
-    Client, Event, Excess, Interest, Message, Path, SessionError, SessionLimits, Stage, Terms, Wanted,
+    Client, Event, Interest, LetThrough, Message, Path, SessionError, SessionLimits, Stage, Terms, Unseen,
+    Wanted,
 };
 use crate::edits::{Answer, CannotEdit, compose};
-use crate::wire::{Command, Connect, MacroLists, Offer, Reply};
+use crate::wire::{Command, Connect, EnvelopePath, MacroLists, Offer, Reply};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -41,12 +42,19 @@ pub(super) struct State {
     wanted: Wanted,
     limits: SessionLimits,
     terms: Option<Terms>,
-    passing: bool,
+    /// Why every message of the connection is let through, if so.
+    passing: Option<Unseen>,
     phase: Phase,
     /// Whether headers or body of the current message have begun.
     in_content: bool,
     /// Whether the filter was asked about the headers of the current message.
     asked: bool,
+    /// How much of the current message's body the filter wants; nothing: all of it.
+    body_wanted: Option<usize>,
+    /// Why the current message is let through unseen, if so.
+    unseen: Option<Unseen>,
+    /// Recipients of the current message.
+    recipients: usize,
     macros: StageMacros,
     client: Arc<Client>,
     message: Option<Box<Message>>,
@@ -58,18 +66,21 @@ impl State {
             wanted,
             limits,
             terms: None,
-            passing: false,
+            passing: None,
             phase: Phase::Start,
             in_content: false,
             asked: false,
+            body_wanted: None,
+            unseen: None,
+            recipients: 0,
             macros: StageMacros::default(),
             client: Arc::default(),
             message: None,
         }
     }
 
-    pub(super) const fn pass_through(&mut self) {
-        self.passing = true;
+    pub(super) const fn pass_through(&mut self, why: Unseen) {
+        self.passing = Some(why);
     }
 
     pub(super) const fn terms(&self) -> Option<&Terms> {
@@ -84,11 +95,12 @@ impl State {
         self.limits.answer_room_bytes = room;
     }
 
-    pub(super) const fn held_bytes(&self) -> usize {
-        match &self.message {
-            Some(message) => message.held_bytes(),
-            None => 0,
-        }
+    pub(super) fn queue_id(&self) -> Option<&[u8]> {
+        self.macros.value(b"i")
+    }
+
+    pub(super) fn held_bytes(&self) -> usize {
+        self.macros.held_bytes() + self.message.as_ref().map_or(0, |message| message.held_bytes())
     }
 
     /// Whether commands can be taken: not while an answer is awaited.
@@ -144,14 +156,13 @@ impl State {
                 self.client = Arc::default();
                 Some(Event::NewSession)
             }
-            _ if self.passing => {
-                self.reply(command.code(), Reply::Accept, out);
-                None
-            }
             Command::Header { .. } | Command::EndOfHeaders | Command::Body(_) | Command::EndOfMessage(_) => {
                 self.content(command, out)
             }
-            _ => self.envelope(command, out),
+            _ => {
+                self.envelope(command, out);
+                None
+            }
         })
     }
 
@@ -160,10 +171,10 @@ impl State {
         self.macros.clear();
         self.phase = Phase::Idle;
         let (terms, event) = match self.wanted.agree(offer) {
-            _ if self.passing => (Terms::pass_through(offer), Event::Negotiated),
+            _ if self.passing.is_some() => (Terms::pass_through(offer), Event::Negotiated),
             Ok(terms) => (terms, Event::Negotiated),
             Err(error) => {
-                self.passing = true;
+                self.passing = Some(Unseen::Negotiation);
                 (Terms::pass_through(offer), Event::PassingThrough(error))
             }
         };
@@ -173,56 +184,66 @@ impl State {
         event
     }
 
-    fn envelope(&mut self, command: Command<'_>, out: &mut Vec<u8>) -> Option<Event> {
-        let mut event = None;
+    fn envelope(&mut self, command: Command<'_>, out: &mut Vec<u8>) {
         match command {
             Command::Connect(connect) => {
                 self.end_message();
                 self.client = Arc::new(client(&connect));
             }
             Command::Helo(helo) => Arc::make_mut(&mut self.client).helo = helo.to_vec(),
-            Command::Mail(path) => {
-                self.drop_message();
-                let leading_space = self.terms.as_ref().is_some_and(Terms::leading_space);
-                let room = self.limits.answer_room_bytes;
-                let sender = Path::take(&path);
-                self.message =
-                    Some(Box::new(Message::start(Arc::clone(&self.client), sender, leading_space, room)));
-                self.phase = Phase::Collecting;
-            }
+            Command::Mail(path) => self.start(&path),
             Command::Rcpt(path) => {
+                self.recipients += 1;
                 if let Some(message) = &mut self.message {
                     let taken = message.push_recipient(Path::take(&path), &self.limits.message);
-                    event = self.checked(taken);
+                    self.checked(taken);
                 }
             }
             _ => (),
         }
         self.reply(command.code(), Reply::Continue, out);
-        event
+    }
+
+    fn start(&mut self, sender: &EnvelopePath<'_>) {
+        self.drop_message();
+        self.phase = Phase::Skipping;
+        self.unseen = self.passing;
+        if self.passing.is_none() {
+            let leading_space = self.terms.as_ref().is_some_and(Terms::leading_space);
+            let room = self.limits.answer_room_bytes;
+            let client = Arc::clone(&self.client);
+            self.message = Some(Box::new(Message::start(client, Path::take(sender), leading_space, room)));
+            self.phase = Phase::Collecting;
+        }
     }
 
     fn content(&mut self, command: Command<'_>, out: &mut Vec<u8>) -> Option<Event> {
         self.in_content = self.phase != Phase::Idle;
         let limits = &self.limits.message;
-        let taken = match (&mut self.message, command) {
-            (None, _) => {
-                self.let_through(command.code(), out);
-                return None;
+        let mut enough = false;
+        let taken = match (&mut self.message, command, self.body_wanted) {
+            (None, ..) => return self.let_through(command.code(), out),
+            (Some(message), Command::Header { name, value }, _) => message.take_header(name, value, limits),
+            (Some(message), Command::Body(piece) | Command::EndOfMessage(piece), Some(wanted)) => {
+                enough = message.take_body_up_to(piece, wanted.min(limits.message_bytes));
+                Ok(())
             }
-            (Some(message), Command::Header { name, value }) => message.take_header(name, value, limits),
-            (Some(message), Command::Body(piece) | Command::EndOfMessage(piece)) => {
+            (Some(message), Command::Body(piece) | Command::EndOfMessage(piece), None) => {
                 message.take_body(piece, limits)
             }
-            (Some(_), _) => Ok(()),
+            (Some(_), ..) => Ok(()),
         };
-        if let Some(event) = self.checked(taken) {
-            self.let_through(command.code(), out);
-            return Some(event);
+        self.checked(taken);
+        if self.message.is_none() {
+            return self.let_through(command.code(), out);
         }
         match command {
             Command::EndOfHeaders if !self.asked => self.ask(false),
             Command::EndOfMessage(_) => self.ask(true),
+            Command::Body(_) if enough && self.terms.as_ref().is_some_and(Terms::can_skip) => {
+                self.reply(b'B', Reply::Skip, out);
+                None
+            }
             _ => {
                 self.reply(command.code(), Reply::Continue, out);
                 None
@@ -246,9 +267,10 @@ impl State {
     pub(super) fn answer_headers(&mut self, interest: Interest, out: &mut Vec<u8>) {
         let Phase::Asked { ended } = self.phase else { return };
         match (interest, ended) {
-            (Interest::Body, true) => self.phase = Phase::Answering,
-            (Interest::Body, false) => {
+            (Interest::Body | Interest::BodyUpTo(_), true) => self.phase = Phase::Answering,
+            (Interest::Body | Interest::BodyUpTo(_), false) => {
                 self.phase = Phase::Collecting;
+                self.body_wanted = if let Interest::BodyUpTo(bytes) = interest { Some(bytes) } else { None };
                 self.reply(b'N', Reply::Continue, out);
             }
             (Interest::Accept, _) => {
@@ -277,10 +299,11 @@ impl State {
         }
     }
 
-    pub(super) fn give_up(&mut self) -> bool {
+    pub(super) fn give_up(&mut self, why: Unseen) -> bool {
         if self.phase != Phase::Collecting {
             return false;
         }
+        self.unseen = Some(why);
         self.message = None;
         self.phase = Phase::Skipping;
         true
@@ -298,6 +321,9 @@ impl State {
         self.message = None;
         self.in_content = false;
         self.asked = false;
+        self.body_wanted = None;
+        self.unseen = None;
+        self.recipients = 0;
         if open {
             self.phase = Phase::Idle;
         }
@@ -305,17 +331,23 @@ impl State {
     }
 
     /// Gives up a message that passed a limit.
-    fn checked(&mut self, taken: Result<(), Excess>) -> Option<Event> {
-        let excess = taken.err()?;
-        self.give_up();
-        Some(Event::OverLimit(excess))
+    fn checked(&mut self, taken: Result<(), Unseen>) {
+        if let Err(why) = taken {
+            self.give_up(why);
+        }
     }
 
     /// Accepts the message if the MTA waits for a reply: it then sends no more of it.
-    fn let_through(&mut self, code: u8, out: &mut Vec<u8>) {
-        if self.reply(code, Reply::Accept, out) {
-            self.end_message();
+    fn let_through(&mut self, code: u8, out: &mut Vec<u8>) -> Option<Event> {
+        if !self.reply(code, Reply::Accept, out) {
+            return None;
         }
+        let event = self.unseen.map(|why| {
+            let queue_id = self.queue_id().unwrap_or_default().to_vec();
+            Event::LetThrough(LetThrough { why, queue_id, recipients: self.recipients })
+        });
+        self.end_message();
+        event
     }
 
     /// Replies if the MTA waits for it; whether it does.

@@ -9,6 +9,8 @@
 use core::fmt;
 use core::ops::{BitAnd, BitOr, BitOrAssign, Sub};
 
+use super::BODY_CHUNK_BYTES;
+
 macro_rules! flag_set {
     ($(#[$about:meta])* $set:ident { $($(#[$doc:meta])* $name:ident = $bit:literal;)* }) => {
         $(#[$about])*
@@ -49,6 +51,12 @@ macro_rules! flag_set {
             #[must_use]
             pub const fn with(self, other: Self) -> Self {
                 Self(self.0 | other.0)
+            }
+
+            /// This set without the other; usable in constants.
+            #[must_use]
+            pub const fn without(self, other: Self) -> Self {
+                Self(self.0 & !other.0)
             }
 
             const NAMES: &'static [(&'static str, u32)] = &[$((stringify!($name), $bit),)*];
@@ -190,6 +198,18 @@ flag_set! {
 impl Protocol {
     /// Every bit that Postfix offers.
     pub const POSTFIX: Self = Self(0x001f_ffff);
+
+    /// The largest piece of a body under these flags, in bytes.
+    #[must_use]
+    pub const fn body_chunk_bytes(self) -> usize {
+        if self.contains(Self::DATA_1M) {
+            (1 << 20) - 1
+        } else if self.contains(Self::DATA_256K) {
+            (256 << 10) - 1
+        } else {
+            BODY_CHUNK_BYTES
+        }
+    }
 }
 
 impl Actions {

@@ -3,10 +3,11 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 use mailtap_milter::edits::{Answer, Edit};
-use mailtap_milter::session::{Event, Interest, Message, Session};
+use mailtap_milter::session::{Event, Interest, LetThrough, Message, Session};
 use mailtap_milter::wire::{Command, Frame, Reply};
 
-/// What the simple filter does: it accepts mail from `skip` at the end of headers, and edits all other.
+/// What the simple filter does: it accepts mail from `skip` at the end of headers, and edits all other; of mail from `part`
+/// it wants six bytes of body.
 pub fn answer(message: &Message) -> Answer {
     let size = message.body().len().to_string();
     Answer::edited(vec![
@@ -16,7 +17,11 @@ pub fn answer(message: &Message) -> Answer {
 }
 
 pub fn interest(message: &Message) -> Interest {
-    if message.sender().bare().starts_with(b"skip") { Interest::Accept } else { Interest::Body }
+    match message.sender().bare() {
+        [b's', b'k', b'i', b'p', ..] => Interest::Accept,
+        [b'p', b'a', b'r', b't', ..] => Interest::BodyUpTo(6),
+        _ => Interest::Body,
+    }
 }
 
 /// One line for each thing that happened.
@@ -102,7 +107,11 @@ pub fn work_with(session: &mut Session, log: &mut Log, answer: impl Fn(&Message)
                     log.note(format!("cannot: {error}"));
                 }
             }
-            Event::OverLimit(excess) => log.note(format!("over: {}", excess.as_str())),
+            Event::LetThrough(LetThrough { why, queue_id, recipients }) => {
+                let (why, queue_id) = (why.as_str(), quoted(&queue_id));
+                let queue_id = if queue_id.is_empty() { "?" } else { &queue_id };
+                log.note(format!("let through: {why} {queue_id} to {recipients}"));
+            }
             Event::Aborted => log.note("aborted".into()),
             Event::NewSession => log.note("new session".into()),
             Event::Quit => log.note("quit".into()),

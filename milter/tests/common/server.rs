@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use mailtap_milter::client::{Mail, Mailbox};
 use mailtap_milter::driver::{
-    Client, Handler, Happening, Listener, Response, Settings, Settled, UnixSocket, serve,
+    Client, Fallback, Handler, Happening, Listener, Response, Settings, Settled, UnixSocket, serve,
 };
 use mailtap_milter::edits::{Answer, Edit};
 use mailtap_milter::session::{Interest, Message};
@@ -24,12 +24,13 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// Does what the subject of a message says: `panic`, `panic at headers`, `slow`, `stuck`, `large`, `accept`; edits all
-/// other messages.
+/// Does what the subject of a message says: `panic`, `panic at headers`, `slow`, `stuck`, `large`, `accept`, `no body`; edits
+/// all other messages. After `fallback` it first leaves an answer with the header `X-Fallback`.
 #[derive(Debug, Default)]
 pub struct Filter {
     pub happenings: Mutex<Vec<String>>,
     pub settled: Arc<Mutex<Vec<Settled>>>,
+    pub taken: Arc<AtomicUsize>,
     pub bodies: AtomicUsize,
 }
 
@@ -52,15 +53,21 @@ impl Handler for Filter {
     fn headers(&self, message: &Message) -> Interest {
         match subject(message).as_str() {
             "accept" => Interest::Accept,
+            "no body" => Interest::BodyUpTo(0),
             "panic at headers" => panic!("as told"),
             _ => Interest::Body,
         }
     }
 
-    async fn message(&self, message: Message) -> Response {
+    async fn message(&self, message: Message, fallback: &Fallback) -> Response {
         self.bodies.fetch_add(1, Ordering::Relaxed);
         let mut body = b"edited: ".to_vec();
-        match subject(&message).as_str() {
+        let subject = subject(&message);
+        if subject.starts_with("fallback") {
+            let edit = Edit::AddHeader { name: b"X-Fallback".to_vec(), value: b"yes".to_vec() };
+            fallback.set(Answer::edited(vec![edit]));
+        }
+        match subject.strip_prefix("fallback ").unwrap_or(&subject) {
             "panic" => panic!("as told"),
             "slow" => tokio::time::sleep(Duration::from_millis(700)).await,
             "stuck" => {
@@ -68,6 +75,10 @@ impl Handler for Filter {
                 tokio::task::spawn_blocking(work).await.unwrap();
             }
             "large" => body.resize(9_000_000, b'x'),
+            "no body" => {
+                assert!(message.body().is_empty() && !message.body_is_whole());
+                return Answer::unmodified().into();
+            }
             _ => (),
         }
         body.extend_from_slice(message.body());
@@ -75,7 +86,10 @@ impl Handler for Filter {
         let value = message.queue_id().unwrap_or(b"none").to_vec();
         let answer = Answer::edited(vec![Edit::AddHeader { name, value }, Edit::ReplaceBody(body)]);
         let settled = Arc::clone(&self.settled);
-        Response::new(answer, move |fate| settled.lock().unwrap().push(fate))
+        let taken = Arc::clone(&self.taken);
+        Response::new(answer, move |fate| settled.lock().unwrap().push(fate)).when_taken(move || {
+            taken.fetch_add(1, Ordering::Relaxed);
+        })
     }
 
     fn observe(&self, happening: &Happening<'_>) {

@@ -20,8 +20,10 @@ use mailtap::tap::journal_line::JournalLine;
 use mailtap::tap::once::{Input, explain, once};
 use mailtap::tracker::{cookies, target};
 use mailtap_milter::client::{Editor, Mail, Mailbox, refusal};
-use mailtap_milter::edits::Answer;
-use mailtap_milter::session::{Event as Milter, Interest, Session, SessionLimits, Wanted};
+use mailtap_milter::edits::{Answer, Edit};
+use mailtap_milter::session::{
+    Event as Milter, Interest, Message, MessageLimits, Session, SessionLimits, Unseen, Wanted,
+};
 use mailtap_milter::wire::{Actions, Command, Frame, Reply};
 
 /// A target: its name and what it does.
@@ -181,9 +183,40 @@ pub fn frame(bytes: &[u8]) {
     }
 }
 
-/// A whole session, fed in pieces whose sizes the bytes themselves give.
+/// A whole session, fed in pieces whose sizes the bytes themselves give: with a filter that lets everything pass, one that
+/// edits within small limits, and one that has no room for it.
 pub fn session(bytes: &[u8]) {
-    let mut session = Session::new(Wanted::default(), SessionLimits::default());
+    let everything =
+        || Wanted { optional: Actions::VERSION_6, protocol: Wanted::SKIPS_BODIES, ..Wanted::default() };
+    let message = MessageLimits { message_bytes: 200, header_bytes: 100, headers: 3, recipients: 2 };
+    let small = SessionLimits { message, answer_room_bytes: Some(300), ..SessionLimits::default() };
+    play(Session::new(Wanted::default(), SessionLimits::default()), bytes, false);
+    play(Session::new(everything(), small), bytes, true);
+    play(Session::passing_through(Unseen::Connections, SessionLimits::default()), bytes, true);
+}
+
+/// An edit of every kind, with the message's own bytes in it; the session refuses what is not sound.
+fn edits(message: &Message) -> Answer {
+    let sender = || message.sender().address.clone();
+    let body = message.body().to_vec();
+    let mut edits = vec![
+        Edit::AddHeader { name: b"X-Added".to_vec(), value: body.iter().copied().take(40).collect() },
+        Edit::InsertHeader { index: 1, name: b"X-Inserted".to_vec(), value: sender() },
+        Edit::AddRecipient { address: sender(), args: b"NOTIFY=NEVER".to_vec() },
+        Edit::ChangeSender { address: sender(), args: Vec::new() },
+        Edit::Quarantine { reason: b"why".to_vec() },
+        Edit::ReplaceBody([b"new ", body.as_slice()].concat()),
+    ];
+    for header in message.headers() {
+        edits.push(Edit::ChangeHeader { index: 1, name: header.name.to_vec(), value: header.value.to_vec() });
+    }
+    let gone =
+        message.recipients().iter().map(|path| Edit::DeleteRecipient { address: path.address.clone() });
+    edits.extend(gone);
+    Answer::edited(edits)
+}
+
+fn play(mut session: Session, bytes: &[u8], edit: bool) {
     let mut rest = bytes;
     while let Some((&size, after)) = rest.split_first() {
         let (piece, after) = after.split_at(usize::from(size).min(after.len()));
@@ -191,15 +224,31 @@ pub fn session(bytes: &[u8]) {
         session.receive(piece);
         loop {
             match session.poll() {
-                Ok(Some(Milter::Headers)) => session.answer_headers(Interest::Body),
-                Ok(Some(Milter::Message(_))) => drop(session.answer(&Answer::unmodified())),
+                Ok(Some(Milter::Headers)) => {
+                    let interest = if edit { Interest::BodyUpTo(size.into()) } else { Interest::Body };
+                    session.answer_headers(interest);
+                }
+                Ok(Some(Milter::Message(message))) => {
+                    let answer = if edit { edits(&message) } else { Answer::unmodified() };
+                    drop(session.answer(&answer));
+                }
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(_) => return,
             }
         }
+        // Whole replies, whatever came.
+        let mut out = session.outgoing();
+        while let Some((frame, used)) = Frame::decode(out, 1 << 20).unwrap() {
+            Reply::decode(frame).unwrap();
+            out = &out[used..];
+        }
+        assert!(out.is_empty());
         let waiting = session.outgoing().len();
         session.sent(waiting);
+        if size == 0 && session.give_up(Unseen::Stopping) {
+            assert!(session.message().is_none());
+        }
     }
 }
 

@@ -6,7 +6,6 @@ local function message(conn, number, body, expected)
   mt.macro(conn, SMFIC_MAIL, "i", "QID" .. number)
   if mt.mailfrom(conn, "<sender@example.org>", "SIZE=100") ~= nil then error("mail") end
   if mt.rcptto(conn, "<rcpt@example.net>") ~= nil then error("rcpt") end
-  if mt.data(conn) ~= nil then error("data") end
   if mt.header(conn, "From", "sender@example.org") ~= nil then error("header") end
   if mt.header(conn, "Subject", "folded\n\tonce") ~= nil then error("header 2") end
   if mt.eoh(conn) ~= nil then error("eoh") end
@@ -32,8 +31,9 @@ local function run()
   if mt.negotiate(conn, nil, nil, nil) ~= nil then error("negotiate") end
   if not mt.test_action(conn, SMFIF_CHGBODY) then error("CHGBODY not asked for") end
   if mt.test_action(conn, SMFIF_QUARANTINE) then error("QUARANTINE asked for without need") end
-  -- The filter asked to be left out of CONNECT and HELO: miltertest refuses to send them.
+  -- The filter asked to be left out of CONNECT, HELO and DATA: miltertest refuses to send them.
   if pcall(mt.conninfo, conn, "client.example.org", "192.0.2.1") then error("CONNECT asked for without need") end
+  if pcall(mt.data, conn) then error("DATA asked for without need") end
 
   -- Several messages on one connection, a URL across two chunks, nothing kept from one to the next.
   message(conn, 1, { "see http://example.com/a\r\n", "end\r\n" }, "see http://t.example.net/c/a\r\nend\r\n")
@@ -50,7 +50,6 @@ local function run()
   mt.abort(conn)
   mt.mailfrom(conn, "<sender@example.org>")
   mt.rcptto(conn, "<rcpt@example.net>")
-  mt.data(conn)
   mt.header(conn, "From", "left over")
   mt.eoh(conn)
   mt.bodystring(conn, "left over http://example.com/\r\n")
@@ -61,7 +60,6 @@ local function run()
   -- A bounce is accepted at the end of its headers.
   mt.mailfrom(conn, "<>")
   mt.rcptto(conn, "<rcpt@example.net>")
-  mt.data(conn)
   mt.header(conn, "From", "MAILER-DAEMON")
   mt.eoh(conn)
   if mt.getreply(conn) ~= SMFIR_ACCEPT then error("bounce") end

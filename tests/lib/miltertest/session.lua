@@ -17,7 +17,6 @@ local function begin(id, sender)
   ok(mt.macro(conn, SMFIC_MAIL, "i", id, "{mail_addr}", sender), "macro")
   ok(mt.mailfrom(conn, "<" .. sender .. ">", "SIZE=100"), "MAIL")
   ok(mt.rcptto(conn, "<anna@example.net>"), "RCPT")
-  ok(mt.data(conn), "DATA")
   ok(mt.header(conn, "From", sender), "From")
   ok(mt.header(conn, "To", "anna@example.net"), "To")
   ok(mt.header(conn, "Message-ID", "<" .. id .. "@shop.example>"), "Message-ID")
@@ -43,6 +42,7 @@ local function run()
   end
   -- What mailtap asked to be left out of, miltertest refuses to send.
   expect(not pcall(mt.conninfo, conn, "client.example.org", "192.0.2.1"), "no CONNECT: nobody needs it")
+  expect(not pcall(mt.data, conn), "no DATA: nobody needs it")
 
   for round = 1, 2 do
     begin("4jYJlt4VZLz1SRr" .. round, "news@shop.example")
