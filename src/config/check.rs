@@ -317,7 +317,13 @@ fn milter(at: &mut Checker<'_>, raw: &Raw) -> MilterConfig {
         max_connections: at.count("milter.max_connections", milter.max_connections),
         message_timeout: at.ok("milter.message_timeout", units::duration(&milter.message_timeout)),
         idle_timeout: at.ok("milter.idle_timeout", units::duration(&milter.idle_timeout)),
+        first_timeout: at.ok("milter.first_timeout", units::duration(&milter.first_timeout)),
+        content_timeout: at.ok("milter.content_timeout", units::duration(&milter.content_timeout)),
+        write_timeout: at.ok("milter.write_timeout", units::duration(&milter.write_timeout)),
         max_memory_bytes: at.size("milter.max_memory", &milter.max_memory),
+        max_headers: at.count("milter.max_headers", milter.max_headers),
+        max_header_bytes: at.size("milter.max_header_size", &milter.max_header_size),
+        max_recipients: at.count("milter.max_recipients", milter.max_recipients),
         drain: at.ok("milter.drain", units::duration(&milter.drain)),
     }
 }

@@ -146,8 +146,20 @@ pub struct MilterConfig {
     pub message_timeout: Duration,
     /// A session may say nothing for as long.
     pub idle_timeout: Duration,
+    /// For the first command of a connection.
+    pub first_timeout: Duration,
+    /// For a command within headers and body.
+    pub content_timeout: Duration,
+    /// For Postfix to take bytes.
+    pub write_timeout: Duration,
     /// Memory for messages under way.
     pub max_memory_bytes: usize,
+    /// A message with more headers passes unmodified.
+    pub max_headers: usize,
+    /// All headers of a message together.
+    pub max_header_bytes: usize,
+    /// A message with more recipients passes unmodified.
+    pub max_recipients: usize,
     /// Sessions may take as long to end at a stop.
     pub drain: Duration,
 }

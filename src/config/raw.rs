@@ -249,8 +249,20 @@ table! {
         message_timeout: String = text("20s"),
         /// A session may say nothing for as long.
         idle_timeout: String = text("7210s"),
+        /// For the first command of a connection.
+        first_timeout: String = text("30s"),
+        /// For a command within headers and body.
+        content_timeout: String = text("300s"),
+        /// For Postfix to take bytes.
+        write_timeout: String = text("60s"),
         /// Memory for messages under way, all connections together.
         max_memory: String = text("1GiB"),
+        /// A message with more headers passes unmodified.
+        max_headers: u64 = 2_000,
+        /// All headers of a message together.
+        max_header_size: String = text("1MiB"),
+        /// A message with more recipients passes unmodified.
+        max_recipients: u64 = 50_000,
         /// Sessions may take as long to end at a stop.
         drain: String = text("20s"),
     }
