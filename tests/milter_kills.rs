@@ -5,6 +5,7 @@ mod harness;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use harness::letters::{Dice, Fate, Kind, fate, letter, number};
 use harness::session::Session;
-use harness::{Options, SENDER, Site, long};
+use harness::{Options, SENDER, Site, free_ports, long};
 
 const CLIENTS: usize = 4;
 
@@ -102,26 +103,42 @@ fn killer(site: &mut Killed<'_>, load: &Load, kills: usize) {
 struct Killed<'a> {
     site: &'a Site,
     mailtap: harness::Daemon,
+    /// Its port, where it listens on TCP.
+    port: Option<u16>,
 }
 
 impl Killed<'_> {
     fn start(&mut self) {
         self.mailtap = self.site.daemon("mailtap", self.site.command().arg("milter"));
         let end = Instant::now() + Duration::from_secs(30);
-        while UnixStream::connect(self.site.milter_socket()).is_err() {
+        while !self.listens() {
             assert!(Instant::now() < end, "it does not listen");
             thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn listens(&self) -> bool {
+        match self.port {
+            Some(port) => TcpStream::connect(("127.0.0.1", port)).is_ok(),
+            None => UnixStream::connect(self.site.milter_socket()).is_ok(),
         }
     }
 }
 
 /// Delivers under kills; gives how many letters came as they were sent, how many rewritten, how many were refused.
-fn deliver_under_kills(action: &'static str, kills: usize, messages: usize) -> BTreeMap<String, usize> {
-    let mut site = Site::start(&Options { default_action: action, milter_only: true, ..Options::default() });
+fn deliver_under_kills(action: &'static str, tcp: bool) -> BTreeMap<String, usize> {
+    let (kills, messages) = kills_and_messages();
+    let mut options = Options { default_action: action, milter_only: true, ..Options::default() };
+    let port = tcp.then(|| free_ports::<1>()[0]);
+    if let Some(port) = port {
+        options.relay = vec!["--milter".into(), format!("inet:127.0.0.1:{port}")];
+        options.changes.push(("unix:{dir}/relay/queue/mailtap/milter.sock", format!("inet:127.0.0.1:{port}")));
+    }
+    let mut site = Site::start(&options);
     let mailtap = site.mailtap.take().unwrap();
     let load = Load::default();
     let mut sent = Vec::new();
-    let mut killed = Killed { site: &site, mailtap };
+    let mut killed = Killed { site: &site, mailtap, port };
     killed.mailtap.kill();
     thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
@@ -180,18 +197,20 @@ fn kills_and_messages() -> (usize, usize) {
 
 #[test]
 fn with_accept_every_message_arrives_whole() {
-    let (kills, messages) = kills_and_messages();
-    let counts = deliver_under_kills("accept", kills, messages);
-    assert!(counts["AsItCame"] > 0 && counts["Rewritten"] > 0, "{counts:?}");
-    assert_eq!(counts.len(), 2, "none is refused: {counts:?}");
+    for tcp in [false, true] {
+        let counts = deliver_under_kills("accept", tcp);
+        assert!(counts["AsItCame"] > 0 && counts["Rewritten"] > 0, "{counts:?}");
+        assert_eq!(counts.len(), 2, "none is refused: {counts:?}");
+    }
 }
 
 #[test]
 fn with_tempfail_every_message_arrives_whole_or_is_deferred() {
-    let (kills, messages) = kills_and_messages();
-    let counts = deliver_under_kills("tempfail", kills, messages);
-    assert!(counts["Rewritten"] > 0 && counts["4"] > 0, "{counts:?}");
-    assert!(!counts.contains_key("5") && !counts.contains_key("-"), "{counts:?}");
+    for tcp in [false, true] {
+        let counts = deliver_under_kills("tempfail", tcp);
+        assert!(counts["Rewritten"] > 0 && counts["4"] > 0, "{counts:?}");
+        assert!(!counts.contains_key("5") && !counts.contains_key("-"), "{counts:?}");
+    }
 }
 
 #[test]

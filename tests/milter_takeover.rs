@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use harness::letters::{Fate, Kind, fate, letter, number};
-use harness::{Options, SENDER, Site, smtp};
+use harness::{Options, SENDER, Site, free_ports, smtp};
 use mailtap_milter::client::{Mail, Mailbox};
 use mailtap_milter::driver::{Client, Peer};
 use mailtap_milter::wire::Offer;
@@ -47,6 +47,41 @@ fn restarts(site: &mut Site, over: &AtomicBool, socket: impl Fn() -> OwnedFd) {
     over.store(true, Ordering::Relaxed);
 }
 
+/// The configuration of a second instance: another address for health and metrics, else the same.
+fn second_configuration(site: &Site, admin: u16) -> std::path::PathBuf {
+    let text = std::fs::read_to_string(site.config()).unwrap();
+    let other = text.replace(&format!("127.0.0.1:{}", site.admin), &format!("127.0.0.1:{admin}"));
+    assert_ne!(text, other);
+    let path = site.config().with_file_name("second.toml");
+    std::fs::write(&path, other).unwrap();
+    path
+}
+
+/// Starts each instance before the one before it ends: the one drains while the other already serves.
+fn overlapping(site: &mut Site, over: &AtomicBool, socket: impl Fn() -> OwnedFd) {
+    let [admin] = free_ports::<1>();
+    let (first, second) = (site.admin, admin);
+    let configurations = [site.config(), second_configuration(site, second)];
+    for round in 1..=RESTARTS {
+        thread::sleep(Duration::from_millis(400));
+        let mut before = site.mailtap.take().unwrap();
+        site.admin = if round % 2 == 0 { first } else { second };
+        let mut command = Command::new("bash");
+        command
+            .args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"", "bash"])
+            .arg(site.command().get_program())
+            .arg("--config")
+            .arg(&configurations[round % 2])
+            .arg("milter")
+            .stdin(Stdio::from(socket()));
+        site.start_mailtap_by(&mut command);
+        assert!(before.is_running(), "both serve");
+        assert_eq!(before.stop(), Some(0));
+    }
+    thread::sleep(Duration::from_millis(400));
+    over.store(true, Ordering::Relaxed);
+}
+
 /// Sends letters to the milter, a connection each, until it is over; gives how many were answered. Nobody is refused
 /// and everybody is served, however long it takes.
 async fn clients<S>(connect: impl AsyncFn() -> std::io::Result<S>, over: &AtomicBool, url: &str) -> usize
@@ -74,6 +109,7 @@ where
 fn serve_through_restarts<S>(
     connect: impl AsyncFn() -> std::io::Result<S> + Sync,
     socket: impl Fn() -> OwnedFd,
+    restarts: impl Fn(&mut Site, &AtomicBool, &dyn Fn() -> OwnedFd),
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -102,6 +138,7 @@ fn nobody_is_refused_on_a_unix_socket() {
     serve_through_restarts(
         async || tokio::net::UnixStream::connect(&path).await,
         || held.try_clone().unwrap().into(),
+        |site, over, socket| restarts(site, over, socket),
     );
     assert!(path.exists(), "a socket that is held by another is not the milter's to remove");
 }
@@ -113,7 +150,65 @@ fn nobody_is_refused_on_tcp() {
     serve_through_restarts(
         async || tokio::net::TcpStream::connect(address).await,
         || held.try_clone().unwrap().into(),
+        |site, over, socket| restarts(site, over, socket),
     );
+}
+
+#[test]
+fn a_second_instance_serves_while_the_first_drains() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("milter.sock");
+    let held = UnixListener::bind(&path).unwrap();
+    serve_through_restarts(
+        async || tokio::net::UnixStream::connect(&path).await,
+        || held.try_clone().unwrap().into(),
+        |site, over, socket| overlapping(site, over, socket),
+    );
+}
+
+/// What is handed over and can't be listened on is an error, not a reason to listen elsewhere.
+#[test]
+fn a_wrong_descriptor_is_refused() {
+    let options = Options { milter_only: true, without_postfix: true, ..Options::default() };
+    let site = Site::start(&options);
+    let file = std::fs::File::open(site.config()).unwrap();
+    let mut command = Command::new("bash");
+    command
+        .args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"", "bash"])
+        .arg(site.command().get_program())
+        .args(site.command().get_args())
+        .arg("milter")
+        .stdin(Stdio::from(file));
+    let output = command.output().unwrap();
+    let said = harness::said(&output);
+    assert!(!output.status.success() && said.contains("LISTEN_FDS"), "{said}");
+}
+
+/// Under systemd the umask is 0077: Postfix must get to a socket in a directory that the milter made all the same.
+#[test]
+fn a_directory_made_at_the_start_lets_others_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("made/here");
+    let mut site = Site::start(&Options { milter_only: true, without_postfix: true, ..Options::default() });
+    site.mailtap.as_mut().unwrap().stop();
+    let text = std::fs::read_to_string(site.config()).unwrap();
+    let old = format!("unix:{}", site.milter_socket().display());
+    let new = format!("unix:{}/milter.sock", directory.display());
+    assert!(text.contains(&old), "{text}");
+    std::fs::write(site.config(), text.replace(&old, &new)).unwrap();
+    let mut command = Command::new("bash");
+    command
+        .args(["-c", "umask 0077; exec \"$@\"", "bash"])
+        .arg(site.command().get_program())
+        .args(site.command().get_args())
+        .arg("milter");
+    site.start_mailtap_by(&mut command);
+    for made in [&directory, directory.parent().unwrap()] {
+        let mode = std::fs::metadata(made).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755, "{}", made.display());
+    }
+    let socket = std::fs::metadata(directory.join("milter.sock")).unwrap();
+    assert_eq!(socket.permissions().mode() & 0o777, 0o660);
 }
 
 /// With `tempfail` a connection refused or cut would be seen by the client of Postfix, with `accept` as an old body.

@@ -264,8 +264,9 @@ impl Site {
         }
         changes.extend(options.changes.iter().cloned());
         for (from, to) in changes {
-            assert!(text.contains(from), "{from} is not in mailtap.toml");
-            text = text.replace(from, &to);
+            let from = from.replace("{dir}", &self.dir.to_string_lossy());
+            assert!(text.contains(&from), "{from} is not in mailtap.toml");
+            text = text.replace(&from, &to);
         }
         fs::write(self.config(), text).unwrap();
     }

@@ -60,6 +60,11 @@ impl Session {
         self.commands(&commands)
     }
 
+    /// A piece of content that ends with a line and holds none that begins with a dot.
+    pub fn raw(&mut self, lines: &str) -> io::Result<()> {
+        self.reader.get_mut().write_all(lines.as_bytes())
+    }
+
     /// The whole content and its end, without waiting for the answer.
     pub fn content(&mut self, message: &str) -> io::Result<()> {
         let mut data = String::with_capacity(message.len() + 64);
