@@ -2,7 +2,7 @@
 # smtp-source, a private Postfix with each filter, smtp-sink. Sourced by run.
 
 # What goes through Postfix: no milter, and these over both transports, each by an smtpd(8) port of its own.
-readonly IN_POSTFIX=(c-noop c-body mailtap mailtap-normal)
+readonly IN_POSTFIX=(c-noop c-body crate-body crate-grow mailtap mailtap-normal)
 readonly RECIPIENT=ann@example.net SENDER=news@shop.example
 
 sink_port='' expected=0 with_mailtap=0
@@ -119,9 +119,6 @@ check_mailtap() {
 
 run_postfix() {
     local round bytes key keys subjects=("${IN_POSTFIX[@]}") messages
-    for bytes in "$SMALL_BYTES" "$LARGE_BYTES"; do
-        "$LOAD" --print --body "$bytes" | tr -d '\r' >"$work/newsletter-$bytes"
-    done
     start_postfix
     # Its processes start on the first message.
     through none "$SMALL_BYTES" 50

@@ -5,11 +5,14 @@ readonly RELEASE=${CARGO_TARGET_DIR:-$ROOT/target}/release
 readonly MAILTAP=$RELEASE/mailtap LOAD=$RELEASE/examples/load
 
 # Name and the number of edits in each answer: by it the load knows that a filter does what it should.
-readonly SUBJECTS=(c-noop c-body python-noop python-body crate-null crate-body mailtap mailtap-normal)
-declare -rA EDITS=([c-noop]=0 [c-body]=2 [python-noop]=0 [python-body]=2 [crate-null]=0 [crate-body]=2
+readonly SUBJECTS=(c-noop c-body python-noop python-body crate-null crate-body crate-grow mailtap mailtap-normal)
+declare -rA EDITS=([c-noop]=0 [c-body]=2 [python-noop]=0 [python-body]=2 [crate-null]=0 [crate-body]=2 [crate-grow]=2
     [mailtap]=2 [mailtap-normal]=2)
 readonly TRANSPORTS=(unix tcp)
 
+# What mailtap makes of a newsletter, in percent of its size: crate-grow answers as much without any work, so that what
+# Postfix itself takes for it can be told from what mailtap takes.
+growth=''
 pids=()
 # By "NAME TRANSPORT": its process, its address for the load and for Postfix.
 declare -A pid_of=() load_address=() postfix_address=()
@@ -42,6 +45,7 @@ command_of() {
     python-*) command=("$PYTHON" "$HERE/filter.py" "${subject#python-}" "$theirs") ;;
     crate-null) command=("$RELEASE/examples/plain" null "$ours") ;;
     crate-body) command=("$RELEASE/examples/plain" replace "$ours") ;;
+    crate-grow) command=("$RELEASE/examples/plain" grow "$ours" "$growth") ;;
     mailtap | mailtap-normal)
         local sync=full
         [[ $subject == mailtap ]] || sync=normal
@@ -49,6 +53,17 @@ command_of() {
         command=("$MAILTAP" --config "$work/$subject-$transport/mailtap.toml" milter)
         ;;
     esac
+}
+
+# measure_growth: sets growth.
+measure_growth() {
+    local before after newsletter=$work/newsletter-$LARGE_BYTES
+    init_mailtap growth inet:127.0.0.1:1 full
+    before=$(wc -c <"$newsletter")
+    after=$("$MAILTAP" --config "$work/growth/mailtap.toml" rewrite --sender "$SENDER" --recipient "$RECIPIENT" \
+        <"$newsletter" 2>"$work/log/growth" | wc -c)
+    growth=$((100 * after / before))
+    ((growth > 100)) || die "mailtap rewrote nothing: see $work/log/growth"
 }
 
 # listens SUBJECT TRANSPORT
@@ -61,6 +76,7 @@ listens() {
 
 start_subjects() {
     local subject transport ports command next=0
+    measure_growth
     mapfile -t ports < <("$LIB/free-port" "${#SUBJECTS[@]}")
     for subject in "${SUBJECTS[@]}"; do
         for transport in "${TRANSPORTS[@]}"; do
