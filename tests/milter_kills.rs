@@ -132,7 +132,9 @@ fn deliver_under_kills(action: &'static str, tcp: bool) -> BTreeMap<String, usiz
     let port = tcp.then(|| free_ports::<1>()[0]);
     if let Some(port) = port {
         options.relay = vec!["--milter".into(), format!("inet:127.0.0.1:{port}")];
-        options.changes.push(("unix:{dir}/relay/queue/mailtap/milter.sock", format!("inet:127.0.0.1:{port}")));
+        options
+            .changes
+            .push(("unix:{dir}/relay/queue/mailtap/milter.sock", format!("inet:127.0.0.1:{port}")));
     }
     let mut site = Site::start(&options);
     let mailtap = site.mailtap.take().unwrap();

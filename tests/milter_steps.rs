@@ -326,6 +326,24 @@ fn a_stop_lets_a_message_through_that_takes_too_long() {
     assert!(line.contains("\"recipients\":1") && !line.contains("\"queue_id\":\"\""), "{line}");
 }
 
+/// What a table of clients says of the milter counts as what main.cf says.
+#[test]
+fn a_table_that_says_accept_is_believed() {
+    let site = Site::start(&Options {
+        milter_only: true,
+        settings: vec![
+            "smtpd_milter_maps = inline:{ {192.0.2.1 = { unix:mailtap/milter.sock, default_action=accept }} }",
+        ],
+        changes: vec![(
+            "#postfix_config_dirs = [\"/etc/postfix\"]",
+            "postfix_config_dirs = [\"{dir}/relay/config\"]".into(),
+        )],
+        ..Options::default()
+    });
+    let log = site.log("mailtap");
+    assert!(log.contains("main.cf says default_action=accept"), "{log}");
+}
+
 /// The socket's name is relative to the queue directory: it is found from within a chroot.
 #[test]
 fn a_chroot_finds_the_socket() {

@@ -170,7 +170,8 @@ fn a_second_instance_serves_while_the_first_drains() {
 #[test]
 fn a_wrong_descriptor_is_refused() {
     let options = Options { milter_only: true, without_postfix: true, ..Options::default() };
-    let site = Site::start(&options);
+    let mut site = Site::start(&options);
+    site.mailtap.as_mut().unwrap().stop();
     let file = std::fs::File::open(site.config()).unwrap();
     let mut command = Command::new("bash");
     command

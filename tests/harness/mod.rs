@@ -99,7 +99,7 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
 pub struct Options {
     pub default_action: &'static str,
     pub rabbitmq: bool,
-    /// Changes to mailtap.toml: text to replace, and by what.
+    /// Changes to mailtap.toml: text to replace, and by what; `{dir}` stands for the site's directory.
     pub changes: Vec<(&'static str, String)>,
     /// Only the milter, `mailtap milter`, without a collector.
     pub milter_only: bool,
@@ -264,7 +264,8 @@ impl Site {
         }
         changes.extend(options.changes.iter().cloned());
         for (from, to) in changes {
-            let from = from.replace("{dir}", &self.dir.to_string_lossy());
+            let dir = self.dir.to_string_lossy();
+            let (from, to) = (from.replace("{dir}", &dir), to.replace("{dir}", &dir));
             assert!(text.contains(&from), "{from} is not in mailtap.toml");
             text = text.replace(&from, &to);
         }
