@@ -230,7 +230,7 @@ fn play(mut session: Session, bytes: &[u8], edit: bool) {
                 }
                 Ok(Some(Milter::Message(message))) => {
                     let answer = if edit { edits(&message) } else { Answer::unmodified() };
-                    drop(session.answer(&answer));
+                    let _ = session.answer(&answer);
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => break,
