@@ -195,7 +195,7 @@ mod tests {
                 campaign_headers: Vec::new(),
                 campaign_rules: Vec::new(),
                 rules: Vec::new(),
-                tracking_url: String::new(),
+                hosts: vec![hosts::TrackingHost::at("https://t.example.org/")],
                 max_url_bytes: 2_000,
                 plan: Plan::default(),
             },

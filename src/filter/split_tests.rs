@@ -19,6 +19,7 @@ use super::*;
 use crate::consent::{Consent, Consents, Purpose};
 use crate::filter::Deps;
 use crate::filter::decide::Policy;
+use crate::filter::hosts::TrackingHost;
 use crate::identity::{Pseudonym, PseudonymKey};
 use crate::keys::Keys;
 use crate::queue::Publish;
@@ -119,7 +120,7 @@ fn filter(directory: &std::path::Path, address: SocketAddr, panics: bool) -> Fil
         campaign_headers: Vec::new(),
         campaign_rules: Vec::new(),
         rules: Vec::new(),
-        tracking_url: "https://t.example.org/".into(),
+        hosts: vec![TrackingHost::at("https://t.example.org/")],
         max_url_bytes: 2_000,
         plan: Plan::default(),
     };
