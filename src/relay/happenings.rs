@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::send::Outcome;
 use super::validate::Repair;
-use crate::event::Kind;
+use crate::event::{EventId, Kind};
 
 /// Events were taken by GA4.
 #[derive(Debug)]
@@ -45,13 +45,13 @@ impl InFlight {
 /// A request was not taken.
 #[derive(Debug)]
 pub(super) struct Failed<'a> {
-    pub(super) events: usize,
+    pub(super) ids: &'a [EventId],
     pub(super) outcome: &'a Outcome,
 }
 
 impl Failed<'_> {
     pub(super) fn emit(&self) {
-        let events = self.events;
+        let events = self.ids.len();
         let word = match self.outcome {
             Outcome::Sent => "sent",
             Outcome::NotSent(why) => {
@@ -67,7 +67,9 @@ impl Failed<'_> {
                 "refused"
             }
             Outcome::Uncertain(why) => {
-                tracing::error!(events, why, "nobody knows if these events arrived");
+                // Which ones, so that each dead letter can be traced to the request that made it one.
+                let ids = self.ids.iter().map(EventId::to_string).collect::<Vec<_>>().join(" ");
+                tracing::error!(events, why, ids, "nobody knows if these events arrived");
                 metrics::counter!("mailtap_relay_uncertain_total").increment(events as u64);
                 "uncertain"
             }

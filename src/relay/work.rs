@@ -105,7 +105,8 @@ impl Relay {
                 continue;
             }
             if known == Known::Interrupted && !self.settings.retry_uncertain {
-                Failed { events: 1, outcome: &Outcome::Uncertain("ended in the middle".into()) }.emit();
+                Failed { ids: &[item.event], outcome: &Outcome::Uncertain("ended in the middle".into()) }
+                    .emit();
                 settled.push(item.settled(Settlement::Uncertain, Fate::Neither));
                 continue;
             }
@@ -147,7 +148,8 @@ impl Relay {
             let kinds = request.tags.iter().map(|item| item.kind).collect();
             Sent { kinds, took: started.elapsed() }.emit();
         } else {
-            Failed { events: ids.len(), outcome: &outcome }.emit();
+            let events: Vec<EventId> = request.tags.iter().map(|item| item.event).collect();
+            Failed { ids: &events, outcome: &outcome }.emit();
         }
         let items = &request.tags;
         let (through, blocked) = (Fate::Through(request.property), Fate::Blocked(request.property, BLOCKED));
