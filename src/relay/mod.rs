@@ -118,4 +118,6 @@ pub fn dry_run(
 }
 
 #[cfg(test)]
+mod outage_tests;
+#[cfg(test)]
 mod tests;

@@ -177,7 +177,7 @@ impl Spool {
     /// `StoreError`.
     pub fn open(settings: Settings) -> Result<Self, StoreError> {
         let connection = sqlite::open(&settings.path(), settings.file_mode, schema::MIGRATIONS)?;
-        Self::start(settings, Arc::new(clock::now), connection)
+        Self::start(settings, clock::shared(), connection)
     }
 
     fn start(settings: Settings, clock: Clock, connection: rusqlite::Connection) -> Result<Self, StoreError> {

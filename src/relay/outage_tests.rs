@@ -1,0 +1,272 @@
+//! An hour without GA4, under a load that goes on, in simulated time.
+//!
+//! Tokio's clock is paused and moves on with ours, in steps; between two steps everything that is ready runs, sockets and
+//! databases included. The test never waits by itself: then Tokio would skip to the next timer.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::event::EventId;
+use crate::queue::Publish;
+use crate::queue::source::SpoolSource;
+use crate::queue::spool::{self, Admin, Spool};
+use crate::queue::testing;
+use crate::service::clock::{self, simulated};
+
+const STEP: Duration = Duration::from_millis(100);
+const MINUTE: Duration = Duration::from_secs(60);
+/// Events that are published every ten seconds, of so many clients.
+const LOAD: u64 = 50;
+const LOAD_EVERY: Duration = Duration::from_secs(10);
+const CLIENTS: u64 = 10;
+const IN_FLIGHT: usize = 8;
+const MAX_HELD: usize = 250;
+const MAX_ROWS: u64 = 25_000;
+
+/// GA4: what it took, in the order in which it came, and what it refused.
+#[derive(Debug, Clone, Default)]
+struct Ga4(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    is_out: bool,
+    took: Vec<u64>,
+    refused: BTreeSet<u64>,
+    requests: usize,
+    at_once: usize,
+    most_at_once: usize,
+}
+
+impl Ga4 {
+    async fn serve(self, listener: TcpListener) {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(self.clone().answer(stream));
+        }
+    }
+
+    async fn answer(self, mut stream: TcpStream) {
+        let mut read = Vec::new();
+        loop {
+            let mut buffer = [0; 16_384];
+            let Ok(count @ 1..) = stream.read(&mut buffer).await else { return };
+            read.extend_from_slice(&buffer[..count]);
+            let text = String::from_utf8_lossy(&read).into_owned();
+            let Some((_, body)) = text.split_once("\r\n\r\n") else { continue };
+            let Ok(body) = serde_json::from_str::<Value>(body) else { continue };
+            read.clear();
+            self.began();
+            // Others come meanwhile.
+            tokio::time::sleep(STEP / 2).await;
+            let status = self.judge(&body);
+            if stream
+                .write_all(format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n").as_bytes())
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    fn began(&self) {
+        let mut state = self.0.lock().unwrap();
+        state.requests += 1;
+        state.at_once += 1;
+        state.most_at_once = state.most_at_once.max(state.at_once);
+    }
+
+    fn judge(&self, body: &Value) -> u16 {
+        let numbers = body["events"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|event| event["params"]["provider"].as_str().unwrap().parse::<u64>().unwrap());
+        let mut state = self.0.lock().unwrap();
+        state.at_once -= 1;
+        if state.is_out {
+            state.refused.extend(numbers);
+            return 503;
+        }
+        state.took.extend(numbers);
+        204
+    }
+}
+
+/// Simulated time goes on.
+async fn step() {
+    simulated::advance(STEP);
+    tokio::time::advance(STEP).await;
+    for _ in 0..8 {
+        tokio::task::yield_now().await;
+    }
+    // The databases have threads of their own.
+    std::thread::sleep(Duration::from_micros(100));
+}
+
+/// Time goes on until this is done.
+async fn during<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let work = tokio::spawn(work);
+    while !work.is_finished() {
+        step().await;
+    }
+    work.await.unwrap()
+}
+
+async fn pass(time: Duration) {
+    let end = clock::now().plus(time);
+    while clock::now() < end {
+        step().await;
+    }
+}
+
+fn event(number: u64) -> Event {
+    let mut event = Event { time: clock::now(), ..testing::event(number) };
+    event.id = EventId::of("outage test").part(number.to_be_bytes()).finish();
+    event.data.provider = Some(number.to_string());
+    event.data.recipient =
+        Some(crate::identity::PseudonymKey::new(&[3; 32]).pseudonym(&(number % CLIENTS).to_string()));
+    event
+}
+
+struct Outage {
+    spool: Spool,
+    admin: Admin,
+    ga4: Ga4,
+    life: Lifecycle,
+    next: u64,
+    most_rows: u64,
+    most_bytes: u64,
+    most_claimed: u64,
+}
+
+impl Outage {
+    async fn begin(directory: &Path) -> Self {
+        let settings = spool::Settings {
+            directory: directory.to_owned(),
+            max_rows: MAX_ROWS,
+            max_bytes: 64 * 1024 * 1024,
+            sync: spool::Sync::Normal,
+            ..spool::Settings::default()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!("http://{}", listener.local_addr().unwrap());
+        let (ga4, life) = (Ga4::default(), Lifecycle::detached());
+        tokio::spawn(ga4.clone().serve(listener));
+        let spool = Spool::open(settings).unwrap();
+        let property =
+            Property { domains: Vec::new(), measurement_id: "G-OUT".into(), api_secret: None, base_url };
+        let settings = Settings {
+            properties: vec![property],
+            max_in_flight: IN_FLIGHT,
+            batch_window: Duration::from_millis(200),
+            timeout: MINUTE,
+            retry_uncertain: false,
+        };
+        let source = SpoolSource::new(spool.clone(), MAX_HELD, life.stop.clone());
+        let dedupe = Dedupe::open(&directory.join("relay")).unwrap();
+        tokio::spawn(run(settings, Box::new(source), dedupe, life.clone()));
+        let admin = Admin::open(directory).unwrap();
+        Self { spool, admin, ga4, life, next: 0, most_rows: 0, most_bytes: 0, most_claimed: 0 }
+    }
+
+    /// The load goes on for a while.
+    async fn load(&mut self, time: Duration) {
+        let end = clock::now().plus(time);
+        while clock::now() < end {
+            let next = clock::now().plus(LOAD_EVERY);
+            let events = (self.next..self.next + LOAD).map(event).collect();
+            self.next += LOAD;
+            let spool = self.spool.clone();
+            during(async move { spool.publish(events).await }).await.unwrap();
+            self.look();
+            pass(next.since(clock::now())).await;
+        }
+    }
+
+    fn look(&mut self) -> spool::Status {
+        let status = self.admin.status().unwrap();
+        self.most_rows = self.most_rows.max(status.pending + status.claimed + status.dead + status.uncertain);
+        self.most_bytes = self.most_bytes.max(status.bytes);
+        self.most_claimed = self.most_claimed.max(status.claimed);
+        status
+    }
+
+    fn ga4<T>(&self, ask: impl FnOnce(&mut State) -> T) -> T {
+        ask(&mut self.ga4.0.lock().unwrap())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_without_ga4_loses_nothing_and_is_made_up_for_in_order_of_age() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // In memory where there is such a directory: a slow disk would only make simulated time pass.
+    let memory = Path::new("/dev/shm");
+    let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+    simulated::begin(clock::now());
+    let mut outage = Outage::begin(directory.path()).await;
+    outage.load(MINUTE).await;
+    pass(MINUTE / 2).await;
+    assert_eq!(outage.ga4(|state| state.took.len() as u64), outage.next, "before it, everything arrives");
+
+    outage.ga4(|state| (state.is_out, state.requests) = (true, 0));
+    let began = clock::now();
+    outage.load(MINUTE * 60).await;
+    assert!(clock::now().since(began) >= MINUTE * 60);
+    let troubles = outage.life.health.troubles();
+    assert!(troubles.iter().any(|(_, why)| why.contains("GA4 does not take requests")), "{troubles:?}");
+    let tried = outage.ga4(|state| state.requests);
+    // Those under way when it began, and one after each pause, which grow to a minute.
+    assert!(tried < IN_FLIGHT + 100, "{tried} requests in an hour without GA4");
+    let waiting = outage.look();
+    assert!(waiting.pending > 60 * 6 * LOAD - 1_000, "{waiting:?}");
+
+    let first = outage.ga4(|state| {
+        state.is_out = false;
+        state.took.len()
+    });
+    let ended = clock::now();
+    while outage.look().pending > 0 || outage.look().claimed > 0 {
+        assert!(clock::now().since(ended) < MINUTE * 30, "{:?}", outage.look());
+        outage.load(LOAD_EVERY).await;
+    }
+    let status = outage.look();
+    assert_eq!((status.dead, status.uncertain), (0, 0), "no limit of age was met");
+    assert_eq!(outage.life.health.troubles(), []);
+    assert!(outage.most_claimed <= MAX_HELD as u64, "{} held", outage.most_claimed);
+    assert!(outage.ga4(|state| state.most_at_once) <= IN_FLIGHT);
+    assert!(outage.most_rows <= MAX_ROWS && outage.most_bytes <= 64 * 1024 * 1024);
+    outage.ga4(|state| assert_in_order_of_age(state, first, outage.next));
+    eprintln!(
+        "{} events, {tried} requests tried meanwhile, drained in {} s; at most {} rows, {} bytes, {} held",
+        outage.next,
+        clock::now().since(ended).as_secs(),
+        outage.most_rows,
+        outage.most_bytes,
+        outage.most_claimed
+    );
+}
+
+/// All arrived once. Of those that had not been tried, none came before one that is older by more than what the relay holds.
+fn assert_in_order_of_age(state: &State, first: usize, published: u64) {
+    let mut times: BTreeMap<u64, usize> = BTreeMap::new();
+    state.took.iter().for_each(|number| *times.entry(*number).or_default() += 1);
+    assert_eq!(times.len() as u64, published, "lost");
+    assert!(times.values().all(|times| *times == 1), "twice");
+    let after: Vec<u64> =
+        state.took[first..].iter().copied().filter(|number| !state.refused.contains(number)).collect();
+    let mut oldest_left: Vec<u64> = after.clone();
+    for at in (0..oldest_left.len().saturating_sub(1)).rev() {
+        oldest_left[at] = oldest_left[at].min(oldest_left[at + 1]);
+    }
+    let ahead = after.iter().zip(&oldest_left).map(|(number, oldest)| number - oldest).max().unwrap();
+    assert!(ahead <= MAX_HELD as u64 + 25, "an event overtook one that was {ahead} older");
+}
