@@ -13,6 +13,7 @@
 mod daemon;
 mod http;
 pub mod letters;
+pub mod proxy;
 pub mod session;
 
 use std::collections::BTreeMap;
