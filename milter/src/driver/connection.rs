@@ -297,7 +297,14 @@ impl<H: Handler> Connection<H> {
 
     /// Takes what came, or waits for it.
     async fn read(&mut self) -> Result<(), End> {
+        let mut readable = false;
         loop {
+            if !readable && self.session.has_no_buffer() {
+                // An idle connection costs none: there will be one when something is there to be read.
+                self.stream.acknowledge_at_once();
+                readable = self.wait().await?;
+                continue;
+            }
             match self.stream.try_read(self.session.room()) {
                 Ok(0) => return Err(End::PeerClosed(self.session.stage())),
                 Ok(count) => {
@@ -312,11 +319,12 @@ impl<H: Handler> Connection<H> {
                 Err(error) => return Err(self.broken(error)),
             }
             self.stream.acknowledge_at_once();
-            self.wait().await?;
+            readable = self.wait().await?;
         }
     }
 
-    async fn wait(&mut self) -> Result<(), End> {
+    /// Waits until something can be read; `false` if there is another reason to look again.
+    async fn wait(&mut self) -> Result<bool, End> {
         let stage = self.session.stage();
         let boundary = self.session.at_boundary();
         let now = *self.tide.borrow_and_update();
@@ -325,26 +333,26 @@ impl<H: Handler> Connection<H> {
         }
         let drained = now == Tide::Draining && boundary;
         let limit = self.patience(stage, drained);
-        let shrinks = boundary && limit > KEEP_BUFFERS && self.session.can_shrink();
+        let shrinks = boundary && limit > KEEP_BUFFERS && !self.session.has_no_buffer();
         let readable = within(if shrinks { KEEP_BUFFERS } else { limit }, self.stream.readable());
         tokio::select! {
             biased;
             readable = readable => match readable {
-                Some(readable) => readable.map_err(End::Io),
+                Some(readable) => readable.map(|()| true).map_err(End::Io),
                 None if drained => Err(End::Drained(stage)),
                 None if shrinks => {
                     self.session.shrink();
-                    Ok(())
+                    Ok(false)
                 }
                 None => Err(End::TimedOut(stage)),
             },
             // The tide turned: look again.
-            _ = self.tide.changed() => Ok(()),
+            _ = self.tide.changed() => Ok(false),
         }
     }
 
     /// Waits for the rest of a message that passes now, since the daemon ends.
-    async fn last_wait(&mut self, stage: Stage, boundary: bool) -> Result<(), End> {
+    async fn last_wait(&mut self, stage: Stage, boundary: bool) -> Result<bool, End> {
         self.session.give_up(Unseen::Stopping);
         let patience = self.shared.settings.timeouts.drain_passing;
         let end = *self.last_call.get_or_insert_with(|| Instant::now() + patience);
@@ -352,7 +360,7 @@ impl<H: Handler> Connection<H> {
             return Err(End::Drained(stage));
         }
         match tokio::time::timeout_at(end, self.stream.readable()).await {
-            Ok(readable) => readable.map_err(End::Io),
+            Ok(readable) => readable.map(|()| true).map_err(End::Io),
             Err(_) => Err(End::Drained(stage)),
         }
     }

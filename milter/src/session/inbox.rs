@@ -13,8 +13,8 @@ use alloc::vec::Vec;
 
 use crate::wire::{Frame, FrameError};
 
-/// The size that a buffer starts with and returns to, in bytes.
-pub(super) const SMALL_BYTES: usize = 4 << 10;
+/// The size that a buffer starts with, in bytes.
+const SMALL_BYTES: usize = 4 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Inbox {
@@ -94,7 +94,7 @@ impl Inbox {
 
     /// Gives memory back when nothing waits.
     pub(crate) fn shrink(&mut self) {
-        if self.waiting_bytes() == 0 && self.bytes.len() > SMALL_BYTES {
+        if self.waiting_bytes() == 0 {
             self.bytes = Vec::new();
             self.start = 0;
             self.end = 0;

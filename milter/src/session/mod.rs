@@ -267,10 +267,10 @@ impl Session {
         self.inbox.held_bytes() + self.out.capacity() + self.state.held_bytes()
     }
 
-    /// Whether buffers hold more than a connection begins with.
+    /// Whether nothing is held that [`Session::shrink`] gives back.
     #[cfg(feature = "tokio")]
-    pub(crate) const fn can_shrink(&self) -> bool {
-        self.inbox.held_bytes() > inbox::SMALL_BYTES || self.out.capacity() > 0
+    pub(crate) const fn has_no_buffer(&self) -> bool {
+        self.inbox.held_bytes() == 0 && self.out.capacity() == 0
     }
 
     /// Gives buffers back when nothing waits in them: for the time between messages.

@@ -50,7 +50,8 @@ command_of() {
         local sync=full
         [[ $subject == mailtap ]] || sync=normal
         init_mailtap "$subject-$transport" "${postfix_address[$key]}" "$sync"
-        command=("$MAILTAP" --config "$work/$subject-$transport/mailtap.toml" milter)
+        # As systemd/mailtap-milter.service has it.
+        command=(env MALLOC_ARENA_MAX=2 "$MAILTAP" --config "$work/$subject-$transport/mailtap.toml" milter)
         ;;
     esac
 }
