@@ -149,6 +149,7 @@ fn what_does_not_fit_one_write_passes_or_streams() {
                 let delivery = client.send(&mail, "Q1").await.unwrap();
                 assert_eq!(delivery.mail, mail);
                 assert_eq!(delivery.edits, 0);
+                server.sees("Answered").await;
                 assert!(matches!(server.filter.settled()[..], [Settled::Unmodified(_)]));
                 assert_eq!(server.filter.saw("TooLarge"), 1);
             }

@@ -6,8 +6,10 @@ mod common;
 #[path = "common/server.rs"]
 mod server;
 
+use std::time::Duration;
+
 use common::{Dice, encode};
-use mailtap_milter::driver::Settings;
+use mailtap_milter::driver::{Settings, Timeouts};
 use mailtap_milter::wire::{Command, EnvelopePath, MacroPairs, Offer, Texts};
 use server::{Server, Socket, edited, mail, on_both};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -69,6 +71,26 @@ fn an_mta_that_does_not_wait_for_the_answer() {
         client.stream().write_all(&encode(&[Command::EndOfMessage(b"")])).await.unwrap();
         drop(client);
         server.sees("AnswerLost").await;
+        still_serves(&server).await;
+    });
+}
+
+/// The signs of life of a slow handler show that nobody listens any more.
+#[test]
+fn an_mta_that_goes_while_the_handler_works() {
+    on_both(|tcp| async move {
+        let timeouts = Timeouts { progress: Duration::from_millis(20), ..Timeouts::default() };
+        let server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let mut client = server.client().await;
+        let mail = mail("slow", b"body\r\n");
+        client.envelope(&mail).await.unwrap();
+        client.content(&mail).await.unwrap();
+        client.flush().await.unwrap();
+        client.stream().write_all(&encode(&[Command::EndOfMessage(b"")])).await.unwrap();
+        drop(client);
+        server.sees("answered: false").await;
+        server.sees("Closed").await;
+        assert!(server.filter.settled().is_empty(), "the handler was given up");
         still_serves(&server).await;
     });
 }

@@ -153,13 +153,11 @@ impl<H: Handler> Connection<H> {
     }
 
     async fn message(&mut self, message: Box<Message>) -> Result<(), End> {
-        self.flush().await?;
         let current = Current::new(&message);
+        let flushed = self.flush().await;
         // After a long stop of this process the MTA may have given up: the handler must not take the message for sent.
-        if let Err(end) = self.still_there() {
-            let which = current.which();
-            self.shared.observe(&Happening::AnswerLost { which, answered: false });
-            return Err(end);
+        if let Err(end) = flushed.and_then(|()| self.still_there()) {
+            return Err(self.lost(&current, end));
         }
         let Some(Response { answer, settled, taken }) = self.work(message, &current).await? else {
             self.session.answer(&Answer::unmodified()).ok();
@@ -201,6 +199,12 @@ impl<H: Handler> Connection<H> {
         written
     }
 
+    /// Tells of a message whose MTA went before the handler had answered.
+    fn lost(&self, current: &Current, end: End) -> End {
+        self.shared.observe(&Happening::AnswerLost { which: current.which(), answered: false });
+        end
+    }
+
     /// Composes an answer, if there is memory for a second copy of its body.
     fn compose(&mut self, answer: Answer) -> Result<usize, CannotEdit> {
         let needed_bytes = answer.body_bytes() * 2 + self.session.held_bytes();
@@ -236,7 +240,9 @@ impl<H: Handler> Connection<H> {
                 _ = tide.wait_for(|tide| *tide == Tide::Ending) => break Failure::Stopping,
             }
             self.session.progress();
-            self.flush().await?;
+            if let Err(end) = self.flush().await {
+                return Err(self.lost(current, end));
+            }
             sign = Instant::now() + timeouts.progress;
         };
         let fallback = work.give_up();
