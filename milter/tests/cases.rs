@@ -12,6 +12,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "common/script.rs"]
+mod script;
 #[cfg(feature = "tokio")]
 #[path = "common/server.rs"]
 mod server;
@@ -25,13 +27,14 @@ use std::{sync::Arc, time::Duration};
 use common::{Log, replies, work_with};
 #[cfg(feature = "tokio")]
 use mailtap_milter::driver::{Fallback, Handler, Listener, Oversize, Response, Settings, UnixSocket, serve};
-use mailtap_milter::edits::{Answer, Edit, SmtpReply, Verdict};
+use mailtap_milter::edits::Answer;
 #[cfg(feature = "tokio")]
 use mailtap_milter::session::{Interest, Message};
 use mailtap_milter::session::{Session, SessionLimits, Wanted};
 use mailtap_milter::wire::{
     Actions, Command, Connect, EnvelopePath, Family, MacroPairs, Offer, Protocol, Texts,
 };
+use script::{number_of, plain};
 #[cfg(feature = "tokio")]
 use server::Socket;
 #[cfg(feature = "tokio")]
@@ -126,7 +129,7 @@ async fn over_a_socket(name: &str, text: &str, tcp: bool) {
     let mut play = Play::new();
     for line in text.lines() {
         match line.split_once(' ').unwrap_or((line, "")) {
-            ("filter:", rest) => play.filter(rest),
+            ("filter:", rest) => script::apply(&mut play.answer, rest),
             (">", rest) => {
                 *handler.0.lock().unwrap() = play.answer.clone();
                 stream.write_all(&command(rest)).await.unwrap();
@@ -167,7 +170,7 @@ fn play(name: &str, text: &str) -> Play {
         match mark {
             "" | "#" => (),
             "wanted:" => play.wanted(rest),
-            "filter:" => play.filter(rest),
+            "filter:" => script::apply(&mut play.answer, rest),
             ">" => {
                 play.finished(&at);
                 play.send(rest);
@@ -203,74 +206,6 @@ impl Play {
             "required" => self.wanted.required = Actions::from_bits(bits),
             other => panic!("wanted: {other}"),
         }
-    }
-
-    fn filter(&mut self, line: &str) {
-        let (what, rest) = line.split_once(' ').unwrap_or((line, ""));
-        let header = |text: &str| {
-            let (name, value) = text.split_once(':').unwrap();
-            (name.as_bytes().to_vec(), plain(value.strip_prefix(' ').unwrap_or(value)))
-        };
-        let numbered = |text: &str| {
-            let (index, rest) = text.split_once(' ').unwrap();
-            (number_of(index), rest.to_owned())
-        };
-        let mailbox = |text: &str| {
-            let (address, args) = text.split_once(' ').unwrap_or((text, ""));
-            (plain(address), plain(args))
-        };
-        let edit = match what {
-            "nothing" => {
-                self.answer = Answer::unmodified();
-                return;
-            }
-            "reject" | "tempfail" | "discard" | "reply" => {
-                self.answer.verdict = match what {
-                    "reject" => Verdict::Reject,
-                    "tempfail" => Verdict::TempFail,
-                    "discard" => Verdict::Discard,
-                    _ => {
-                        let text = String::from_utf8(plain(rest)).unwrap();
-                        Verdict::Reply(SmtpReply::new(550, (5, 7, 1), &text).unwrap())
-                    }
-                };
-                return;
-            }
-            "add" => {
-                let (name, value) = header(rest);
-                Edit::AddHeader { name, value }
-            }
-            "insert" => {
-                let (index, rest) = numbered(rest);
-                let (name, value) = header(&rest);
-                Edit::InsertHeader { index, name, value }
-            }
-            "change" => {
-                let (index, rest) = numbered(rest);
-                let (name, value) = header(&rest);
-                Edit::ChangeHeader { index, name, value }
-            }
-            "delete" => {
-                let (index, name) = numbered(rest);
-                Edit::DeleteHeader { index, name: name.into_bytes() }
-            }
-            "body" => match rest.split_once(" times ") {
-                Some((text, count)) => Edit::ReplaceBody(plain(text).repeat(number_of(count) as usize)),
-                None => Edit::ReplaceBody(plain(rest)),
-            },
-            "add-recipient" => {
-                let (address, args) = mailbox(rest);
-                Edit::AddRecipient { address, args }
-            }
-            "delete-recipient" => Edit::DeleteRecipient { address: plain(rest) },
-            "sender" => {
-                let (address, args) = mailbox(rest);
-                Edit::ChangeSender { address, args }
-            }
-            "quarantine" => Edit::Quarantine { reason: plain(rest) },
-            other => panic!("filter: {other}"),
-        };
-        self.answer.edits.push(edit);
     }
 
     fn send(&mut self, line: &str) {
@@ -339,29 +274,4 @@ fn command(line: &str) -> Vec<u8> {
     }
     .encode(&mut bytes);
     bytes
-}
-
-fn number_of(text: &str) -> u32 {
-    match text.strip_prefix("0x") {
-        Some(hex) => u32::from_str_radix(hex, 16).unwrap(),
-        None => text.parse().unwrap(),
-    }
-}
-
-fn plain(text: &str) -> Vec<u8> {
-    let mut bytes = text.bytes();
-    let mut out = Vec::new();
-    while let Some(byte) = bytes.next() {
-        out.push(match (byte, byte == b'\\') {
-            (_, true) => match bytes.next().unwrap() {
-                b'r' => b'\r',
-                b'n' => b'\n',
-                b't' => b'\t',
-                b'0' => 0,
-                other => other,
-            },
-            (byte, false) => byte,
-        });
-    }
-    out
 }
