@@ -138,10 +138,21 @@ fn nulls_and_lists_are_left_out() {
     for bad in [json!(null), json!([1]), json!({})] {
         assert_eq!(with("p", bad).1, [Repair::Param]);
     }
+    for good in [json!(true), json!(0), json!(-1.5), json!("")] {
+        assert_eq!(with("p", good).1, []);
+    }
 }
 
 #[test]
 fn clients_are_two_numbers() {
+    let digits = "9".repeat(20);
+    for good in ["1.2", "0.0", &format!("{digits}.{digits}")] {
+        assert!(checked(Mapped { client_id: good.into(), ..event() }).is_ok(), "{good}");
+    }
+    let longer = [format!("{digits}9.1"), format!("1.{digits}9"), "1.2 ".into(), "-1.2".into()];
+    for bad in longer {
+        assert_eq!(checked(Mapped { client_id: bad.clone(), ..event() }), Err(Reject::ClientId), "{bad}");
+    }
     for bad in ["", "1", "1.", ".2", "a.b", "1.2.3", "GA1.1.1.2"] {
         assert_eq!(checked(Mapped { client_id: bad.into(), ..event() }), Err(Reject::ClientId), "{bad}");
     }
