@@ -111,6 +111,19 @@ impl Source for Odd {
         })
     }
 
+    fn tend(&mut self) -> BoxFuture<'_, ()> {
+        let refuses = self.refuses.clone();
+        Box::pin(async move {
+            {
+                let mut refuses = refuses.lock().unwrap();
+                if *refuses == Refuses::UntilTended {
+                    *refuses = Refuses::Nothing;
+                }
+            }
+            std::future::pending().await
+        })
+    }
+
     fn settler(&self) -> Arc<dyn Settle> {
         let (spool, refuses) = (self.spool.settler(), self.refuses.clone());
         Arc::new(OddSettler { spool, refuses })
@@ -134,6 +147,8 @@ enum Refuses {
     Everything,
     /// All but what is done.
     Others,
+    /// All but what is done, until somebody sees to the source.
+    UntilTended,
     /// Takes so long for all but what is done.
     Stalls(Duration),
 }
@@ -146,7 +161,7 @@ impl Settle for OddSettler {
                 outcomes.into_iter().partition(|(_, what)| match refuses {
                     Refuses::Nothing | Refuses::Stalls(_) => false,
                     Refuses::Everything => true,
-                    Refuses::Others => *what != Settlement::Done,
+                    Refuses::Others | Refuses::UntilTended => *what != Settlement::Done,
                 });
             if let Refuses::Stalls(time) = refuses {
                 tokio::time::sleep(time).await;
@@ -314,6 +329,19 @@ async fn what_is_refused_is_told_again_alone_and_pauses_the_taking() {
     site.life.stop.cancel();
     relay.await.unwrap().unwrap();
     assert_eq!((site.receiver.counts(), status.dead), ((28, 28), 1));
+}
+
+/// As with a connection that broke under a settlement: nobody takes anything before it is made again.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_nothing_is_taken_somebody_sees_to_the_source() {
+    let mut site = Site::new(Answer::Close).await;
+    *site.refuses.lock().unwrap() = Refuses::UntilTended;
+    site.spool().publish(vec![event(1)]).await.unwrap();
+    let relay = site.relay();
+    let status = site.until(nothing_waits).await;
+    site.life.stop.cancel();
+    relay.await.unwrap().unwrap();
+    assert_eq!(status.uncertain, 1);
 }
 
 /// Killed between the missing answer and the settlement: the event is still listed as uncertain, not taken for sent.

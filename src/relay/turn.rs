@@ -18,7 +18,7 @@ use super::lanes::Lanes;
 use super::settle::{Settled, Settler};
 use super::validate;
 use super::work::{self, Item, Relay};
-use crate::queue::source::{Delivery, Source};
+use crate::queue::source::{Delivery, Source, SourceError};
 use crate::service::{Lifecycle, clock};
 
 /// So many events for each request that could go out are gathered before their window ends.
@@ -125,7 +125,7 @@ impl Turns {
                 }
             }
             Some(told) = settler.told(), if telling => settler.close(told),
-            taken = source.next(room), if may_take => match taken {
+            taken = take(source, room, may_take), if may_take || !stopping => match taken {
                 Ok(taken) => {
                     breakers.queue_works();
                     gathered.add(taken, self.relay.settings.batch_window);
@@ -158,6 +158,18 @@ impl Turns {
         self.lanes.put(requests);
         self.settler.add(sorted_out, &mut self.breakers);
     }
+}
+
+/// Takes what the source gives. While nothing may be taken, what was refused could wait for ever without this.
+async fn take(
+    source: &mut Box<dyn Source>,
+    room: usize,
+    may_take: bool,
+) -> Result<Vec<Delivery>, SourceError> {
+    if !may_take {
+        source.tend().await;
+    }
+    source.next(room).await
 }
 
 fn finished<T>(sent: Result<T, tokio::task::JoinError>) -> T {

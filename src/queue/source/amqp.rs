@@ -81,6 +81,20 @@ impl AmqpSource {
         }
     }
 
+    async fn stay_connected(&mut self) {
+        let desk = self.desk.clone();
+        loop {
+            let error = tokio::select! {
+                error = desk.broken() => error,
+                connected = self.connect() => match connected {
+                    Ok(()) => desk.broken().await,
+                    Err(error) => error,
+                },
+            };
+            self.lose(&error);
+        }
+    }
+
     /// Waits for one message and takes what came with it. May be dropped while it waits.
     async fn receive(&mut self, max: usize) -> Result<(), AmqpError> {
         self.connect().await?;
@@ -165,6 +179,10 @@ async fn open(settings: &amqp::Settings, prefetch: u16) -> Result<(Session, Cons
 impl Source for AmqpSource {
     fn next(&mut self, max: usize) -> BoxFuture<'_, Result<Vec<Delivery>, SourceError>> {
         Box::pin(self.wait(max))
+    }
+
+    fn tend(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(self.stay_connected())
     }
 
     fn settler(&self) -> Arc<dyn Settle> {

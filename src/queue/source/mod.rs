@@ -34,6 +34,12 @@ pub trait Source: Send + std::fmt::Debug {
     /// `SourceError`: worth another try, after a while.
     fn next(&mut self, max: usize) -> BoxFuture<'_, Result<Vec<Delivery>, SourceError>>;
 
+    /// Keeps the way to the source in order while nothing is taken: what broke is made again, so that deliveries can be settled.
+    /// Does not end by itself; may be dropped.
+    fn tend(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
     /// Whoever takes what became of deliveries, at any time, while others are waited for.
     fn settler(&self) -> Arc<dyn Settle>;
 
