@@ -2,16 +2,19 @@
 //!
 //! - Layer: cli
 //! - Takes: the configuration.
-//! - Gives: a definitions file for `rabbitmqctl import_definitions`.
-//! - On failure: exit code 78 where no RabbitMQ is configured.
+//! - Gives: a definitions file for `rabbitmqctl import_definitions`; whether all is there.
+//! - On failure: exit code 78 where no RabbitMQ is configured, 69 where it does not answer, 1 where something is missing or
+//!   otherwise.
 //! - See: RabbitMQ, "Schema Definition Export and Import"; `amqp.topology = "check"`.
 
 use clap::Subcommand;
 
+use super::dead_broker::runtime;
 use super::exit::{Exit, Failure, OrExit, Result};
 use super::{assemble, print};
 use crate::config::Config;
 use crate::queue::amqp::topology::Topology;
+use crate::queue::amqp::{AmqpError, Link, Mode, Settings};
 
 /// Prepare RabbitMQ by hand.
 #[derive(Debug, clap::Args)]
@@ -31,15 +34,40 @@ Example, with amqp.topology = \"check\" in the configuration:
         #[arg(long, default_value = "/")]
         vhost: String,
     },
+    /// Look whether exchanges and queues are there and as they should be
+    ///
+    /// Arguments are compared where the user may declare; bindings can't be looked at: a missing one shows when the first event is
+    /// published.
+    Check,
 }
 
 impl Args {
     pub(super) fn run(self, config: &Config) -> Result {
-        let Command::Definitions { vhost } = self.command;
         let Some(amqp) = &config.amqp else {
             return Err(Failure::new(Exit::Config, "amqp.url is missing: there is no RabbitMQ to prepare"));
         };
-        let definitions = Topology::new(assemble::broker(amqp).shape).definitions(&vhost);
+        let vhost = match self.command {
+            Command::Definitions { vhost } => vhost,
+            Command::Check => return check(assemble::broker(amqp)?),
+        };
+        let definitions = Topology::new(assemble::shape(amqp)).definitions(&vhost);
         print(serde_json::to_string_pretty(&definitions).or_exit(Exit::Software)? + "\n")
     }
+}
+
+fn check(settings: Settings) -> Result {
+    let settings = Settings { topology: Mode::Check, ..settings };
+    runtime()?.block_on(async {
+        let link = match Link::open(&settings, "mailtap amqp check").await {
+            Ok(link) => link,
+            Err(error @ AmqpError::Topology { .. }) => return Err(Failure::new(Exit::No, error)),
+            Err(error) => return Err(Failure::new(Exit::Unavailable, error)),
+        };
+        let topology = link.topology();
+        let queues = topology.queues.iter().map(|queue| &queue.name);
+        let names: Vec<_> =
+            topology.exchanges.iter().chain(&topology.spread).chain(queues).cloned().collect();
+        link.close().await;
+        print(names.join("\n") + "\n")
+    })
 }

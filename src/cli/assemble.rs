@@ -22,10 +22,10 @@ use crate::filter::rules::Rule;
 use crate::identity::PseudonymKey;
 use crate::keys::token::{self, Standing, Token};
 use crate::keys::{self, Keys};
-use crate::queue::amqp;
+use crate::queue::amqp::{self, Owner};
 use crate::queue::dedupe::Dedupe;
 use crate::queue::served::Served;
-use crate::queue::source::{AmqpSource, Source, SpoolSource};
+use crate::queue::source::{AmqpSource, Source, SpoolSource, Taking};
 use crate::queue::spool::{self, Spool};
 use crate::rewrite::{HostRule, PatternError, Plan};
 use crate::service::Lifecycle;
@@ -159,12 +159,27 @@ pub(super) fn tap(config: &Config) -> tap::Settings {
 }
 
 /// How to reach the broker.
-pub(super) fn broker(amqp: &AmqpConfig) -> amqp::Settings {
-    amqp::Settings {
-        uris: vec![amqp.url.clone()],
-        shape: amqp::topology::Shape { prefix: amqp.prefix.clone(), ..amqp::topology::Shape::default() },
+pub(super) fn broker(amqp: &AmqpConfig) -> Result<amqp::Settings> {
+    if let Some(missing) = &amqp.missing {
+        return Err(Failure::new(Exit::Config, missing));
+    }
+    Ok(amqp::Settings {
+        uris: amqp.urls.clone(),
+        shape: shape(amqp),
         topology: if amqp.declare { amqp::Mode::Declare } else { amqp::Mode::Check },
+        ca_file: amqp.ca_file.clone(),
+        client_certificate: amqp.client_certificate.clone(),
         ..amqp::Settings::default()
+    })
+}
+
+/// What is there.
+pub(super) fn shape(amqp: &AmqpConfig) -> amqp::topology::Shape {
+    amqp::topology::Shape {
+        prefix: amqp.prefix.clone(),
+        retry_tiers: amqp.retry_after.clone(),
+        delivery_limit: amqp.delivery_limit,
+        partitions: amqp.partitions,
     }
 }
 
@@ -174,7 +189,7 @@ pub(super) fn forward(config: &Config) -> Result<forward::Settings> {
         return Err(Failure::new(Exit::Config, "amqp.url is missing: there is no RabbitMQ to forward to"));
     };
     Ok(forward::Settings {
-        broker: broker(amqp),
+        broker: broker(amqp)?,
         window: usize::from(amqp.prefetch),
         ..forward::Settings::default()
     })
@@ -191,10 +206,18 @@ pub(super) fn relay_directory(config: &Config) -> PathBuf {
 }
 
 /// Where the relay takes events from; a spool that is open in this process is shared, so that it tells its news.
-pub(super) fn source(config: &Config, spool: Option<Spool>) -> Result<OpenSource> {
+pub(super) fn source(
+    config: &Config,
+    spool: Option<Spool>,
+    dedupe: &Dedupe,
+    takes_over: bool,
+) -> Result<OpenSource> {
     if let Some(amqp) = &config.amqp {
-        let (settings, prefetch) = (broker(amqp), amqp.prefetch);
-        return Ok(Box::new(move |life| Box::new(AmqpSource::new(settings, prefetch, life))));
+        let owner = Owner { memory: dedupe.name().to_owned(), host: config.host.clone(), takes_over };
+        let queues = config.relay.queues.clone();
+        let taking = Taking { prefetch: amqp.prefetch, queues, owner: Some(owner) };
+        let settings = broker(amqp)?;
+        return Ok(Box::new(move |life| Box::new(AmqpSource::taking(settings, taking, life))));
     }
     let held = usize::try_from(config.raw.amqp.prefetch).unwrap_or(usize::MAX);
     let spool = spool.map_or_else(|| self::spool(config), Ok)?;
@@ -248,10 +271,14 @@ pub(super) fn relay(config: &Config) -> relay::Settings {
         measurement_id: property.measurement_id.clone(),
         api_secret: property.api_secret.clone(),
         base_url: property.url.clone(),
+        path: property.path.clone(),
+        preview: property.preview.clone(),
     };
     relay::Settings {
         properties: config.properties.iter().map(property).collect(),
         max_in_flight: config.relay.max_in_flight,
+        streams: config.relay.streams,
+        h2c: config.relay.h2c,
         batch_window: config.relay.batch_window,
         timeout: config.relay.timeout,
         retry_uncertain: config.relay.retry_uncertain,

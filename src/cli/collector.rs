@@ -31,6 +31,7 @@ Examples:
   mailtap collector --listen 127.0.0.1:8026 --record events.jsonl
   mailtap collector --listen 127.0.0.1:8026 --fail 503:0.2       a fifth of the requests fails
   mailtap collector report events.jsonl
+  mailtap collector --tls-cert cert.pem --tls-key key.pem        HTTPS, HTTP/2 if the client can
   curl -d reset:every=10 http://127.0.0.1:8026/collector/fail    change the fault mode while it runs
 
 Fault modes: none, a status from 400 to 599, hang-before, hang-after, reset, slow; each with :SHARE or :every=N."
@@ -44,6 +45,12 @@ pub(super) struct Args {
     /// Record every request here, as JSON lines.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    /// Speak TLS with this certificate chain (PEM): HTTP/2 and HTTP/1.1 by ALPN.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its key (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Misbehave.
     #[arg(long, value_name = "MODE", default_value = "none")]
     fail: FaultMode,
@@ -79,7 +86,9 @@ impl Args {
         }
         telemetry::start_logs("info", telemetry::Format::Auto).or_exit(Exit::Software)?;
         let metrics = telemetry::start_metrics().or_exit(Exit::Software)?;
+        let tls = self.tls_cert.zip(self.tls_key);
         let settings = Settings {
+            tls: tls.map(|(certificate, key)| collector::Tls { certificate, key }),
             listen: self.listen,
             record: self.record,
             fault: self.fail,

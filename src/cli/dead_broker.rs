@@ -41,7 +41,7 @@ pub(super) fn list(config: &Config, filter: &Filter, max: usize) -> Result<Vec<P
     let Some(amqp) = &config.amqp else { return Ok(Vec::new()) };
     runtime()?.block_on(async {
         let stop = stop_on_signal();
-        let mut letters = DeadLetters::open(&assemble::broker(amqp)).await.or_exit(Exit::Unavailable)?;
+        let mut letters = DeadLetters::open(&assemble::broker(amqp)?).await.or_exit(Exit::Unavailable)?;
         let mut found = Vec::new();
         let mut looked_at = 0;
         while found.len() < max && looked_at < LOOKED_AT && !stop.is_cancelled() {
@@ -65,7 +65,7 @@ pub(super) fn change(config: &Config, filter: &Filter, change: Change) -> Result
     let Some(amqp) = &config.amqp else { return Ok(0) };
     runtime()?.block_on(async {
         let stop = stop_on_signal();
-        let mut letters = DeadLetters::open(&assemble::broker(amqp)).await.or_exit(Exit::Unavailable)?;
+        let mut letters = DeadLetters::open(&assemble::broker(amqp)?).await.or_exit(Exit::Unavailable)?;
         let mut count = 0;
         let ended = each(&mut letters, filter, change, &stop, &mut count).await;
         let closed = letters.close().await;

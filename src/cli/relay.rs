@@ -23,6 +23,9 @@ pub(super) struct Args {
     /// Print the requests that the relay would send now, and send nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Take the queues of a relay that is gone for good: what it had in hand becomes uncertain.
+    #[arg(long, conflicts_with = "dry_run")]
+    take_over: bool,
     /// With --dry-run: of at most so many events.
     #[arg(long, default_value_t = 1_000, requires = "dry_run")]
     max: usize,
@@ -31,7 +34,8 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(self, config: &Config) -> Result {
         if !self.dry_run {
-            return roles::run(config, roles::Which::Relay);
+            let which = if self.take_over { roles::Which::RelayTakingOver } else { roles::Which::Relay };
+            return roles::run(config, which);
         }
         let filter = Filter { states: vec![State::Pending], ..Filter::default() };
         let waiting = events::open(config)?.list(&filter, None, self.max).or_exit(Exit::Io)?;

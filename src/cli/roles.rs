@@ -29,6 +29,8 @@ pub(super) enum Which {
     Tap,
     Tracker,
     Relay,
+    /// The same, from another relay that is gone for good.
+    RelayTakingOver,
     Forward,
 }
 
@@ -39,7 +41,7 @@ impl Which {
             Self::Milter => "milter",
             Self::Tap => "tap",
             Self::Tracker => "tracker",
-            Self::Relay => "relay",
+            Self::Relay | Self::RelayTakingOver => "relay",
             Self::Forward => "forward",
         }
     }
@@ -94,7 +96,9 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Option<Keys>)> {
     let milter = which.includes(Which::Milter, raw.milter.enabled);
     let tap = which.includes(Which::Tap, raw.tap.enabled);
     let tracker = which.includes(Which::Tracker, raw.tracker.enabled);
-    let relay = which.includes(Which::Relay, raw.relay.enabled && !config.properties.is_empty());
+    let takes_over = which == Which::RelayTakingOver;
+    let relay =
+        takes_over || which.includes(Which::Relay, raw.relay.enabled && !config.properties.is_empty());
     let forward = which.includes(Which::Forward, config.amqp.is_some());
     if which == Which::All && raw.relay.enabled && !relay {
         tracing::warn!("no [ga4] property is configured: events wait in the spool");
@@ -123,7 +127,7 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Option<Keys>)> {
         roles.push(Role::new("forward", move |life| forward::run(settings, spool, life)));
     }
     if relay {
-        roles.push(relay_role(config, spool)?);
+        roles.push(relay_role(config, spool, takes_over)?);
     }
     Ok((roles, keys))
 }
@@ -164,16 +168,19 @@ fn tracker_role(config: &Config, keys: &Keys, spool: &Spool) -> Role {
     Role::new("tracker", move |life| tracker::run(settings, deps, life))
 }
 
-fn relay_role(config: &Config, spool: Option<Spool>) -> Result<Role> {
+fn relay_role(config: &Config, spool: Option<Spool>, takes_over: bool) -> Result<Role> {
     if config.properties.is_empty() {
         return Err(Failure::new(
             Exit::Config,
             "ga4.measurement_id is missing: the relay has nowhere to send to",
         ));
     }
+    if let Some(missing) = config.properties.iter().find_map(|property| property.missing.as_ref()) {
+        return Err(Failure::new(Exit::Config, missing));
+    }
     let (settings, mapping) = (assemble::relay(config), config.mapping.clone());
     let dedupe = assemble::dedupe(config)?;
-    let open_source = assemble::source(config, spool)?;
+    let open_source = assemble::source(config, spool, &dedupe, takes_over)?;
     Ok(Role::new("relay", move |life| async move {
         let source = open_source(&life);
         relay::run_with(settings, mapping, source, dedupe, life).await

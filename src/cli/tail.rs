@@ -74,7 +74,7 @@ impl Shown {
 }
 
 async fn broker(amqp: &AmqpConfig, shown: &Shown, stop: &CancellationToken) -> Result {
-    let settings = assemble::broker(amqp);
+    let settings = assemble::broker(amqp)?;
     let mut watch = Watch::open(&settings, shown.filter.kind).await.or_exit(Exit::Unavailable)?;
     let mut backoff = Backoff::default();
     loop {

@@ -37,6 +37,7 @@ use crate::service::{Lifecycle, clock};
 use fault::{Fault, FaultMode};
 use judge::{Behaviour, Judgement};
 use record::{Record, Target};
+pub use serve::Tls;
 use serve::broken_off;
 
 /// Far more than GA4 takes, so that what is too large is judged.
@@ -55,6 +56,8 @@ pub struct Settings {
     pub fault: FaultMode,
     /// How strict the debug endpoint is where the request does not say.
     pub behaviour: Behaviour,
+    /// To speak TLS.
+    pub tls: Option<Tls>,
 }
 
 /// Why there is no collector.
@@ -69,6 +72,9 @@ pub enum CollectorError {
         #[source]
         error: std::io::Error,
     },
+    /// Certificate or key can't be used.
+    #[error("{0}")]
+    Tls(String),
     /// The record file can't be written.
     #[error("{}: {error}", .path.display())]
     Record {
@@ -118,10 +124,11 @@ pub async fn run(
         .route("/collector/events", get(async |State(shared): Shares| axum::Json(shared.record.events())))
         .route("/collector/fail", post(fail))
         .with_state(shared.clone());
+    let tls = settings.tls.as_ref().map(Tls::acceptor).transpose().map_err(CollectorError::Tls)?;
     let listener = TcpListener::bind(address).await.map_err(listen)?;
     ready(listener.local_addr().map_err(listen)?);
     life.health.component("collector").ready();
-    serve::serve(listener, app, shared.stop.clone()).await;
+    serve::serve(listener, tls, app, shared.stop.clone(), || shared.record.connection()).await;
     let failure = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
     failure.map_or(Ok(()), |error| Err(CollectorError::Record { path, error }))
 }

@@ -40,6 +40,7 @@ pub(super) struct Record {
 
 #[derive(Debug, Default)]
 struct Counts {
+    connections: u64,
     requests: u64,
     debug_requests: u64,
     faults: u64,
@@ -66,6 +67,11 @@ impl Record {
         let mut counts = self.counts();
         counts.requests += 1;
         counts.requests
+    }
+
+    /// Counts a connection.
+    pub(super) fn connection(&self) {
+        self.counts().connections += 1;
     }
 
     pub(super) fn fault(&self) {
@@ -167,6 +173,7 @@ impl Record {
     pub(super) fn summary(&self) -> Value {
         let counts = self.counts();
         json!({
+            "connections": counts.connections,
             "requests": counts.requests,
             "debug_requests": counts.debug_requests,
             "faults": counts.faults,

@@ -26,6 +26,7 @@ impl Site {
             record: Some(record.map_or_else(|| directory.path().join("record.jsonl"), Path::to_owned)),
             fault: fault.parse().unwrap(),
             behaviour: Behaviour::Relaxed,
+            tls: None,
         };
         let life = Lifecycle::detached();
         let (ready, address) = oneshot::channel();

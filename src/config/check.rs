@@ -5,6 +5,7 @@
 //! - Gives: `Config`.
 //! - On failure: problems, each with its key and the remedy. Files are looked at, secrets are read.
 
+mod amqp;
 mod rules;
 pub(super) mod tracker;
 
@@ -17,11 +18,9 @@ use url::Url;
 
 use super::mapping;
 use super::parse::Problem;
-use super::raw::Raw;
+use super::raw::{Ga4, Raw};
 use super::units::{self, Listen};
-use super::{
-    AmqpConfig, CampaignSource, Config, MilterConfig, PropertyConfig, RelayConfig, SplitConfig, TapSource,
-};
+use super::{CampaignSource, Config, MilterConfig, PropertyConfig, RelayConfig, SplitConfig, TapSource};
 use crate::consent::{Consent, Fixed};
 use crate::rewrite::{DEFAULT_LOGIN_PATTERNS, LinkPatterns, PixelAt};
 use crate::service::files;
@@ -73,15 +72,32 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// What to say where a credential is asked for outside of the unit that has it: no problem for who does not need it.
+    fn elsewhere(key: &str, text: &str) -> Option<String> {
+        let outside = text.starts_with("credential:") && std::env::var_os("CREDENTIALS_DIRECTORY").is_none();
+        outside.then(|| {
+            format!(
+                "{key}: {text} is there only within its systemd unit; or name a file that this user can read"
+            )
+        })
+    }
+
     fn existing(&mut self, key: &str, text: &str) -> PathBuf {
         let path = self.path(text);
-        if let Err(error) = fs::metadata(&path) {
+        if Self::elsewhere(key, text).is_none()
+            && let Err(error) = fs::metadata(&path)
+        {
             self.note(key, format!("{}: {error}", path.display()));
         }
         path
     }
 
-    fn secret(&mut self, key: &str, text: &str) -> Secret<String> {
+    /// A secret from a file; none, and why, where it is a credential of a unit.
+    fn secret(&mut self, key: &str, text: &str) -> Result<Secret<String>, String> {
+        Self::elsewhere(key, text).map_or_else(|| Ok(self.secret_here(key, text)), Err)
+    }
+
+    fn secret_here(&mut self, key: &str, text: &str) -> Secret<String> {
         let path = self.path(text);
         let read = files::is_open_to_others(&path).and_then(|open| {
             let credential = text.starts_with("credential:");
@@ -168,7 +184,7 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
             &[("dead-letter", false), ("drop", true)],
         ),
         dedupe: dedupe(&mut at, &raw.spool.dedupe),
-        amqp: amqp(&mut at, &raw),
+        amqp: amqp::amqp(&mut at, &raw),
         relay: relay(&mut at, &raw),
         properties: properties(&mut at, &raw),
         mapping,
@@ -359,43 +375,13 @@ fn time_zone(at: &mut Checker<'_>, text: &str) -> jiff::tz::TimeZone {
     })
 }
 
-fn amqp(at: &mut Checker<'_>, raw: &Raw) -> Option<AmqpConfig> {
-    let amqp = &raw.amqp;
-    if amqp.url.is_empty() {
-        return None;
-    }
-    let prefetch = at.count("amqp.prefetch", amqp.prefetch);
-    if prefetch > usize::from(u16::MAX) {
-        at.note("amqp.prefetch", "must be at most 65535");
-    }
-    let declare = at.one_of("amqp.topology", &amqp.topology, &[("declare", true), ("check", false)]);
-    let mut url = match Url::parse(&amqp.url) {
-        Ok(url) if matches!(url.scheme(), "amqp" | "amqps") && url.host_str().is_some() => url,
-        // The URL may hold a password: it is not repeated.
-        _ => {
-            at.note("amqp.url", "must be like amqp://user@host:5672/vhost or amqps://…");
-            return None;
-        }
-    };
-    if !amqp.password_file.is_empty() {
-        let password = at.secret("amqp.password_file", &amqp.password_file);
-        if url.set_password(Some(password.expose())).is_err() {
-            at.note("amqp.url", "can't take a password");
-        }
-    }
-    let prefix = amqp.prefix.clone();
-    Some(AmqpConfig {
-        url: Secret::new(url.into()),
-        declare,
-        prefix,
-        prefetch: u16::try_from(prefetch).unwrap_or(u16::MAX),
-    })
-}
-
 fn relay(at: &mut Checker<'_>, raw: &Raw) -> RelayConfig {
     let relay = &raw.relay;
     RelayConfig {
         max_in_flight: at.count("relay.max_in_flight", relay.max_in_flight),
+        streams: at.count("relay.streams_per_connection", relay.streams_per_connection),
+        h2c: relay.h2c,
+        queues: relay.queues.iter().filter_map(|number| u16::try_from(*number).ok()).collect(),
         batch_window: at.ok("relay.batch_window", units::duration(&relay.batch_window)),
         timeout: at.ok("relay.timeout", units::duration(&relay.timeout)).max(Duration::from_millis(1)),
         retry_uncertain: at.one_of("relay.uncertain", &relay.uncertain, &[("keep", false), ("retry", true)]),
@@ -416,13 +402,14 @@ fn properties(at: &mut Checker<'_>, raw: &Raw) -> Vec<PropertyConfig> {
         }
         let domains = at.domains(&format!("{key}.sender_domains"), &property.sender_domains);
         let (id, file) = (&property.measurement_id, &property.api_secret_file);
-        properties.push(one_property(at, &key, domains, id, file, url));
+        properties.push(one_property(at, ga4, &key, domains, id, file, url));
     }
     if !ga4.measurement_id.is_empty()
         || (raw.relay.enabled && properties.is_empty() && !ga4.api_secret_file.is_empty())
     {
         properties.push(one_property(
             at,
+            ga4,
             "ga4",
             Vec::new(),
             &ga4.measurement_id,
@@ -435,6 +422,7 @@ fn properties(at: &mut Checker<'_>, raw: &Raw) -> Vec<PropertyConfig> {
 
 fn one_property(
     at: &mut Checker<'_>,
+    ga4: &Ga4,
     key: &str,
     sender_domains: Vec<String>,
     measurement_id: &str,
@@ -454,6 +442,15 @@ fn one_property(
     if url.is_none() {
         at.note(&format!("{key}.url"), "must begin with https:// (or http://)");
     }
+    let mut missing = None;
+    let mut known = |secret: Result<Secret<String>, String>| secret.map_err(|why| missing = Some(why)).ok();
+    let preview = match &ga4.preview_file {
+        file if file.is_empty() => None,
+        file => known(at.secret("ga4.preview_file", file)),
+    };
+    if !ga4.path.starts_with('/') || ga4.path.contains(['?', '#', ' ']) {
+        at.note("ga4.path", "must be a path, like \"/mp/collect\"");
+    }
     let api_secret = if api_secret_file.is_empty() {
         // Only a server-side GTM of one's own does without.
         if url.as_ref().and_then(Url::host_str).is_some_and(|host| host.ends_with("google-analytics.com")) {
@@ -464,8 +461,16 @@ fn one_property(
         }
         None
     } else {
-        Some(at.secret(&format!("{key}.api_secret_file"), api_secret_file))
+        known(at.secret(&format!("{key}.api_secret_file"), api_secret_file))
     };
     let url = url.map(|url| url.as_str().trim_end_matches('/').to_owned()).unwrap_or_default();
-    PropertyConfig { sender_domains, measurement_id: measurement_id.to_owned(), api_secret, url }
+    PropertyConfig {
+        sender_domains,
+        measurement_id: measurement_id.to_owned(),
+        api_secret,
+        url,
+        path: ga4.path.clone(),
+        preview,
+        missing,
+    }
 }

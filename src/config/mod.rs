@@ -179,13 +179,25 @@ pub enum TapSource {
 #[derive(Debug, Clone)]
 pub struct AmqpConfig {
     /// With the password.
-    pub url: Secret<String>,
+    pub urls: Vec<Secret<String>>,
+    /// What is missing for them to be used: a credential that only the unit has.
+    pub missing: Option<String>,
+    /// Authorities beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The client's certificate chain and key.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// Declare the topology, or only check it.
     pub declare: bool,
     /// Prefix of exchange and queues.
     pub prefix: String,
     /// Events unconfirmed at once.
     pub prefetch: u16,
+    /// Deliveries of one event.
+    pub delivery_limit: u32,
+    /// Work queues.
+    pub partitions: u16,
+    /// Waits before tries, shortest first.
+    pub retry_after: Vec<Duration>,
 }
 
 /// `[relay]`, checked.
@@ -193,6 +205,12 @@ pub struct AmqpConfig {
 pub struct RelayConfig {
     /// Requests under way at once.
     pub max_in_flight: usize,
+    /// Of them over one connection.
+    pub streams: usize,
+    /// HTTP/2 without TLS.
+    pub h2c: bool,
+    /// The work queues that it takes.
+    pub queues: Vec<u16>,
     /// Waits as long for more events of one client.
     pub batch_window: Duration,
     /// One request may take as long.
@@ -212,6 +230,12 @@ pub struct PropertyConfig {
     pub api_secret: Option<Secret<String>>,
     /// Base URL without a slash at its end.
     pub url: String,
+    /// Path after it.
+    pub path: String,
+    /// The token of a preview.
+    pub preview: Option<Secret<String>>,
+    /// What is missing for it to be used: a credential that only the unit has.
+    pub missing: Option<String>,
 }
 
 /// Why a configuration can't be used.
@@ -279,11 +303,13 @@ impl Config {
     #[must_use]
     pub fn effective(&self) -> Raw {
         let mut raw = self.raw.clone();
-        if let Ok(mut url) = url::Url::parse(&raw.amqp.url)
-            && url.password().is_some()
-            && url.set_password(Some("redacted")).is_ok()
-        {
-            raw.amqp.url = url.into();
+        for text in std::iter::once(&mut raw.amqp.url).chain(&mut raw.amqp.urls) {
+            if let Ok(mut url) = url::Url::parse(text)
+                && url.password().is_some()
+                && url.set_password(Some("redacted")).is_ok()
+            {
+                *text = url.into();
+            }
         }
         raw
     }

@@ -319,14 +319,28 @@ table! {
     Amqp {
         /// `amqp://` or `amqps://user@host:port/vhost`; empty: no RabbitMQ, the relay reads the spool.
         url: String = text(""),
+        /// More addresses of the same cluster; any that answers is taken.
+        urls: Vec<String> = Vec::new(),
         /// File with the password.
         password_file: String = text(""),
+        /// Certificate authorities (PEM) that are trusted beside the system's.
+        ca_file: String = text(""),
+        /// The client's certificate chain, in PEM.
+        client_certificate: String = text(""),
+        /// Its key, in PEM.
+        client_key: String = text(""),
         /// declare or check.
         topology: String = text("declare"),
         /// Prefix of exchange and queues.
         prefix: String = text("mailtap"),
         /// Events unconfirmed at once.
-        prefetch: u64 = 500,
+        prefetch: u64 = 2_000,
+        /// How often the broker hands out an event whose relay dies with it.
+        delivery_limit: u64 = 20,
+        /// Work queues; with more than one, events are spread over them by recipient.
+        partitions: u64 = 1,
+        /// After which times events are tried again: a queue for each.
+        retry_after: Vec<String> = texts(&["10s", "1m", "10m"]),
     }
 }
 
@@ -336,7 +350,13 @@ table! {
         /// Whether `mailtap run` runs it.
         enabled: bool = true,
         /// Requests under way at once.
-        max_in_flight: u64 = 64,
+        max_in_flight: u64 = 256,
+        /// Of them over one HTTP/2 connection.
+        streams_per_connection: u64 = 100,
+        /// HTTP/2 without TLS, to a receiver that speaks it.
+        h2c: bool = false,
+        /// The numbers of the work queues that this relay takes, from 1; empty: all.
+        queues: Vec<u64> = Vec::new(),
         /// Waits as long for more events of one client.
         batch_window: String = text("200ms"),
         /// One request may take as long.
@@ -355,6 +375,10 @@ table! {
         api_secret_file: String = text(""),
         /// Base URL: Google's, its EU one, or the site's own server-side GTM.
         url: String = text("https://www.google-analytics.com"),
+        /// Path after the base URL.
+        path: String = text("/mp/collect"),
+        /// File with the token for the preview of a server-side GTM.
+        preview_file: String = text(""),
         /// Types of events that count the recipient as an active user, unless a machine did it.
         engaged: Vec<String> = texts(&["opened", "clicked"]),
         /// Names of events.

@@ -144,8 +144,8 @@ fn a_secret_that_others_can_read_is_a_problem() {
 
 #[test]
 fn no_secret_shows() {
-    let text =
-        EXAMPLE.replace("#url = \"\"\n#password_file", "url = \"amqp://u:MARKER@localhost\"\n#password_file");
+    let text = EXAMPLE
+        .replace("#url = \"\"\n# More addresses", "url = \"amqp://u:MARKER@localhost\"\n# More addresses");
     let (directory, path) = site(&text);
     files::replace(&directory.path().join("ga4.secret"), b"MARKER", 0o600).unwrap();
     let config = Config::load(&path).unwrap();

@@ -29,7 +29,13 @@ const LOCK_WAIT: Duration = Duration::from_secs(3);
 const LOCK_EVERY: Duration = Duration::from_millis(20);
 const GATHER: Gather = Gather { wait: Duration::from_millis(1), weight: 4_096 };
 
-const MIGRATIONS: &[&str] = &[seen::TABLE, UNDER_WAY];
+const MIGRATIONS: &[&str] = &[seen::TABLE, UNDER_WAY, NAME];
+
+/// What this memory is known by to the broker, beside the queues whose events it knows.
+const NAME: &str = "
+CREATE TABLE name (name TEXT NOT NULL) STRICT;
+INSERT INTO name VALUES (lower(hex(randomblob(8))));
+";
 
 /// Events whose request has begun. `life` tells those of this process from what a former one left.
 const UNDER_WAY: &str = "
@@ -43,7 +49,10 @@ INSERT INTO life VALUES (0);
 
 /// The memory of a relay. For one process at a time.
 #[derive(Debug)]
-pub struct Dedupe(Group<Command>);
+pub struct Dedupe {
+    group: Group<Command>,
+    name: String,
+}
 
 /// What is known of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,9 +92,10 @@ impl Dedupe {
         let lock = lock(&path)?;
         connection.execute("UPDATE life SET number = number + 1", [])?;
         let life = connection.query_row("SELECT number FROM life", [], |row| row.get(0))?;
+        let name = connection.query_row("SELECT name FROM name", [], |row| row.get(0))?;
         let memory = Memory { connection: Some(connection), path: path.clone(), life, _lock: lock };
         Group::start("dedupe", GATHER, memory)
-            .map(Self)
+            .map(|group| Self { group, name })
             .map_err(|error| StoreError::Open { path, why: error.to_string() })
     }
 
@@ -109,13 +119,19 @@ impl Dedupe {
         Ok(())
     }
 
+    /// What it is known by: another one for each memory.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What is known of each id.
     ///
     /// # Errors
     /// `StoreError`.
     pub async fn look(&self, ids: &[EventId]) -> Result<Vec<Known>, StoreError> {
         let ids = ids.to_vec();
-        self.0.ask(|answer| Command::Look { ids, answer }).await?
+        self.group.ask(|answer| Command::Look { ids, answer }).await?
     }
 
     /// Notes durably that these are about to be sent; to be called before the first byte of the request.
@@ -164,7 +180,7 @@ impl Dedupe {
             return Ok(());
         }
         let ids = ids.to_vec();
-        self.0.ask(|answer| Command::Note { ids, now, note, answer }).await?
+        self.group.ask(|answer| Command::Note { ids, now, note, answer }).await?
     }
 }
 

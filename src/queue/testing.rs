@@ -41,6 +41,7 @@ pub(crate) fn broker(test: &str) -> Option<Settings> {
         prefix: format!("test{}.{test}", std::process::id()),
         retry_tiers: vec![Duration::from_secs(1)],
         delivery_limit: 1_000,
+        partitions: 1,
     };
     Some(Settings { uris: vec![Secret::new(uri)], shape, ..Settings::default() })
 }
@@ -71,7 +72,7 @@ pub(crate) async fn remove(settings: &Settings) {
     for queue in &topology.queues {
         channel.queue_delete(queue.name.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
     }
-    for exchange in &topology.exchanges {
+    for exchange in topology.exchanges.iter().chain(&topology.spread) {
         channel.exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default()).await.unwrap();
     }
     link.close().await;

@@ -37,7 +37,7 @@ use crate::queue::dedupe::Dedupe;
 use crate::queue::source::Source;
 use crate::service::Lifecycle;
 use map::Mapping;
-use send::{Property, Sender, SenderError};
+use send::{Property, Sender, SenderError, Travel};
 use turn::Turns;
 use work::Relay;
 
@@ -48,6 +48,10 @@ pub struct Settings {
     pub properties: Vec<Property>,
     /// Requests under way at once.
     pub max_in_flight: usize,
+    /// Of them over one HTTP/2 connection.
+    pub streams: usize,
+    /// HTTP/2 without TLS.
+    pub h2c: bool,
     /// How long to wait for more events of one client.
     pub batch_window: Duration,
     /// How long one request may take.
@@ -57,6 +61,10 @@ pub struct Settings {
 }
 
 impl Settings {
+    fn travel(&self) -> Travel {
+        Travel { timeout: self.timeout, most: self.max_in_flight, streams: self.streams, h2c: self.h2c }
+    }
+
     fn domains(&self) -> Vec<Vec<String>> {
         self.properties.iter().map(|property| property.domains.clone()).collect()
     }
@@ -86,7 +94,7 @@ pub async fn run_with(
     dedupe: Dedupe,
     life: Lifecycle,
 ) -> Result<(), SenderError> {
-    let sender = Sender::new(&settings.properties, settings.timeout, settings.max_in_flight)?;
+    let sender = Sender::new(&settings.properties, settings.travel())?;
     let relay = Relay { settings, mapping, sender, dedupe: Arc::new(dedupe) };
     Turns::new(relay, source, life).run().await;
     Ok(())

@@ -162,11 +162,19 @@ impl Outage {
         let (ga4, life) = (Ga4::default(), Lifecycle::detached());
         tokio::spawn(ga4.clone().serve(listener));
         let spool = Spool::open(settings).unwrap();
-        let property =
-            Property { domains: Vec::new(), measurement_id: "G-OUT".into(), api_secret: None, base_url };
+        let property = Property {
+            domains: Vec::new(),
+            measurement_id: "G-OUT".into(),
+            api_secret: None,
+            base_url,
+            path: "/mp/collect".into(),
+            preview: None,
+        };
         let settings = Settings {
             properties: vec![property],
             max_in_flight: IN_FLIGHT,
+            streams: 100,
+            h2c: false,
             batch_window: Duration::from_millis(200),
             timeout: MINUTE,
             retry_uncertain: false,

@@ -15,12 +15,18 @@ fn property(base_url: &str) -> Property {
         measurement_id: "G-TEST".into(),
         api_secret: Some(Secret::new(MARKER.into())),
         base_url: base_url.into(),
+        path: "/mp/collect".into(),
+        preview: None,
     }
+}
+
+const fn travel(timeout_ms: u64) -> Travel {
+    Travel { timeout: Duration::from_millis(timeout_ms), most: 4, streams: 4, h2c: false }
 }
 
 fn sender(base_url: &str, timeout_ms: u64) -> Sender {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Sender::new(&[property(base_url)], Duration::from_millis(timeout_ms), 4).unwrap()
+    Sender::new(&[property(base_url)], travel(timeout_ms)).unwrap()
 }
 
 /// A receiver that reads a request and answers these bytes; `None`: closes without an answer; gives what it read.
@@ -127,7 +133,7 @@ async fn the_secret_shows_nowhere() {
         let (address, _) = receiver(Some("no TLS")).await;
         sender(&format!("https://{address}"), 300).send(0, "{}".into()).await
     };
-    let bad = Sender::new(&[property("not a url")], Duration::from_secs(1), 1).unwrap_err();
+    let bad = Sender::new(&[property("not a url")], travel(1_000)).unwrap_err();
     let property = property("http://127.0.0.1");
     let shown = format!(
         "{closed:?} {refused:?} {unknown:?} {tls:?} {bad} {bad:?} {property:?} {:?} {:?}",
@@ -136,4 +142,67 @@ async fn the_secret_shows_nowhere() {
     );
     assert!(!shown.contains(MARKER), "{shown}");
     assert_eq!(property.shown().unwrap(), "http://127.0.0.1/mp/collect?measurement_id=G-TEST");
+}
+
+/// A receiver that speaks HTTP/2 without TLS, lets one request of a connection run at a time, and takes its time for each.
+async fn one_at_a_time() -> SocketAddr {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = hyper::service::service_fn(async |_| {
+                tokio::time::sleep(Duration::from_millis(400)).await;
+                Ok::<axum::response::Response, std::convert::Infallible>(axum::response::Response::default())
+            });
+            let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            server.max_concurrent_streams(1);
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    address
+}
+
+/// What waits for its turn on a connection waits before its time begins: it is not taken for one that was not answered.
+#[tokio::test]
+async fn no_more_is_under_way_on_a_connection_than_it_carries() {
+    let base = format!("http://{}", one_at_a_time().await);
+    for (streams, all_sent) in [(1, true), (6, false)] {
+        let travel = Travel { h2c: true, most: 6, streams, ..travel(1_000) };
+        let sender = Sender::new(&[property(&base)], travel).unwrap();
+        let sent = futures_util::future::join_all((0..6).map(|_| sender.send(0, "{}".into()))).await;
+        assert_eq!(sent.iter().all(|outcome| *outcome == Outcome::Sent), all_sent, "{sent:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_with_a_body_keeps_its_connection_and_a_preview_has_its_header() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let receiver = tokio::spawn(async move {
+        // One connection is all there is.
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut texts = Vec::new();
+        for _ in 0..3 {
+            let mut read = Vec::new();
+            while !read.ends_with(b"{}") {
+                let mut buffer = [0; 4_096];
+                let count = stream.read(&mut buffer).await.unwrap();
+                assert!(count > 0, "closed");
+                read.extend_from_slice(&buffer[..count]);
+            }
+            texts.push(String::from_utf8(read).unwrap().to_ascii_lowercase());
+            stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 20000\r\n\r\n").await.unwrap();
+            stream.write_all(&[b'x'; 20_000]).await.unwrap();
+        }
+        texts
+    });
+    let preview = Some(Secret::new("ZW52-MARKER".into()));
+    let sender = Sender::new(&[Property { preview, ..property(&base) }], travel(2_000)).unwrap();
+    for _ in 0..3 {
+        assert_eq!(sender.send(0, "{}".into()).await, Outcome::Sent);
+    }
+    assert!(receiver.await.unwrap()[0].contains("x-gtm-server-preview: zw52-marker"));
+    assert!(!format!("{sender:?}").contains("MARKER"));
 }

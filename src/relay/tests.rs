@@ -97,6 +97,7 @@ struct Odd {
     spool: SpoolSource,
     copies: usize,
     replays: bool,
+    suspects: bool,
     refuses: Arc<Mutex<Refuses>>,
 }
 
@@ -107,6 +108,7 @@ impl Source for Odd {
             for delivery in first.iter_mut().filter(|_| self.replays) {
                 delivery.replay = Some(EventId::of("replay").part(delivery.event.id.as_bytes()).finish());
             }
+            first.iter_mut().for_each(|delivery| delivery.suspect = self.suspects);
             Ok(std::iter::repeat_n(first, std::mem::replace(&mut self.copies, 1)).flatten().collect())
         })
     }
@@ -182,6 +184,7 @@ struct Site {
     refuses: Arc<Mutex<Refuses>>,
     copies: usize,
     replays: bool,
+    suspects: bool,
     in_flight: usize,
     mapping: Mapping,
 }
@@ -197,6 +200,7 @@ impl Site {
             refuses: Arc::new(Mutex::new(Refuses::Nothing)),
             copies: 1,
             replays: false,
+            suspects: false,
             in_flight: 4,
             mapping: Mapping::default(),
         }
@@ -213,6 +217,8 @@ impl Site {
             measurement_id: id.into(),
             api_secret: Some(Secret::new("SECRET-MARKER".into())),
             base_url: base_url.into(),
+            path: "/mp/collect".into(),
+            preview: None,
         };
         let mut properties = vec![property("G-TEST", &[], &self.receiver.base_url)];
         properties.extend(
@@ -221,6 +227,8 @@ impl Site {
         Settings {
             properties,
             max_in_flight: self.in_flight,
+            streams: 100,
+            h2c: false,
             batch_window: Duration::from_millis(20),
             timeout: Duration::from_millis(400),
             retry_uncertain: false,
@@ -234,6 +242,7 @@ impl Site {
             spool: SpoolSource::new(self.spool(), 10_000, self.life.stop.clone()),
             copies: self.copies,
             replays: self.replays,
+            suspects: self.suspects,
             refuses: self.refuses.clone(),
         };
         let dedupe = Dedupe::open(&self.directory.path().join("relay")).unwrap();
@@ -294,6 +303,21 @@ async fn what_is_sent_and_never_settled_is_not_sent_by_the_next_life() {
     relay.await.unwrap().unwrap();
     assert_eq!(site.receiver.counts(), (40, 40));
     assert_eq!((status.dead, status.uncertain), (0, 0));
+}
+
+/// What another relay had in hand is set aside, but for what this one knows was sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_relay_had_in_hand_is_uncertain() {
+    let mut site = Site { suspects: true, ..Site::new(Answer::Status(204)).await };
+    let dedupe = Dedupe::open(&site.directory.path().join("relay")).unwrap();
+    dedupe.remember(&[event(1).id], clock::now()).await.unwrap();
+    drop(dedupe);
+    site.spool().publish((0..10).map(event).collect()).await.unwrap();
+    let relay = site.relay();
+    let status = site.until(nothing_waits).await;
+    site.life.stop.cancel();
+    relay.await.unwrap().unwrap();
+    assert_eq!((site.receiver.counts(), status.uncertain), ((0, 0), 9));
 }
 
 /// While the source takes its time, answers are read all the same: none of them turns a request into an uncertain one.
@@ -499,7 +523,7 @@ async fn what_grows_too_old_while_it_waits_is_not_sent() {
     let settings = site.settings();
     let dedupe = Arc::new(Dedupe::open(&site.directory.path().join("relay")).unwrap());
     let relay = Relay {
-        sender: Sender::new(&settings.properties, settings.timeout, 1).unwrap(),
+        sender: Sender::new(&settings.properties, settings.travel()).unwrap(),
         settings,
         mapping: Mapping::default(),
         dedupe: dedupe.clone(),

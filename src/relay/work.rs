@@ -104,7 +104,8 @@ impl Relay {
                 settled.push(item.settled(Settlement::Done, Fate::Neither));
                 continue;
             }
-            if known == Known::Interrupted && !self.settings.retry_uncertain {
+            let interrupted = known == Known::Interrupted || (known == Known::Nothing && delivery.suspect);
+            if interrupted && !self.settings.retry_uncertain {
                 Failed { ids: &[item.event], outcome: &Outcome::Uncertain("ended in the middle".into()) }
                     .emit();
                 settled.push(item.settled(Settlement::Uncertain, Fate::Neither));

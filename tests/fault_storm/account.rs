@@ -50,7 +50,7 @@ fn waiting(site: &Site) -> u64 {
     let queues = site.queues();
     let counts = queues.lines().filter_map(|line| line.split_once('\t')).filter_map(|(name, count)| {
         let count: u64 = count.trim().parse().ok()?;
-        Some(if name.ends_with(".dead") { 0 } else { count })
+        Some(if name.ends_with(".dead") || name.ends_with(".owner") { 0 } else { count })
     });
     counts.sum::<u64>() + status["pending"].as_u64().unwrap() + status["claimed"].as_u64().unwrap()
 }

@@ -13,7 +13,7 @@ use lapin::options::{BasicGetOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 
-use super::headers::{self, ATTEMPTS, BROKERS_REASON, REASON, REPLAY, SINCE, STATE};
+use super::headers::{self, ATTEMPTS, BROKERS_REASON, REASON, RECIPIENT, REPLAY, SINCE, STATE};
 use super::link::within;
 use super::{AmqpError, Link, Message, Mode, Publisher, Refused, Settings};
 use crate::event::{Event, EventId};
@@ -95,7 +95,7 @@ impl DeadLetters {
     /// # Errors
     /// `Refused`: it is still a dead letter.
     pub async fn replay(&self, letter: DeadLetter) -> Result<(), Refused> {
-        self.publisher.publish(&self.link, &replayed(&letter, self.link.topology().work_queue())).await?;
+        self.publisher.publish(&self.link, &replayed(&letter, self.link.topology().to_work())).await?;
         self.link.acknowledge(&letter.acker, false).await;
         Ok(())
     }
@@ -144,19 +144,24 @@ fn letter(body: Vec<u8>, properties: BasicProperties, acker: Acker) -> DeadLette
 
 /// The message that brings a letter to the work queue again, under a key made of the event and the replay before. Replayed
 /// twice because something ended in between, it has the same key, and the relay sends it once.
-fn replayed(letter: &DeadLetter, queue: String) -> Message {
+fn replayed(letter: &DeadLetter, (exchange, key): (String, String)) -> Message {
     let properties = &letter.properties;
     let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string).unwrap_or_default();
     let before = headers::text(properties, REPLAY).unwrap_or_default();
-    let key = |event: &Event| EventId::of("replay").part(event.id.as_bytes()).part(&before).finish();
+    let replay = |event: &Event| EventId::of("replay").part(event.id.as_bytes()).part(&before).finish();
     Message {
-        exchange: String::new(),
-        key: queue,
+        exchange,
+        key,
         id: text(properties.message_id()),
         kind: text(properties.kind()),
         time_s: properties.timestamp().unwrap_or_default(),
         body: letter.body.clone(),
-        headers: letter.event.as_ref().map(|event| (REPLAY, key(event).to_string())).into_iter().collect(),
+        headers: {
+            let key = letter.event.as_ref().map(|event| (REPLAY, replay(event).to_string()));
+            key.into_iter()
+                .chain(headers::text(properties, RECIPIENT).map(|whose| (RECIPIENT, whose)))
+                .collect()
+        },
     }
 }
 

@@ -19,6 +19,8 @@ pub(in crate::queue) const STATE: &str = "x-mailtap-state";
 pub(in crate::queue) const SINCE: &str = "x-mailtap-since";
 /// What a replayed event is known by instead of its id.
 pub(in crate::queue) const REPLAY: &str = "x-mailtap-replay";
+/// Whose event it is, as a pseudonym: what work queues are chosen by.
+pub(in crate::queue) const RECIPIENT: &str = "x-mailtap-recipient";
 /// The broker's word for why it made a dead letter of a message itself.
 pub(in crate::queue) const BROKERS_REASON: &str = "x-first-death-reason";
 

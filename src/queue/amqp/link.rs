@@ -12,15 +12,15 @@ use std::time::Duration;
 
 use lapin::Acker;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
-    QueueBindOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions, ExchangeBindOptions,
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connect, Connection, ConnectionProperties, Consumer, ExchangeKind};
 
-use super::topology::{Argument, Queue, Topology};
+use super::topology::{Argument, HASH, HASH_HEADER, Queue, Topology};
 use super::{AmqpError, Mode, Settings};
 
 /// How long an ack may take: it only has to be written.
@@ -52,6 +52,8 @@ impl Link {
             let uri = parse(uri.expose(), settings.heartbeat).ok_or(AmqpError::Uri { number: index + 1 })?;
             match Self::open_one(settings, name, uri, tls.clone()).await {
                 Ok(link) => return Ok(link),
+                // That one answers and is not as it should be says more than that others don't answer.
+                Err(_) if matches!(result, Err(AmqpError::Topology { .. })) => {}
                 Err(error) => result = Err(error),
             }
         }
@@ -113,14 +115,23 @@ impl Link {
         within(self.timeout, self.connection.create_channel()).await
     }
 
-    pub(in crate::queue) async fn consume(&self, prefetch: u16) -> Result<Consumer, AmqpError> {
+    /// Consumes these queues over one channel, at most `prefetch` messages of each at once.
+    pub(in crate::queue) async fn consume(
+        &self,
+        prefetch: u16,
+        queues: &[String],
+    ) -> Result<Vec<Consumer>, AmqpError> {
         within(self.timeout, async {
             let channel = self.connection.create_channel().await?;
             channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-            let queue = ShortString::from(self.topology.work_queue());
-            channel
-                .basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default())
-                .await
+            let mut consumers = Vec::new();
+            for queue in queues {
+                let options = BasicConsumeOptions::default();
+                let queue = ShortString::from(queue.as_str());
+                consumers
+                    .push(channel.basic_consume(queue, "".into(), options, FieldTable::default()).await?);
+            }
+            Ok(consumers)
         })
         .await
     }
@@ -144,14 +155,22 @@ impl Link {
     }
 
     async fn prepare(&self, mode: Mode) -> Result<(), AmqpError> {
-        let passive = mode == Mode::Check;
         for name in &self.topology.exchanges {
-            self.exchange(name, passive).await.map_err(|error| wrong(name, &error))?;
+            self.exchange(name, ExchangeKind::Topic, mode, &FieldTable::default())
+                .await
+                .map_err(|error| wrong(name, &error))?;
+        }
+        if let Some(name) = &self.topology.spread {
+            let mut arguments = FieldTable::default();
+            let (header, value) = HASH_HEADER;
+            arguments.insert(header.into(), AMQPValue::LongString(value.into()));
+            let kind = ExchangeKind::Custom(HASH.into());
+            self.exchange(name, kind, mode, &arguments).await.map_err(|error| spreading(name, &error))?;
         }
         for queue in &self.topology.queues {
-            self.queue(queue, passive).await.map_err(|error| wrong(&queue.name, &error))?;
+            self.queue(queue, mode).await.map_err(|error| wrong(&queue.name, &error))?;
         }
-        if passive {
+        if mode == Mode::Check {
             // A binding can't be looked at over AMQP: the mandatory flag of each message finds a missing one.
             return Ok(());
         }
@@ -166,23 +185,64 @@ impl Link {
             .await
             .map_err(|error| wrong(&binding.queue, &error))?;
         }
+        if let Some((from, to, key)) = &self.topology.between {
+            let (source, destination) = (from.as_str().into(), to.as_str().into());
+            let options = ExchangeBindOptions::default();
+            let bound =
+                channel.exchange_bind(destination, source, (*key).into(), options, FieldTable::default());
+            within(self.timeout, bound).await.map_err(|error| wrong(to, &error))?;
+        }
         Ok(())
     }
 
-    /// On a channel of its own: the broker closes the channel when it refuses.
-    async fn exchange(&self, name: &str, passive: bool) -> Result<(), AmqpError> {
-        let channel = self.channel().await?;
-        let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
-        let declared =
-            channel.exchange_declare(name.into(), ExchangeKind::Topic, options, FieldTable::default());
-        within(self.timeout, declared).await
+    /// Each question on a channel of its own: the broker closes the channel when it refuses. What is only checked is looked
+    /// for first, and then declared as it should be, which makes nothing and is refused where it is otherwise; who may not
+    /// declare learns only that it is there.
+    async fn exchange(
+        &self,
+        name: &str,
+        kind: ExchangeKind,
+        mode: Mode,
+        arguments: &FieldTable,
+    ) -> Result<(), AmqpError> {
+        for passive in questions(mode) {
+            let channel = self.channel().await?;
+            let options = ExchangeDeclareOptions {
+                passive: *passive,
+                durable: true,
+                ..ExchangeDeclareOptions::default()
+            };
+            let declared = channel.exchange_declare(name.into(), kind.clone(), options, arguments.clone());
+            allowed(mode, within(self.timeout, declared).await)?;
+        }
+        Ok(())
     }
 
-    async fn queue(&self, queue: &Queue, passive: bool) -> Result<(), AmqpError> {
-        let channel = self.channel().await?;
-        let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
-        let declared = channel.queue_declare(queue.name.as_str().into(), options, arguments(queue));
-        within(self.timeout, declared).await.map(drop)
+    async fn queue(&self, queue: &Queue, mode: Mode) -> Result<(), AmqpError> {
+        for passive in questions(mode) {
+            let channel = self.channel().await?;
+            let options =
+                QueueDeclareOptions { passive: *passive, durable: true, ..QueueDeclareOptions::default() };
+            let declared = channel.queue_declare(queue.name.as_str().into(), options, arguments(queue));
+            allowed(mode, within(self.timeout, declared).await.map(drop))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether to ask passively, for each question.
+const fn questions(mode: Mode) -> &'static [bool] {
+    match mode {
+        Mode::Declare => &[false],
+        Mode::Check => &[true, false],
+    }
+}
+
+/// Who may only look is not told to declare.
+fn allowed(mode: Mode, answer: Result<(), AmqpError>) -> Result<(), AmqpError> {
+    match answer {
+        Err(AmqpError::Client(why)) if mode == Mode::Check && why.contains("ACCESS_REFUSED") => Ok(()),
+        answer => answer,
     }
 }
 
@@ -199,6 +259,11 @@ pub(in crate::queue) async fn within<T>(
 
 fn wrong(what: &str, error: &AmqpError) -> AmqpError {
     AmqpError::Topology { what: what.into(), why: error.to_string() }
+}
+
+fn spreading(what: &str, error: &AmqpError) -> AmqpError {
+    let hint = "amqp.partitions needs RabbitMQ's plugin rabbitmq_consistent_hash_exchange";
+    AmqpError::Topology { what: what.into(), why: format!("{error}; {hint}") }
 }
 
 fn parse(uri: &str, heartbeat: Duration) -> Option<AMQPUri> {

@@ -11,12 +11,14 @@
 mod dead;
 pub(in crate::queue) mod headers;
 mod link;
+mod owner;
 mod publisher;
 pub mod topology;
 mod watch;
 
 pub use dead::{DeadLetter, DeadLetters};
 pub use link::Link;
+pub use owner::Owner;
 pub use publisher::{Message, Publisher, Refused};
 pub use watch::Watch;
 
@@ -41,7 +43,7 @@ pub struct Settings {
     pub confirm_timeout: Duration,
     /// Heartbeats; 0 to leave it to the broker.
     pub heartbeat: Duration,
-    /// Certificate authorities in PEM, instead of the system's.
+    /// Certificate authorities in PEM that are trusted beside the system's.
     pub ca_file: Option<PathBuf>,
     /// The client's certificate chain and key in PEM.
     pub client_certificate: Option<(PathBuf, PathBuf)>,
@@ -104,6 +106,31 @@ pub enum AmqpError {
         what: String,
         /// What the broker said.
         why: String,
+    },
+    /// The events of a work queue are remembered by another relay.
+    #[error(
+        "{queue} belongs to the memory of another relay ({by}); give each relay queues of its own (relay.queues), or, if that one is \
+             gone for good, start this one once with --take-over"
+    )]
+    Owned {
+        /// The queue.
+        queue: String,
+        /// Whose it is.
+        by: String,
+    },
+    /// It can't be taken over: somebody consumes it.
+    #[error("{queue} can't be taken over: the relay on {by} still consumes it; stop that one first")]
+    Consumed {
+        /// The queue.
+        queue: String,
+        /// Whose it is.
+        by: String,
+    },
+    /// There is no such work queue.
+    #[error("relay.queues: there is no queue {number}; amqp.partitions says how many there are")]
+    NoQueue {
+        /// Its number.
+        number: u16,
     },
     /// What the client library reported.
     #[error("{0}")]

@@ -13,6 +13,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation};
 
+use super::headers::RECIPIENT;
 use super::{AmqpError, Link};
 use crate::event::Event;
 
@@ -48,6 +49,11 @@ pub struct Message {
     pub headers: Vec<(&'static str, String)>,
 }
 
+/// What the event is spread by: whoever received the message, or the message itself where several did.
+fn recipient(event: &Event) -> String {
+    event.data.recipient.as_ref().map_or_else(|| event.message.to_string(), ToString::to_string)
+}
+
 impl Message {
     /// The message that carries this event to `exchange`.
     #[must_use]
@@ -59,7 +65,7 @@ impl Message {
             kind: event.kind.as_str().into(),
             time_s: event.time.as_secs(),
             body: event.to_json().into_bytes(),
-            headers: Vec::new(),
+            headers: vec![(RECIPIENT, recipient(event))],
         }
     }
 }

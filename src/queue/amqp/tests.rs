@@ -8,8 +8,8 @@ use lapin::types::FieldTable;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::event::EventId;
-use crate::queue::source::{AmqpSource, Delivery, Settlement, Source};
+use crate::event::{Event, EventId};
+use crate::queue::source::{AmqpSource, Delivery, Settlement, Source, Taking};
 use crate::queue::testing::{Proxy, broker, event, remove, wait_for};
 use crate::service::Lifecycle;
 
@@ -254,6 +254,107 @@ async fn of_what_came_over_a_cut_connection_only_the_uncertain_is_written_down()
     drop(source);
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     wait_for(&link, &link.topology().work_queue(), 0).await;
+    remove(&settings).await;
+}
+
+fn whose(number: u64) -> Event {
+    let mut event = event(number);
+    event.data.recipient = Some([u8::try_from(number % 12).unwrap(); 12].into());
+    event
+}
+
+async fn publish_events(settings: &Settings, events: impl Iterator<Item = Event>) {
+    let link = Link::open(settings, "test").await.unwrap();
+    let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
+    for event in events {
+        let message = Message::of(&event, link.topology().events_exchange());
+        publisher.publish(&link, &message).await.unwrap();
+    }
+    link.close().await;
+}
+
+#[tokio::test]
+async fn events_are_spread_by_recipient_and_come_back_to_the_same_relay() {
+    let Some(mut settings) = broker("spread") else { return };
+    settings.shape.partitions = 3;
+    publish_events(&settings, (0..120).map(whose)).await;
+    let check = Settings { topology: Mode::Check, ..settings.clone() };
+    let mut seen: BTreeMap<EventId, (u16, usize)> = BTreeMap::new();
+    let mut owners: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
+    for round in 1..=2 {
+        for queue in 1..=3 {
+            let taking = Taking { prefetch: 200, queues: vec![queue], owner: None };
+            let mut source = AmqpSource::taking(check.clone(), taking, &Lifecycle::detached());
+            while let Ok(came) = tokio::time::timeout(Duration::from_secs(2), source.next(200)).await {
+                let came = came.unwrap();
+                for delivery in &came {
+                    let place = seen.entry(delivery.event.id).or_insert((queue, 0));
+                    assert_eq!(place.0, queue, "a retry comes back to the same queue");
+                    place.1 += 1;
+                    let recipient = delivery.event.data.recipient.as_ref().unwrap().to_string();
+                    owners.entry(recipient).or_default().insert(queue);
+                }
+                let what = match round {
+                    1 => Settlement::Retry { after: Duration::ZERO, reason: "busy".into() },
+                    _ => Settlement::Done,
+                };
+                if round == 1 {
+                    // The retry is back after a second: this round is over before that.
+                    let first = came.iter().filter(|delivery| delivery.attempts == 1);
+                    source
+                        .settle(first.map(|delivery| (delivery.tag, what.clone())).collect())
+                        .await
+                        .unwrap();
+                    break;
+                }
+                source
+                    .settle(came.iter().map(|delivery| (delivery.tag, what.clone())).collect())
+                    .await
+                    .unwrap();
+            }
+        }
+    }
+    assert_eq!(seen.len(), 120);
+    assert!(owners.values().all(|queues| queues.len() == 1), "{owners:?}");
+    assert!(owners.values().flatten().collect::<BTreeSet<_>>().len() > 1, "more than one queue has work");
+    remove(&settings).await;
+}
+
+/// What the owner before had in hand is marked, up to the first message that it never had.
+#[tokio::test]
+async fn a_queue_is_taken_only_by_the_relay_that_remembers_its_events() {
+    let Some(settings) = broker("owner") else { return };
+    publish(&settings, 0..5).await;
+    let taking = |memory: &str, takes_over| Taking {
+        prefetch: 3,
+        queues: Vec::new(),
+        owner: Some(Owner { memory: memory.into(), host: "mx1".into(), takes_over }),
+    };
+    let mut first = AmqpSource::taking(settings.clone(), taking("a", false), &Lifecycle::detached());
+    assert!(receive(&mut first, 3).await.iter().all(|delivery| !delivery.suspect));
+    let life = Lifecycle::detached();
+    for (takes_over, word) in [(false, "(a on mx1)"), (true, "stop that one first")] {
+        let mut other = AmqpSource::taking(settings.clone(), taking("b", takes_over), &life);
+        assert!(tokio::time::timeout(Duration::from_secs(2), other.next(1)).await.is_err());
+        let why = life.health.troubles().remove(0).1;
+        assert!(why.contains(word), "{why}");
+    }
+    drop(first);
+    let mut heir = AmqpSource::taking(settings.clone(), taking("b", true), &life);
+    let mut came = Vec::new();
+    while came.len() < 5 {
+        let more = receive(&mut heir, 1).await;
+        heir.settle(more.iter().map(|delivery| (delivery.tag, Settlement::Done)).collect()).await.unwrap();
+        came.extend(more);
+    }
+    let suspects: BTreeSet<EventId> =
+        came.iter().filter(|delivery| delivery.suspect).map(|delivery| delivery.event.id).collect();
+    assert_eq!(suspects, (0..3).map(|number| event(number).id).collect());
+    drop(heir);
+    let mut again = AmqpSource::taking(settings.clone(), taking("b", false), &life);
+    publish(&settings, 5..6).await;
+    assert!(!receive(&mut again, 1).await[0].suspect);
+    drop(again);
     remove(&settings).await;
 }
 

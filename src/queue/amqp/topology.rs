@@ -1,7 +1,7 @@
 //! What mailtap needs in the broker, as data: code declares or checks it, administrators import it, tests read it.
 //!
 //! - Layer: decision
-//! - Takes: a prefix for the names, retry tiers, a delivery limit.
+//! - Takes: a prefix for the names, retry tiers, a delivery limit, how many work queues.
 //! - Gives: exchanges, queues and bindings; the tier for a wait; RabbitMQ's `definitions.json`.
 //! - On failure: nothing can fail.
 //! - Limits: a wait beyond the longest tier takes the longest.
@@ -11,8 +11,14 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::headers::RECIPIENT;
+
 /// How often dead letters can be looked at: more often than anybody will.
 const DEAD_LOOKS: i64 = 1_000_000_000;
+/// The kind of exchange that spreads over several work queues, from RabbitMQ's plugin `rabbitmq_consistent_hash_exchange`.
+pub(in crate::queue) const HASH: &str = "x-consistent-hash";
+/// The header that it goes by.
+pub(in crate::queue) const HASH_HEADER: (&str, &str) = ("hash-header", RECIPIENT);
 
 /// What the topology is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,15 +29,18 @@ pub struct Shape {
     pub retry_tiers: Vec<Duration>,
     /// How often the broker hands out a message whose consumer dies with it, until it is a dead letter.
     pub delivery_limit: u32,
+    /// How many work queues: with more than one, events are spread over them by recipient.
+    pub partitions: u16,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        let tiers = [10, 60, 600, 3_600];
+        let tiers = [10, 60, 600];
         Self {
             prefix: "mailtap".into(),
             retry_tiers: tiers.into_iter().map(Duration::from_secs).collect(),
             delivery_limit: 20,
+            partitions: 1,
         }
     }
 }
@@ -41,10 +50,14 @@ impl Default for Shape {
 pub struct Topology {
     /// Topic exchanges, durable.
     pub exchanges: Vec<String>,
+    /// The exchange that spreads events over several work queues, durable.
+    pub spread: Option<String>,
     /// Quorum queues.
     pub queues: Vec<Queue>,
     /// What leads from the exchanges to the queues.
     pub bindings: Vec<Binding>,
+    /// What leads from one exchange to another: source, destination, key.
+    pub between: Option<(String, String, &'static str)>,
     shape: Shape,
 }
 
@@ -83,40 +96,53 @@ impl Topology {
     pub fn new(shape: Shape) -> Self {
         let names = |what: &str| format!("{}.{what}", shape.prefix);
         let (events, dead) = (names("events"), names("dead"));
-        let work = names("ga4");
+        let spread = (shape.partitions > 1).then(|| names("ga4.by-recipient"));
+        let works = work_queues(&shape);
+        let looked_at = || quorum([("x-delivery-limit", Argument::Number(DEAD_LOOKS))]);
         let mut queues = vec![
-            Queue {
-                name: work.clone(),
-                arguments: quorum([
-                    ("x-dead-letter-exchange", Argument::Text(dead.clone())),
-                    ("x-dead-letter-strategy", Argument::Text("at-least-once".into())),
-                    // What dead-lettering at least once asks for. It limits nothing before somebody sets a length.
-                    ("x-overflow", Argument::Text("reject-publish".into())),
-                    ("x-delivery-limit", Argument::Number(shape.delivery_limit.into())),
-                ]),
-            },
-            Queue {
-                name: names("ga4.dead"),
-                // Looking at a letter counts as a delivery, and RabbitMQ 4 drops what was delivered 20 times.
-                arguments: quorum([("x-delivery-limit", Argument::Number(DEAD_LOOKS))]),
-            },
+            // Looking at a letter counts as a delivery, and RabbitMQ 4 drops what was delivered 20 times.
+            Queue { name: names("ga4.dead"), arguments: looked_at() },
         ];
+        for name in &works {
+            let arguments = quorum([
+                ("x-dead-letter-exchange", Argument::Text(dead.clone())),
+                ("x-dead-letter-strategy", Argument::Text("at-least-once".into())),
+                // What dead-lettering at least once asks for. It limits nothing before somebody sets a length.
+                ("x-overflow", Argument::Text("reject-publish".into())),
+                ("x-delivery-limit", Argument::Number(shape.delivery_limit.into())),
+            ]);
+            queues.push(Queue { name: name.clone(), arguments });
+            queues.push(Queue { name: owner_queue(name), arguments: looked_at() });
+        }
+        let back = |name: &String| match &spread {
+            // The header tells it the queue that the event came from.
+            Some(spread) => vec![("x-dead-letter-exchange", Argument::Text(spread.clone()))],
+            // Through the default exchange, straight back to the work queue: nobody else's binding sees retries.
+            None => vec![
+                ("x-dead-letter-exchange", Argument::Text(String::new())),
+                ("x-dead-letter-routing-key", Argument::Text(name.clone())),
+            ],
+        };
         queues.extend(shape.retry_tiers.iter().map(|tier| Queue {
             name: names(&format!("ga4.retry.{}", tier_name(*tier))),
-            arguments: quorum([
-                ("x-message-ttl", Argument::Number(i64::try_from(tier.as_millis()).unwrap_or(i64::MAX))),
-                // Through the default exchange, straight back to the work queue: nobody else's binding sees retries.
-                ("x-dead-letter-exchange", Argument::Text(String::new())),
-                ("x-dead-letter-routing-key", Argument::Text(work.clone())),
-                ("x-dead-letter-strategy", Argument::Text("at-least-once".into())),
-                ("x-overflow", Argument::Text("reject-publish".into())),
-            ]),
+            arguments: {
+                let mut arguments = quorum([
+                    ("x-message-ttl", Argument::Number(i64::try_from(tier.as_millis()).unwrap_or(i64::MAX))),
+                    ("x-dead-letter-strategy", Argument::Text("at-least-once".into())),
+                    ("x-overflow", Argument::Text("reject-publish".into())),
+                ]);
+                arguments.extend(works.first().map(back).unwrap_or_default());
+                arguments
+            },
         }));
-        let bindings = vec![
-            Binding { exchange: events.clone(), queue: work, key: "mailtap.#" },
-            Binding { exchange: dead.clone(), queue: names("ga4.dead"), key: "#" },
-        ];
-        Self { exchanges: vec![events, dead], queues, bindings, shape }
+        let source = spread.as_ref().unwrap_or(&events);
+        // A binding's key is its weight there: all queues get the same share.
+        let key = if spread.is_some() { "1" } else { ALL_EVENTS };
+        let to_work = works.iter().map(|name| Binding { exchange: source.clone(), queue: name.clone(), key });
+        let mut bindings: Vec<Binding> = to_work.collect();
+        bindings.push(Binding { exchange: dead.clone(), queue: names("ga4.dead"), key: "#" });
+        let between = spread.clone().map(|spread| (events.clone(), spread, ALL_EVENTS));
+        Self { exchanges: vec![events, dead], spread, queues, bindings, between, shape }
     }
 
     /// The exchange that events are published to.
@@ -131,10 +157,25 @@ impl Topology {
         format!("{}.dead", self.shape.prefix)
     }
 
-    /// The queue that the relay consumes.
+    /// The queue that the relay consumes; the first one, if there are several.
     #[must_use]
     pub fn work_queue(&self) -> String {
-        format!("{}.ga4", self.shape.prefix)
+        self.work_queues().into_iter().next().unwrap_or_default()
+    }
+
+    /// The queues that relays consume.
+    #[must_use]
+    pub fn work_queues(&self) -> Vec<String> {
+        work_queues(&self.shape)
+    }
+
+    /// Exchange and routing key by which an event comes to its work queue, and to nobody else's.
+    #[must_use]
+    pub fn to_work(&self) -> (String, String) {
+        match &self.spread {
+            Some(spread) => (spread.clone(), String::new()),
+            None => (String::new(), self.work_queue()),
+        }
     }
 
     /// The queue that dead letters end in.
@@ -143,7 +184,7 @@ impl Topology {
         format!("{}.ga4.dead", self.shape.prefix)
     }
 
-    /// The queue for a wait: the shortest tier that is not shorter, else the longest; the work queue if there is none.
+    /// The queue for a wait: the shortest tier that is not shorter, else the longest; the first work queue if there is none.
     #[must_use]
     pub fn retry_queue(&self, wait: Duration) -> String {
         let tiers = &self.shape.retry_tiers;
@@ -157,14 +198,14 @@ impl Topology {
     /// The same for RabbitMQ's `import_definitions`.
     #[must_use]
     pub fn definitions(&self, vhost: &str) -> Value {
-        let exchanges: Vec<_> = self
-            .exchanges
-            .iter()
-            .map(|name| {
-                json!({ "name": name, "vhost": vhost, "type": "topic", "durable": true, "auto_delete": false,
-                        "internal": false, "arguments": {} })
-            })
-            .collect();
+        let exchange = |name: &String, kind: &str, arguments: Value| {
+            json!({ "name": name, "vhost": vhost, "type": kind, "durable": true, "auto_delete": false,
+                    "internal": false, "arguments": arguments })
+        };
+        let topics = self.exchanges.iter().map(|name| exchange(name, "topic", json!({})));
+        let (header, value) = HASH_HEADER;
+        let spread = self.spread.iter().map(|name| exchange(name, HASH, json!({ header: value })));
+        let exchanges: Vec<_> = topics.chain(spread).collect();
         let queues: Vec<_> = self
             .queues
             .iter()
@@ -180,9 +221,28 @@ impl Topology {
                 json!({ "source": binding.exchange, "vhost": vhost, "destination": binding.queue,
                         "destination_type": "queue", "routing_key": binding.key, "arguments": {} })
             })
+            .chain(self.between.iter().map(|(from, to, key)| {
+                json!({ "source": from, "vhost": vhost, "destination": to,
+                        "destination_type": "exchange", "routing_key": key, "arguments": {} })
+            }))
             .collect();
         json!({ "exchanges": exchanges, "queues": queues, "bindings": bindings })
     }
+}
+
+/// Every type of event.
+const ALL_EVENTS: &str = "mailtap.#";
+
+fn work_queues(shape: &Shape) -> Vec<String> {
+    match shape.partitions {
+        0 | 1 => vec![format!("{}.ga4", shape.prefix)],
+        many => (1..=many).map(|number| format!("{}.ga4.{number}", shape.prefix)).collect(),
+    }
+}
+
+/// The queue that says whose memory knows the events of a work queue.
+pub(in crate::queue) fn owner_queue(work: &str) -> String {
+    format!("{work}.owner")
 }
 
 fn quorum<const N: usize>(more: [(&'static str, Argument); N]) -> Vec<(&'static str, Argument)> {
@@ -221,12 +281,12 @@ mod tests {
         assert_eq!(
             names,
             [
-                "mailtap.ga4",
                 "mailtap.ga4.dead",
+                "mailtap.ga4",
+                "mailtap.ga4.owner",
                 "mailtap.ga4.retry.10s",
                 "mailtap.ga4.retry.1m",
-                "mailtap.ga4.retry.10m",
-                "mailtap.ga4.retry.1h"
+                "mailtap.ga4.retry.10m"
             ]
         );
         assert_eq!(topology.exchanges, ["mailtap.events", "mailtap.dead"]);
@@ -241,8 +301,8 @@ mod tests {
         assert_eq!(tier(0), "mailtap.ga4.retry.10s");
         assert_eq!(tier(10), "mailtap.ga4.retry.10s");
         assert_eq!(tier(11), "mailtap.ga4.retry.1m");
-        assert_eq!(tier(3_600), "mailtap.ga4.retry.1h");
-        assert_eq!(tier(1_000_000), "mailtap.ga4.retry.1h");
+        assert_eq!(tier(600), "mailtap.ga4.retry.10m");
+        assert_eq!(tier(1_000_000), "mailtap.ga4.retry.10m");
         let none = Topology::new(Shape { retry_tiers: Vec::new(), ..Shape::default() });
         assert_eq!(none.retry_queue(Duration::ZERO), "mailtap.ga4");
     }
@@ -252,12 +312,30 @@ mod tests {
         let topology = Topology::new(Shape { prefix: "site".into(), ..Shape::default() });
         let definitions = topology.definitions("/");
         assert_eq!(definitions["queues"].as_array().unwrap().len(), topology.queues.len());
-        assert_eq!(definitions["queues"][0]["arguments"]["x-delivery-limit"], 20);
-        assert_eq!(definitions["queues"][1]["arguments"]["x-delivery-limit"], 1_000_000_000);
-        assert_eq!(definitions["queues"][2]["arguments"]["x-dead-letter-routing-key"], "site.ga4");
+        assert_eq!(definitions["queues"][0]["arguments"]["x-delivery-limit"], 1_000_000_000);
+        assert_eq!(definitions["queues"][1]["arguments"]["x-delivery-limit"], 20);
+        assert_eq!(definitions["queues"][3]["arguments"]["x-dead-letter-routing-key"], "site.ga4");
         assert_eq!(definitions["bindings"][0]["routing_key"], "mailtap.#");
         for queue in definitions["queues"].as_array().unwrap() {
             assert_eq!(queue["arguments"]["x-queue-type"], "quorum");
+        }
+    }
+
+    #[test]
+    fn several_work_queues_are_fed_by_recipient_retries_too() {
+        let topology = Topology::new(Shape { partitions: 3, ..Shape::default() });
+        assert_eq!(topology.work_queues(), ["mailtap.ga4.1", "mailtap.ga4.2", "mailtap.ga4.3"]);
+        assert_eq!(topology.to_work(), ("mailtap.ga4.by-recipient".into(), String::new()));
+        let definitions = topology.definitions("/");
+        let spread = &definitions["exchanges"][2];
+        assert_eq!((&spread["type"], &spread["arguments"]["hash-header"]), (&json!(HASH), &json!(RECIPIENT)));
+        let bindings = definitions["bindings"].as_array().unwrap();
+        let weights = bindings.iter().filter(|binding| binding["source"] == "mailtap.ga4.by-recipient");
+        assert!(weights.clone().all(|binding| binding["routing_key"] == "1") && weights.count() == 3);
+        assert!(bindings.iter().any(|binding| binding["destination_type"] == "exchange"));
+        for queue in definitions["queues"].as_array().unwrap() {
+            let retry = queue["name"].as_str().unwrap().contains("retry");
+            assert_eq!(queue["arguments"]["x-dead-letter-exchange"] == "mailtap.ga4.by-recipient", retry);
         }
     }
 }

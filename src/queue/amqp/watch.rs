@@ -4,7 +4,7 @@
 //! - Takes: how to reach the broker, a kind of event if only that is wanted.
 //! - Gives: events as they are published, from a queue of its own that ends with the connection.
 //! - On failure: `AmqpError`; open another.
-//! - Limits: the queue holds 10,000 events; a slow reader misses the oldest.
+//! - Limits: the queue holds 10,000 events, and 1,000 are here; a slow reader misses the oldest.
 //! - See: RabbitMQ, "Exclusive Queues".
 
 use futures_util::StreamExt;
@@ -18,12 +18,14 @@ use crate::event::{Event, EventError, Kind};
 
 const LONGEST: i64 = 10_000;
 const PREFETCH: u16 = 1_000;
+const ACK_EVERY: u16 = 250;
 
 /// What passes.
 #[derive(Debug)]
 pub struct Watch {
     link: Link,
     consumer: Consumer,
+    unread: u16,
 }
 
 impl Watch {
@@ -48,12 +50,11 @@ impl Watch {
             let none = FieldTable::default;
             channel.queue_bind(queue.clone(), exchange, key, QueueBindOptions::default(), none()).await?;
             channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
-            let options =
-                BasicConsumeOptions { no_ack: true, exclusive: true, ..BasicConsumeOptions::default() };
+            let options = BasicConsumeOptions { exclusive: true, ..BasicConsumeOptions::default() };
             channel.basic_consume(queue, "".into(), options, none()).await
         };
         let consumer = within(link.timeout(), consuming).await?;
-        Ok(Self { link, consumer })
+        Ok(Self { link, consumer, unread: 0 })
     }
 
     /// Waits for the next one; what is no event comes as its error. May be dropped while it waits.
@@ -62,7 +63,16 @@ impl Watch {
     /// `AmqpError` when the connection broke.
     pub async fn next(&mut self) -> Result<Result<Event, EventError>, AmqpError> {
         match self.consumer.next().await {
-            Some(handed) => Ok(Event::from_json(&handed?.data)),
+            Some(handed) => {
+                let handed = handed?;
+                // Only what was read is acked: the broker gives a reader that waits no more than the prefetch.
+                self.unread += 1;
+                if self.unread >= ACK_EVERY {
+                    self.unread = 0;
+                    self.link.acknowledge(&handed.acker, true).await;
+                }
+                Ok(Event::from_json(&handed.data))
+            }
             None => Err(AmqpError::Client("the broker ended the queue".into())),
         }
     }

@@ -12,8 +12,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use futures_util::stream::{BoxStream, SelectAll};
 use futures_util::{FutureExt, StreamExt};
-use lapin::Consumer;
 use lapin::message::Delivery as Handed;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -22,39 +22,76 @@ use super::held::{Desk, Session};
 use super::{BoxFuture, Delivery, Settle, Source, SourceError, Tag};
 use crate::event::Event;
 use crate::queue::amqp::headers::{self, ATTEMPTS, REPLAY};
-use crate::queue::amqp::{self, AmqpError, Link, Publisher};
+use crate::queue::amqp::{self, AmqpError, Link, Owner, Publisher};
 use crate::queue::backoff::Backoff;
 use crate::queue::happenings::{BrokerLost, BrokerReached, Malformed};
 use crate::service::{Component, Lifecycle};
 
-/// The work queue of the broker, as the relay sees it.
-#[derive(Debug)]
+/// What a relay takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taking {
+    /// Messages of each queue at once.
+    pub prefetch: u16,
+    /// The numbers of its work queues, from 1; none: all.
+    pub queues: Vec<u16>,
+    /// Who it is, so that it takes only queues whose events it remembers.
+    pub owner: Option<Owner>,
+}
+
+/// Messages, each with the number of its queue among those that are taken.
+type Messages = SelectAll<BoxStream<'static, (usize, lapin::Result<Handed>)>>;
+
+/// The work queues of the broker, as the relay sees them.
 pub struct AmqpSource {
     settings: amqp::Settings,
-    prefetch: u16,
+    taking: Taking,
     stop: CancellationToken,
     health: Component,
     backoff: Backoff,
     desk: Arc<Desk>,
-    consumer: Option<Consumer>,
-    connecting: Option<JoinHandle<Result<(Session, Consumer), AmqpError>>>,
+    messages: Option<Messages>,
+    connecting: Option<JoinHandle<Result<Opened, AmqpError>>>,
     ready: VecDeque<Delivery>,
+    /// For each queue, whether it was another relay's, and what that one had in hand may still come.
+    suspect: Vec<bool>,
+}
+
+struct Opened {
+    session: Session,
+    messages: Messages,
+    taken_over: Vec<bool>,
+}
+
+impl std::fmt::Debug for AmqpSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AmqpSource")
+            .field("taking", &self.taking)
+            .field("desk", &self.desk)
+            .finish_non_exhaustive()
+    }
 }
 
 impl AmqpSource {
     /// Takes events from the broker, at most `prefetch` at once, until the life ends. Reports to health as `rabbitmq`.
     #[must_use]
     pub fn new(settings: amqp::Settings, prefetch: u16, life: &Lifecycle) -> Self {
+        Self::taking(settings, Taking { prefetch, queues: Vec::new(), owner: None }, life)
+    }
+
+    /// The same, of some of the work queues, and only while they are the owner's.
+    #[must_use]
+    pub fn taking(settings: amqp::Settings, taking: Taking, life: &Lifecycle) -> Self {
         Self {
             settings,
-            prefetch: prefetch.max(1),
+            taking: Taking { prefetch: taking.prefetch.max(1), ..taking },
             stop: life.stop.clone(),
             health: life.health.component("rabbitmq"),
             backoff: Backoff::default(),
             desk: Arc::default(),
-            consumer: None,
+            messages: None,
             connecting: None,
             ready: VecDeque::new(),
+            suspect: Vec::new(),
         }
     }
 
@@ -98,29 +135,37 @@ impl AmqpSource {
     /// Waits for one message and takes what came with it. May be dropped while it waits.
     async fn receive(&mut self, max: usize) -> Result<(), AmqpError> {
         self.connect().await?;
-        let Some(consumer) = &mut self.consumer else { return Ok(()) };
-        let mut came = vec![consumer.next().await];
+        let Some(messages) = &mut self.messages else { return Ok(()) };
+        let mut came = vec![messages.next().await];
         while came.len() < max {
-            let Some(next) = consumer.next().now_or_never() else { break };
+            let Some(next) = messages.next().now_or_never() else { break };
             came.push(next);
         }
         for handed in came {
             match handed {
-                Some(handed) => self.take(handed?),
+                Some((queue, handed)) => self.take(queue, handed?),
                 None => return Err(AmqpError::Client("the broker cancelled the consumer".into())),
             }
         }
         Ok(())
     }
 
-    fn take(&mut self, handed: Handed) {
+    fn take(&mut self, queue: usize, handed: Handed) {
+        // What the owner before had in hand is back at the head of the queue: it ends with the first that nobody had.
+        let suspect = match self.suspect.get_mut(queue) {
+            Some(suspect) => {
+                *suspect &= handed.redelivered;
+                *suspect
+            }
+            None => false,
+        };
         let count = |name| headers::number(&handed.properties, name);
         let attempts = count(ATTEMPTS) + count("x-delivery-count") + 1;
         let replay = headers::text(&handed.properties, REPLAY).and_then(|key| key.parse().ok());
         let event = Event::from_json(&handed.data);
         let tag: Tag = self.desk.hold(handed, attempts);
         match event {
-            Ok(event) => self.ready.push_back(Delivery { tag, event, attempts, replay }),
+            Ok(event) => self.ready.push_back(Delivery { tag, event, attempts, replay, suspect }),
             Err(error) => {
                 let why = error.to_string();
                 Malformed { why: &why }.emit();
@@ -133,18 +178,22 @@ impl AmqpSource {
 
     /// Connects, on a task of its own: a caller that stops waiting must not stop the connecting.
     async fn connect(&mut self) -> Result<(), AmqpError> {
-        if self.consumer.is_some() {
+        if self.messages.is_some() {
             return Ok(());
         }
         let connecting = self.connecting.get_or_insert_with(|| {
-            let (settings, prefetch) = (self.settings.clone(), self.prefetch);
-            tokio::spawn(async move { open(&settings, prefetch).await })
+            let (settings, taking) = (self.settings.clone(), self.taking.clone());
+            tokio::spawn(async move { open(&settings, &taking).await })
         });
         let opened = connecting.await;
         self.connecting = None;
-        let (session, consumer) = opened.map_err(|_| AmqpError::Client("connecting was ended".into()))??;
-        self.desk.begin(session);
-        self.consumer = Some(consumer);
+        let opened = opened.map_err(|_| AmqpError::Client("connecting was ended".into()))??;
+        self.desk.begin(opened.session);
+        self.messages = Some(opened.messages);
+        self.suspect.resize(opened.taken_over.len(), false);
+        for (suspect, taken_over) in self.suspect.iter_mut().zip(opened.taken_over) {
+            *suspect |= taken_over;
+        }
         self.backoff.worked();
         self.health.ready();
         BrokerReached.emit();
@@ -156,24 +205,42 @@ impl AmqpSource {
         let why = error.to_string();
         BrokerLost { why: &why }.emit();
         self.health.not_ready(why);
-        self.consumer = None;
+        self.messages = None;
         // What waits here comes again, over the next connection.
         self.desk.end(self.ready.drain(..).map(|delivery| delivery.tag));
         let wait = self.backoff.failed(rand::random());
-        let (settings, prefetch) = (self.settings.clone(), self.prefetch);
+        let (settings, taking) = (self.settings.clone(), self.taking.clone());
         self.connecting = Some(tokio::spawn(async move {
             tokio::time::sleep(wait).await;
-            open(&settings, prefetch).await
+            open(&settings, &taking).await
         }));
     }
 }
 
-async fn open(settings: &amqp::Settings, prefetch: u16) -> Result<(Session, Consumer), AmqpError> {
+async fn open(settings: &amqp::Settings, taking: &Taking) -> Result<Opened, AmqpError> {
     let link = Link::open(settings, "mailtap relay").await?;
     let publishing = Link::open(settings, "mailtap relay, publishing").await?;
     let publisher = Publisher::open(&publishing, settings.confirm_timeout).await?;
-    let consumer = link.consume(prefetch).await?;
-    Ok((Session { link, publishing, publisher }, consumer))
+    let all = link.topology().work_queues();
+    let numbered = |number: &u16| {
+        let at = usize::from(*number).checked_sub(1);
+        at.and_then(|at| all.get(at)).cloned().ok_or(AmqpError::NoQueue { number: *number })
+    };
+    let queues = match &taking.queues[..] {
+        [] => all,
+        some => some.iter().map(numbered).collect::<Result<_, _>>()?,
+    };
+    let mut taken_over = vec![false; queues.len()];
+    for (queue, taken_over) in queues.iter().zip(&mut taken_over) {
+        if let Some(owner) = &taking.owner {
+            *taken_over = owner.claim(&link, &publishing, &publisher, queue).await?;
+        }
+    }
+    let consumers = link.consume(taking.prefetch, &queues).await?;
+    let numbered = consumers.into_iter().enumerate();
+    let messages =
+        numbered.map(|(queue, consumer)| consumer.map(move |handed| (queue, handed)).boxed()).collect();
+    Ok(Opened { session: Session { link, publishing, publisher }, messages, taken_over })
 }
 
 impl Source for AmqpSource {
@@ -190,7 +257,8 @@ impl Source for AmqpSource {
     }
 
     fn is_full(&self) -> bool {
-        self.ready.is_empty() && self.desk.held() >= usize::from(self.prefetch)
+        self.ready.is_empty()
+            && self.desk.held() >= usize::from(self.taking.prefetch) * self.suspect.len().max(1)
     }
 }
 

@@ -16,7 +16,7 @@ use lapin::message::Delivery as Handed;
 use tokio::sync::Notify;
 
 use super::{BoxFuture, Settle, Settlement, SourceError, Tag, Unsettled};
-use crate::queue::amqp::headers::{self, ATTEMPTS, REASON, REPLAY, SINCE, STATE};
+use crate::queue::amqp::headers::{self, ATTEMPTS, REASON, RECIPIENT, REPLAY, SINCE, STATE};
 use crate::queue::amqp::{AmqpError, Link, Message, Publisher, Refused};
 use crate::service::clock;
 
@@ -275,7 +275,9 @@ impl Held {
         };
         let kind = text(properties.kind());
         let mut kept = vec![(ATTEMPTS, self.attempts.to_string()), (REASON, reason.into())];
-        kept.extend(headers::text(properties, REPLAY).map(|key| (REPLAY, key)));
+        for name in [REPLAY, RECIPIENT] {
+            kept.extend(headers::text(properties, name).map(|text| (name, text)));
+        }
         Message {
             exchange: String::new(),
             key: if kind.is_empty() { self.handed.routing_key.to_string() } else { kind.clone() },

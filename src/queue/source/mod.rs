@@ -10,7 +10,7 @@ mod amqp;
 mod held;
 mod spool;
 
-pub use amqp::AmqpSource;
+pub use amqp::{AmqpSource, Taking};
 pub use spool::SpoolSource;
 
 use std::future::Future;
@@ -83,6 +83,8 @@ pub struct Delivery {
     pub attempts: u32,
     /// The replay of a dead letter that it is, if it is one.
     pub replay: Option<EventId>,
+    /// Another relay had it in hand, and did not say what became of it.
+    pub suspect: bool,
 }
 
 impl Delivery {

@@ -155,7 +155,7 @@ async fn renew(spool: Spool, held: Held) {
 
 fn delivery(claimed: Claimed) -> Delivery {
     let tag = Tag { epoch: 0, number: claimed.seq.0.unsigned_abs() };
-    Delivery { tag, event: claimed.event, attempts: claimed.attempts, replay: None }
+    Delivery { tag, event: claimed.event, attempts: claimed.attempts, replay: None, suspect: false }
 }
 
 fn seq(tag: Tag) -> Seq {

@@ -1,0 +1,289 @@
+//! A broker of the test's own: TLS with client certificates, definitions, alarms. Real processes, real RabbitMQ.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use harness::{Daemon, free_ports, mailtap, repository, run, said, wait_for};
+use mailtap::collector::report;
+use mailtap::event::{Data, Event, EventId, Kind};
+use mailtap::identity::MessageId;
+use mailtap::queue::Publish;
+use mailtap::queue::spool::{self, Spool};
+use mailtap::service::clock;
+use serde_json::Value;
+
+struct Site {
+    dir: tempfile::TempDir,
+    port: u16,
+    tls_port: u16,
+    collector_port: u16,
+    roles: Vec<Daemon>,
+}
+
+impl Site {
+    /// A broker that speaks TLS too, a collector that speaks nothing else, certificates of one authority for all.
+    fn start() -> Self {
+        let dir = tempfile::Builder::new().prefix("mailtap-own-").tempdir().unwrap();
+        let [port, tls_port, collector_port] = free_ports::<3>();
+        certificates(dir.path());
+        let site = Self { dir, port, tls_port, collector_port, roles: Vec::new() };
+        let tls = site.dir.path().to_str().unwrap().to_owned();
+        site.broker(&[
+            "start",
+            "--port",
+            &port.to_string(),
+            "--tls",
+            &tls,
+            "--tls-port",
+            &tls_port.to_string(),
+        ]);
+        site
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn broker(&self, arguments: &[&str]) -> String {
+        let (command, rest) = arguments.split_first().unwrap();
+        let mut tool = Command::new(repository().join("tests/lib/rabbitmq"));
+        tool.arg(command).arg("--dir").arg(self.file("rabbitmq")).args(rest);
+        if *command == "start" {
+            tool.args(["--owner", &std::process::id().to_string()]);
+        }
+        let output = tool.stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> String {
+        self.broker(&[&["ctl", "--"], arguments].concat())
+    }
+
+    /// A configuration under this name, with these lines in `[amqp]` and `[relay]`.
+    fn configure(&self, name: &str, amqp: &str, relay: &str) {
+        let directory = self.file(name);
+        let mut init = mailtap();
+        init.args(["init", "--domain", "shop.example", "--tracking-url", "https://t.shop.example"]);
+        init.args(["--ga4", "G-OWN", "--amqp", "amqp://guest:guest@127.0.0.1:1/%2f", "--dir"])
+            .arg(&directory);
+        init.arg("--state-dir").arg(self.file("state"));
+        fs::write(self.file("secret"), "test-secret\n").unwrap();
+        init.arg("--ga4-secret-file").arg(self.file("secret"));
+        run(init.args(["--ga4-url", &format!("https://localhost:{}", self.collector_port)]));
+        let config = directory.join("mailtap.toml");
+        let mut text = fs::read_to_string(&config).unwrap();
+        let url = text.lines().find(|line| line.starts_with("url = \"amqp")).unwrap().to_owned();
+        for (from, to) in [
+            (url.as_str(), amqp),
+            ("[relay]", relay),
+            ("#relay = \"127.0.0.1:9744\"", "relay = \"\""),
+            ("#forward = \"127.0.0.1:9745\"", "forward = \"\""),
+        ] {
+            assert!(text.contains(from), "{from}");
+            text = text.replacen(from, to, 1);
+        }
+        fs::write(&config, text).unwrap();
+    }
+
+    fn command(&self, name: &str, arguments: &[&str]) -> Command {
+        let mut command = mailtap();
+        command.env("SSL_CERT_FILE", self.file("ca.pem"));
+        command.arg("--config").arg(self.file(name).join("mailtap.toml")).args(arguments);
+        command
+    }
+
+    fn role(&mut self, name: &str, role: &str) {
+        let log =
+            fs::OpenOptions::new().append(true).create(true).open(self.file(&format!("{role}.log"))).unwrap();
+        let mut command = self.command(name, &[role]);
+        self.roles.push(Daemon::start(command.stdout(log.try_clone().unwrap()).stderr(log)));
+    }
+
+    fn collector(&mut self) {
+        let log = fs::File::create(self.file("collector.log")).unwrap();
+        let mut collector = mailtap();
+        collector.args(["collector", "--listen", &format!("127.0.0.1:{}", self.collector_port), "--record"]);
+        collector.arg(self.file("record.jsonl")).arg("--tls-cert").arg(self.file("server.pem"));
+        collector.arg("--tls-key").arg(self.file("server.key"));
+        self.roles.push(Daemon::start(collector.stdout(log.try_clone().unwrap()).stderr(log)));
+    }
+
+    fn publish(&self, numbers: std::ops::Range<u64>) {
+        let directory = self.file("state").join("spool");
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let spool = Spool::open(spool::Settings { directory, ..spool::Settings::default() }).unwrap();
+            spool.publish(numbers.map(event).collect()).await.unwrap();
+        });
+    }
+
+    fn arrived(&self) -> BTreeMap<String, usize> {
+        let mut arrived = BTreeMap::new();
+        for row in report::report(&fs::read_to_string(self.file("record.jsonl")).unwrap_or_default()).rows {
+            *arrived.entry(row.event_id).or_default() += 1;
+        }
+        arrived
+    }
+
+    fn wait_for_arrived(&self, count: usize) {
+        wait_for("events at the collector", Duration::from_secs(90), || self.arrived().len() == count);
+        assert!(self.arrived().values().all(|times| *times == 1), "counted twice");
+    }
+
+    fn log(&self, role: &str) -> String {
+        fs::read_to_string(self.file(&format!("{role}.log"))).unwrap_or_default()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.roles.clear();
+        if std::thread::panicking() {
+            for name in ["relay", "forward", "collector"] {
+                let text = self.log(name);
+                let lines: Vec<&str> = text.lines().collect();
+                eprintln!("---- {name} ----\n{}", lines[lines.len().saturating_sub(15)..].join("\n"));
+            }
+        }
+        let tool = repository().join("tests/lib/rabbitmq");
+        let _ = Command::new(tool).args(["stop", "--remove", "--dir"]).arg(self.file("rabbitmq")).output();
+    }
+}
+
+fn event(number: u64) -> Event {
+    let now = clock::now();
+    Event {
+        id: EventId::of("own broker").part(number.to_be_bytes()).finish(),
+        source: "mailtap/test/host".into(),
+        kind: Kind::ALL[usize::try_from(number).unwrap() % Kind::ALL.len()],
+        time: now.minus(Duration::from_secs(60)),
+        message: MessageId::new(now, u32::try_from(number).unwrap()),
+        data: Data {
+            campaign: Some("own".parse().unwrap()),
+            recipient: Some([u8::try_from(number % 251).unwrap(); 12].into()),
+            ..Data::default()
+        },
+    }
+}
+
+/// An authority, a certificate for servers on loopback, one for clients.
+fn certificates(dir: &Path) {
+    let openssl = |arguments: &str| {
+        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output().unwrap();
+        assert!(output.status.success(), "openssl {arguments}: {}", said(&output));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=test-authority"));
+    for (name, usage) in [("server", "serverAuth"), ("client", "clientAuth")] {
+        let names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
+        fs::write(dir.join("extensions"), format!("{names}\nextendedKeyUsage={usage}\n")).unwrap();
+        openssl(&format!("req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+        openssl(&format!(
+            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out {name}.pem"
+        ));
+    }
+}
+
+fn tls_lines(site: &Site, more: &str) -> String {
+    let file = |name: &str| site.file(name).to_str().unwrap().to_owned();
+    format!(
+        "url = \"amqps://guest@localhost:{}\"\nca_file = \"{}\"\nclient_certificate = \"{}\"\nclient_key = \"{}\"\n{more}",
+        site.tls_port,
+        file("ca.pem"),
+        file("client.pem"),
+        file("client.key"),
+    )
+}
+
+/// AMQPS both ways verified, one of two addresses dead, topology made by an administrator and only checked, a collector that speaks
+/// HTTP/2 over TLS.
+#[test]
+fn events_pass_through_tls_failover_and_a_topology_that_is_only_checked() {
+    let mut site = Site::start();
+    let dead =
+        "urls = [\"amqps://guest@127.0.0.1:1\"]\ntopology = \"check\"\npartitions = 2\ndelivery_limit = 7";
+    site.configure("etc", &tls_lines(&site, dead), "[relay]\ntimeout = \"5s\"");
+
+    // Without its certificate nobody gets in, and without the authority the broker is not trusted.
+    let without = tls_lines(&site, dead).replace("client_certificate", "#").replace("client_key", "#");
+    site.configure("bare", &without, "[relay]");
+    let refused = site.command("bare", &["dead", "list"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(69), "{}", said(&refused));
+    site.configure("strange", &tls_lines(&site, dead).replace("ca_file", "#"), "[relay]");
+    let refused = site.command("strange", &["dead", "list"]).env_remove("SSL_CERT_FILE").output().unwrap();
+    assert_eq!(refused.status.code(), Some(69), "{}", said(&refused));
+
+    // Checked, it is missing first; imported from definitions it is as it should be, and elsewhere it is not.
+    let missing = site.command("etc", &["amqp", "check"]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(1), "{}", said(&missing));
+    let definitions = run(&mut site.command("etc", &["amqp", "definitions"]));
+    fs::create_dir_all(site.file("shared")).unwrap();
+    fs::write(site.file("shared/definitions.json"), definitions).unwrap();
+    for path in [site.dir.path(), &site.file("shared"), &site.file("shared/definitions.json")] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(path, mode).unwrap();
+    }
+    site.ctl(&["import_definitions", site.file("shared/definitions.json").to_str().unwrap()]);
+    let found = run(&mut site.command("etc", &["amqp", "check"]));
+    assert!(found.contains("mailtap.ga4.2"), "{found}");
+    let other = tls_lines(&site, dead).replace("delivery_limit = 7", "delivery_limit = 8");
+    site.configure("other", &other, "[relay]");
+    let wrong = site.command("other", &["amqp", "check"]).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(said(&wrong).contains("x-delivery-limit"), "{}", said(&wrong));
+
+    site.collector();
+    site.role("etc", "forward");
+    site.role("etc", "relay");
+    site.publish(0..300);
+    site.wait_for_arrived(300);
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--http2", "--cacert"]).arg(site.file("ca.pem"));
+    let summary = run(curl.arg(format!("https://localhost:{}/collector/summary", site.collector_port)));
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    assert!(summary["requests"].as_u64().unwrap() >= 12, "{summary}");
+    assert!(summary["connections"].as_u64().unwrap() <= 5, "HTTP/2 shares connections: {summary}");
+    let waiting = site.ctl(&["list_queues", "name", "messages"]);
+    assert!(!format!("{}{}", site.log("relay"), site.log("forward")).contains("guest:"), "{waiting}");
+}
+
+/// Short of memory, then of disk, the broker takes nothing: events wait in the spool, what it has goes on to the collector, and all
+/// arrive once after the alarm.
+#[test]
+fn an_alarm_of_the_broker_loses_nothing_and_stops_no_draining() {
+    let mut site = Site::start();
+    let amqp = format!("url = \"amqp://guest@127.0.0.1:{}/%2f\"", site.port);
+    site.configure("etc", &amqp, "[relay]\ntimeout = \"5s\"");
+    site.role("etc", "forward");
+    site.publish(0..500);
+    let in_queue = |site: &Site| {
+        let queues = site.ctl(&["list_queues", "name", "messages"]);
+        let work = queues.lines().find_map(|line| line.strip_prefix("mailtap.ga4\t"));
+        work.map_or(0, |count| count.trim().parse::<u64>().unwrap())
+    };
+    wait_for("a full work queue", Duration::from_secs(60), || in_queue(&site) == 500);
+    site.ctl(&["set_vm_memory_high_watermark", "0.00000001"]);
+    site.publish(500..800);
+    wait_for("the forwarder to be blocked", Duration::from_secs(60), || {
+        site.log("forward").contains("takes no messages") || site.log("forward").contains("blocked")
+    });
+    // The relay connects during the alarm: it gets what the broker has, and its acks.
+    site.collector();
+    site.role("etc", "relay");
+    wait_for("draining under the alarm", Duration::from_secs(90), || in_queue(&site) == 0);
+    assert_eq!(site.arrived().len(), 500);
+    site.ctl(&["set_disk_free_limit", "900000GB"]);
+    site.ctl(&["set_vm_memory_high_watermark", "0.6"]);
+    site.publish(800..900);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(site.arrived().len(), 500, "the disk alarm goes on");
+    site.ctl(&["set_disk_free_limit", "50MB"]);
+    site.wait_for_arrived(900);
+}
