@@ -11,10 +11,10 @@ use url::Url;
 use crate::config::{Config, PropertyConfig, TrackingHost};
 use crate::filter::campaign::matches_domain;
 use crate::filter::hosts::{self, CLICK_SEGMENT, OPEN_SEGMENT};
-use crate::tracker::{Limits, Settings, Site};
+use crate::tracker::{Limits, Rates, Settings, Site, TlsFiles};
 
-/// The tracker's settings.
-pub(super) fn settings(config: &Config) -> Settings {
+/// The tracker's settings; `inherit` where a socket of systemd's can only be its own.
+pub(super) fn settings(config: &Config, inherit: bool) -> Settings {
     let tracker = &config.tracker;
     let mut sites = config.tracking_hosts.iter().map(|host| site(config, host));
     Settings {
@@ -34,6 +34,8 @@ pub(super) fn settings(config: &Config) -> Settings {
             drain: tracker.drain,
             ..Limits::default()
         },
+        rates: Rates::new(config.raw.tracker.client_rate, config.raw.tracker.token_rate),
+        inherit,
         ..Settings::default()
     }
 }
@@ -58,6 +60,7 @@ fn site(config: &Config, host: &TrackingHost) -> Site {
         ga_streams: streams,
         operator: host.operator.clone(),
         privacy_url: host.privacy_url.clone(),
+        tls: host.tls.clone().map(|(certificate, key)| TlsFiles { certificate, key }),
     }
 }
 

@@ -112,7 +112,7 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Option<Keys>)> {
             for warning in assemble_tracker::warnings(config) {
                 tracing::warn!("{warning}");
             }
-            roles.push(tracker_role(config, keys, spool));
+            roles.push(tracker_role(config, which, keys, spool));
         }
         if tap {
             roles.push(tap_role(config, keys, spool)?);
@@ -157,8 +157,8 @@ fn tap_role(config: &Config, keys: &Keys, spool: &Spool) -> Result<Role> {
     Ok(Role { finite, ..Role::new("tap", move |life| tap::run(settings, deps, life)) })
 }
 
-fn tracker_role(config: &Config, keys: &Keys, spool: &Spool) -> Role {
-    let settings = assemble_tracker::settings(config);
+fn tracker_role(config: &Config, which: Which, keys: &Keys, spool: &Spool) -> Role {
+    let settings = assemble_tracker::settings(config, which == Which::Tracker);
     let deps = tracker::Deps {
         keys: keys.clone(),
         publisher: Arc::new(spool.clone()),

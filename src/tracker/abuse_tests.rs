@@ -263,17 +263,48 @@ impl Write for Captured {
     }
 }
 
-/// One thread, so that the log of this thread is the log of the tracker.
-#[tokio::test(flavor = "current_thread")]
-async fn no_log_names_a_client_a_token_or_a_target() {
+/// Captures the log of this thread while the guard lives.
+fn capture() -> (Captured, tracing::subscriber::DefaultGuard) {
     let captured = Captured::default();
     let writer = captured.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::DEBUG)
         .with_writer(move || writer.clone())
         .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    (captured, tracing::subscriber::set_default(subscriber))
+}
 
+/// One thread, so that the log of this thread is the log of the tracker.
+#[tokio::test(flavor = "current_thread")]
+async fn no_log_names_whom_a_proxy_names_or_who_fails_at_tls() {
+    let (captured, _guard) = capture();
+    let directory = tempfile::tempdir().unwrap();
+    let (files, trusted) = super::wire::certificate(directory.path(), "one", &["one.example"]);
+    let site = crate::tracker::Site { tls: Some(files), ..Default::default() };
+    let limits = Limits { connections_per_client: 1, ..hasty().limits };
+    let tracker = Tracker::start(Settings { site, proxy_protocol: true, limits, ..hasty() }).await;
+    let header = super::wire::proxied([203, 0, 113, 77]);
+    // No TLS; a handshake that the client breaks off; a header that is none; a client with too many connections.
+    tracker.send(&[&header[..], b"GET /c/secret HTTP/1.1\r\n\r\n"].concat()).await;
+    tracker.send(b"PROXY TCP4 203.0.113.77 127.0.0.1 1 2\r\n").await;
+    assert!(super::wire::connect(tracker.address, "one.example", &trusted, &[]).await.is_err());
+    let mut held = TcpStream::connect(tracker.address).await.unwrap();
+    held.write_all(&header).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    tracker.send(&header).await;
+    tracker.life.stop.cancel();
+    tracker.task.await.unwrap().unwrap();
+    let log = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+    for expected in ["no TLS", "proxy-signature", "client-limit"] {
+        assert!(log.contains(expected), "{expected} is not in {log}");
+    }
+    assert!(!log.contains("203.0.113.77") && !log.contains("secret"), "{log}");
+}
+
+/// One thread, so that the log of this thread is the log of the tracker.
+#[tokio::test(flavor = "current_thread")]
+async fn no_log_names_a_client_a_token_or_a_target() {
+    let (captured, _guard) = capture();
     let tracker = Tracker::start(hasty()).await;
     let headers = format!(
         "{BROWSER}X-Forwarded-For: 203.0.113.77\r\nCookie: _ga=GA1.1.987654.321\r\nReferer: https://mail.example/inbox\r\n"

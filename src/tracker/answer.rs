@@ -40,6 +40,8 @@ pub enum Answer {
     NotFound(String),
     /// 405.
     WrongMethod,
+    /// 429, empty.
+    TooMany,
 }
 
 impl Answer {
@@ -51,6 +53,7 @@ impl Answer {
             Self::Pixel | Self::Home(_) | Self::Ask(_) | Self::Robots => 200,
             Self::NotFound(_) => 404,
             Self::WrongMethod => 405,
+            Self::TooMany => 429,
         }
     }
 
@@ -65,6 +68,7 @@ impl Answer {
             Self::Robots => "robots",
             Self::NotFound(_) => "not-found",
             Self::WrongMethod => "wrong-method",
+            Self::TooMany => "too-many",
         }
     }
 
@@ -101,6 +105,7 @@ impl Answer {
                 ("x-robots-tag", "noindex"),
                 ("content-security-policy", PAGE_POLICY),
             ],
+            Self::TooMany => &[("cache-control", NEVER_STORE), ("retry-after", "10")],
             Self::Robots => &[
                 ("content-type", "text/plain; charset=utf-8"),
                 ("cache-control", "max-age=86400"),
@@ -111,6 +116,15 @@ impl Answer {
                 ("allow", "GET, HEAD"),
                 ("x-content-type-options", "nosniff"),
             ],
+        }
+    }
+
+    /// What is answered beyond a rate: a link that holds leads on, and a pixel is a pixel.
+    #[must_use]
+    pub fn limited(self) -> Self {
+        match self {
+            Self::Redirect(_) | Self::Ask(_) | Self::Pixel => self,
+            _ => Self::TooMany,
         }
     }
 
@@ -127,7 +141,7 @@ impl Answer {
     #[must_use]
     pub fn into_body(self) -> Cow<'static, [u8]> {
         match self {
-            Self::Redirect(_) => Cow::Borrowed(&[]),
+            Self::Redirect(_) | Self::TooMany => Cow::Borrowed(&[]),
             Self::Pixel => Cow::Borrowed(&PIXEL),
             Self::Home(html) | Self::Ask(html) | Self::NotFound(html) => Cow::Owned(html.into_bytes()),
             Self::Robots => Cow::Borrowed(b"User-agent: *\nDisallow: /\n"),

@@ -10,14 +10,16 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use super::happenings::Connections;
 
 /// How many connections each client has open.
 #[derive(Debug, Default)]
@@ -69,45 +71,78 @@ fn network(client: IpAddr) -> IpAddr {
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Doing {
+enum Doing {
     /// Nothing, since its last answer.
     Idle,
     /// Sending the head of a request; a new connection begins here.
     Head,
-    /// Waiting for our answer.
+    /// Waiting for our answers.
     Answer,
 }
 
-/// Since when a connection is doing what: the low two bits, over milliseconds.
+/// Since when a connection is doing what.
 #[derive(Debug)]
 pub(super) struct Watch {
     began: Instant,
+    /// Whether a head is under way: the low bit, over milliseconds.
     state: AtomicU64,
+    /// Requests that wait for their answer: one at most, but for HTTP/2.
+    answering: AtomicU32,
+    /// HTTP/2: bytes between requests may be no request.
+    multiplexed: AtomicBool,
+    evicted: Notify,
+}
+
+/// A request that waits for its answer; dropping it is the end, also where the client gave up.
+#[derive(Debug)]
+pub(super) struct Answering(Arc<Watch>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if self.0.answering.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.set(false);
+        }
+    }
 }
 
 impl Watch {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { began: Instant::now(), state: AtomicU64::new(1) })
+        Arc::new(Self {
+            began: Instant::now(),
+            state: AtomicU64::new(1),
+            answering: AtomicU32::new(0),
+            multiplexed: AtomicBool::new(false),
+            evicted: Notify::new(),
+        })
     }
 
-    pub(super) fn set(&self, doing: Doing) {
-        let code = match doing {
-            Doing::Idle => 0,
-            Doing::Head => 1,
-            Doing::Answer => 2,
-        };
-        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX >> 2);
-        self.state.store(millis << 2 | code, Ordering::Relaxed);
+    /// A request has come whole.
+    pub(super) fn answering(self: &Arc<Self>, multiplexed: bool) -> Answering {
+        if multiplexed {
+            self.multiplexed.store(true, Ordering::Relaxed);
+        }
+        self.answering.fetch_add(1, Ordering::Relaxed);
+        Answering(Arc::clone(self))
+    }
+
+    /// Ends when the place is needed for somebody else.
+    pub(super) async fn evicted(&self) {
+        self.evicted.notified().await;
+    }
+
+    fn set(&self, head: bool) {
+        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX >> 1);
+        self.state.store(millis << 1 | u64::from(head), Ordering::Relaxed);
     }
 
     fn doing(&self) -> (Doing, Instant) {
         let state = self.state.load(Ordering::Relaxed);
-        let doing = match state & 0b11 {
+        let doing = match state & 1 {
+            _ if self.answering.load(Ordering::Relaxed) > 0 => Doing::Answer,
             0 => Doing::Idle,
-            1 => Doing::Head,
-            _ => Doing::Answer,
+            _ => Doing::Head,
         };
-        (doing, self.began + Duration::from_millis(state >> 2))
+        (doing, self.began + Duration::from_millis(state >> 1))
     }
 
     /// Whether the connection took too long, and for what; otherwise when to look again.
@@ -129,20 +164,78 @@ impl Watch {
     }
 
     fn heard(&self) {
-        if self.state.load(Ordering::Relaxed) & 0b11 == 0 {
-            self.set(Doing::Head);
+        let idle = self.state.load(Ordering::Relaxed) & 1 == 0 && self.answering.load(Ordering::Relaxed) == 0;
+        // A PING of HTTP/2 begins no request, and lengthens no idle time.
+        if idle && !self.multiplexed.load(Ordering::Relaxed) {
+            self.set(true);
         }
     }
 }
 
-/// A socket that tells its watch when bytes come.
+/// All open connections, to find those that can best be spared.
+#[derive(Debug, Default)]
+pub(super) struct Crowd(Mutex<HashMap<u64, Arc<Watch>>>, AtomicU64);
+
+/// A connection's membership, as long as it lives.
 #[derive(Debug)]
-pub(super) struct Watched {
-    pub(super) stream: TcpStream,
+pub(super) struct Member {
+    crowd: Arc<Crowd>,
+    number: u64,
+}
+
+impl Crowd {
+    /// How long a connection without a request is left alone whatever happens.
+    const SPARED: Duration = Duration::from_secs(1);
+
+    pub(super) fn join(self: &Arc<Self>, watch: &Arc<Watch>) -> Member {
+        let number = self.1.fetch_add(1, Ordering::Relaxed);
+        let open = {
+            let mut members = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            members.insert(number, Arc::clone(watch));
+            members.len()
+        };
+        Connections { open, began: true }.emit();
+        Member { crowd: Arc::clone(self), number }
+    }
+
+    /// Cuts a few of the connections that have had no request for the longest time.
+    pub(super) fn make_room(&self) {
+        let now = Instant::now();
+        let members = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = members.values().filter_map(|watch| {
+            let (doing, since) = watch.doing();
+            (doing != Doing::Answer && now.duration_since(since) >= Self::SPARED).then_some((since, watch))
+        });
+        let mut idle: Vec<_> = idle.collect();
+        let few = (members.len() / 64).max(1).min(idle.len());
+        if few > 0 {
+            idle.select_nth_unstable_by_key(few - 1, |(since, _)| *since);
+        }
+        for (_, watch) in idle.iter().take(few) {
+            watch.evicted.notify_one();
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let open = {
+            let mut members = self.crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
+            members.remove(&self.number);
+            members.len()
+        };
+        Connections { open, began: false }.emit();
+    }
+}
+
+/// A connection that tells its watch when bytes come.
+#[derive(Debug)]
+pub(super) struct Watched<S> {
+    pub(super) stream: S,
     pub(super) watch: Arc<Watch>,
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -157,7 +250,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
@@ -202,5 +295,38 @@ mod tests {
         assert!(place("2001:db8::3").is_none() && place("2001:db8:0:1::3").is_some());
         drop(two);
         assert!(!clients.0.lock().unwrap().contains_key(&"192.0.2.1".parse::<IpAddr>().unwrap()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_idle_goes_first_and_who_waits_for_an_answer_stays() {
+        let crowd = Arc::new(Crowd::default());
+        let (old, busy, young) = (Watch::new(), Watch::new(), Watch::new());
+        let _members = [&old, &busy, &young].map(|watch| crowd.join(watch));
+        let answering = busy.answering(false);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        drop(young.answering(false));
+        let is_cut = async |watch: &Watch| {
+            tokio::time::timeout(Duration::from_millis(1), watch.evicted()).await.is_ok()
+        };
+        crowd.make_room();
+        assert!(is_cut(&old).await && !is_cut(&busy).await && !is_cut(&young).await);
+        drop(answering);
+        assert_eq!(busy.doing().0, Doing::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_between_requests_begin_a_head_but_for_http_2() {
+        let (head, idle) = (Duration::from_secs(10), Duration::from_secs(75));
+        for (multiplexed, cut) in [(false, Some("head-timeout")), (true, None)] {
+            let watch = Watch::new();
+            drop(watch.answering(multiplexed));
+            tokio::time::advance(Duration::from_secs(20)).await;
+            watch.heard();
+            tokio::time::advance(Duration::from_secs(20)).await;
+            assert_eq!(watch.check(head, idle).err(), cut);
+            tokio::time::advance(Duration::from_secs(40)).await;
+            watch.heard();
+            assert!(watch.check(head, idle).is_err(), "a PING lengthens no idle time");
+        }
     }
 }

@@ -152,12 +152,13 @@ impl RulesRejected<'_> {
 /// The tracker listens.
 pub(super) struct Listening {
     pub(super) address: Option<std::net::SocketAddr>,
+    pub(super) tls: bool,
 }
 
 impl Listening {
     pub(super) fn emit(&self) {
         let address = self.address.map(|address| address.to_string()).unwrap_or_default();
-        tracing::info!(address, "tracker listens");
+        tracing::info!(address, tls = self.tls, "tracker listens");
     }
 }
 
@@ -179,7 +180,7 @@ impl Connections {
 
 /// A connection was cut or not taken.
 pub(super) struct ConnectionCut {
-    /// `head-timeout`, `idle-timeout`, `client-limit`, `protocol`.
+    /// `head-timeout`, `idle-timeout`, `full`, `client-limit`, `handshake`, `protocol`, `stopping`, `proxy-…`.
     pub(super) reason: &'static str,
 }
 
@@ -187,6 +188,60 @@ impl ConnectionCut {
     pub(super) fn emit(&self) {
         counter!("mailtap_tracker_connections_cut_total", "reason" => self.reason).increment(1);
         tracing::debug!(reason = self.reason, "connection cut");
+    }
+}
+
+/// Somebody asks more often than is recorded.
+pub(super) struct Limited {
+    /// `client` or `token`.
+    pub(super) whose: &'static str,
+    /// Whether an event is lost by it.
+    pub(super) event: bool,
+}
+
+impl Limited {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tracker_limited_total", "rate" => self.whose).increment(1);
+        if self.event {
+            counter!("mailtap_tracker_lost_total", "reason" => "rate").increment(1);
+        }
+        tracing::debug!(rate = self.whose, "beyond the rate");
+    }
+}
+
+/// A TLS handshake failed.
+pub(super) struct HandshakeFailed<'a> {
+    pub(super) error: &'a io::Error,
+}
+
+impl HandshakeFailed<'_> {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tracker_handshakes_failed_total").increment(1);
+        tracing::debug!(error = %self.error, "no TLS");
+    }
+}
+
+/// A certificate was read again.
+pub(super) struct CertificateLoaded<'a> {
+    pub(super) certificate: &'a std::path::Path,
+}
+
+impl CertificateLoaded<'_> {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tracker_certificates_total", "result" => "ok").increment(1);
+        tracing::info!(certificate = %self.certificate.display(), "certificate read again");
+    }
+}
+
+/// A certificate could not be read again.
+pub(super) struct CertificateRejected<'a> {
+    pub(super) error: &'a dyn fmt::Display,
+}
+
+impl CertificateRejected<'_> {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tracker_certificates_total", "result" => "error").increment(1);
+        tracing::error!(error = %self.error, "certificate changes nothing: the one in use stays");
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::*;
+use crate::tracker::Rates;
 use crate::tracker::rules::CATALOGUE;
 use crate::tracker::{TrackerError, check, load_rules, run};
 
@@ -107,7 +108,8 @@ async fn what_cannot_work_is_said_at_the_start() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clicks_at_one_moment_are_events_of_their_own() {
-    let tracker = Arc::new(Tracker::start(Settings::default()).await);
+    let settings = Settings { rates: Rates::new(0, 0), ..Settings::default() };
+    let tracker = Arc::new(Tracker::start(settings).await);
     let link = tracker.link("https://shop.example/");
     let mut tasks = Vec::new();
     for _ in 0..50 {

@@ -18,6 +18,8 @@ pub mod language;
 pub mod machine;
 pub mod pages;
 pub mod percent;
+pub mod proxy;
+pub mod rate;
 pub mod request;
 pub mod route;
 pub mod rules;
@@ -29,20 +31,27 @@ pub mod watch;
 mod words;
 
 // Edges.
+mod connection;
 mod connections;
 mod happenings;
+mod listen;
 mod record;
+mod respond;
 mod serve;
+mod tls;
 
-pub use settings::{Limits, Settings, Site};
+pub use settings::{Limits, Rates, Settings, Site, TlsFiles};
+pub use tls::TlsError;
 pub use utm::{UtmError, UtmParameter};
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use crate::consent::Consents;
 use crate::keys::Keys;
@@ -53,7 +62,10 @@ use hosts::Hosts;
 use record::Recorder;
 use rules::{Rules, RulesError};
 use serve::{Host, State};
+use tls::Certificates;
 
+/// How often files are looked at for changes.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The most bytes of a rules file.
 const MAX_RULES_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -85,6 +97,12 @@ pub enum TrackerError {
         #[source]
         error: io::Error,
     },
+    /// A certificate can't be used.
+    #[error("tracker: {0}")]
+    Certificate(#[from] TlsError),
+    /// TLS can't be set up.
+    #[error("tracker: TLS: {0}")]
+    Tls(#[from] rustls::Error),
     /// The rules file can't be read.
     #[error("tracker: {}: {error}", .path.display())]
     RulesFile {
@@ -112,7 +130,7 @@ pub enum TrackerError {
 pub async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Result<(), TrackerError> {
     let address = settings.listen;
     let listener =
-        TcpListener::bind(address).await.map_err(|error| TrackerError::Listen { address, error })?;
+        listen::bind(address, settings.inherit).map_err(|error| TrackerError::Listen { address, error })?;
     run_on(listener, settings, deps, life).await
 }
 
@@ -129,25 +147,42 @@ pub async fn run_on(
     let health = life.health.component("tracker");
     let hosts = check(&settings)?;
     let rules = load_rules(&settings)?;
+    let certificates = certificates(&settings)?.map(Arc::new);
     let (recorder, worker) = Recorder::start(deps.publisher, settings.queue_events, settings.answer_wait);
     let drain = settings.limits.drain;
     let state =
         Arc::new(State::new(settings, hosts, rules, deps.keys, deps.consents, recorder.clone(), &deps.host));
-    let serving = serve::serve(listener, Arc::clone(&state), life.stop.clone());
+    let tls = certificates
+        .clone()
+        .map(tls::server_config)
+        .transpose()?
+        .map(|config| TlsAcceptor::from(Arc::new(config)));
+    let stop = life.stop.clone();
+    let serving = serve::serve(listener, Arc::clone(&state), tls, stop);
     health.ready();
     let reloading = async {
-        while life.reload.changed().await.is_ok() {
-            reload(&state);
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        loop {
+            let asked = tokio::select! {
+                changed = life.reload.changed() => match changed {
+                    Ok(()) => true,
+                    // Nobody is there to ask for a reload any more.
+                    Err(_) => std::future::pending().await,
+                },
+                _ = look.tick() => false,
+            };
+            let (state, certificates) = (Arc::clone(&state), certificates.clone());
+            // Disks may be slow, and answers don't wait for them.
+            let _ =
+                tokio::task::spawn_blocking(move || refresh(&state, certificates.as_deref(), asked)).await;
         }
-        // Nobody is there to ask for a reload any more.
-        std::future::pending::<()>().await;
     };
-    tokio::select! {
-        () = serving => {}
-        () = reloading => {}
-    }
+    let stopped = tokio::select! {
+        stopped = serving => stopped,
+        () = reloading => tokio::time::Instant::now(),
+    };
     health.not_ready("stopping");
-    recorder.finish(worker, drain).await;
+    recorder.finish(worker, drain.saturating_sub(stopped.elapsed())).await;
     Ok(())
 }
 
@@ -181,6 +216,23 @@ pub fn load_rules(settings: &Settings) -> Result<Rules, TrackerError> {
     let text = String::from_utf8(bytes)
         .map_err(|_| file_error(io::Error::new(io::ErrorKind::InvalidData, "not UTF-8")))?;
     Rules::parse(&text).map_err(|error| TrackerError::Rules { path: path.clone(), error })
+}
+
+/// The certificates of the hosts that have one; nothing where none has.
+fn certificates(settings: &Settings) -> Result<Option<Certificates>, TlsError> {
+    let pairs = settings.sites().filter_map(|site| Some((site.names.clone(), site.tls.clone()?)));
+    let pairs: Vec<_> = pairs.collect();
+    if pairs.is_empty() { Ok(None) } else { Certificates::open(&pairs).map(Some) }
+}
+
+/// Brings in files that changed; with `asked`, all.
+fn refresh(state: &State, certificates: Option<&Certificates>, asked: bool) {
+    if asked {
+        reload(state);
+    }
+    if let Some(certificates) = certificates {
+        certificates.refresh(asked);
+    }
 }
 
 fn reload(state: &State) {

@@ -1,46 +1,36 @@
-//! The tracker's sockets: HTTP/1.1 in, answers out.
+//! The tracker's loop: connections in, each on its way.
 //!
 //! - Layer: edge
 //! - Takes: a listening socket.
-//! - Gives: the answers of `hit`, after their events are stored or the wait is over.
-//! - On failure: an error of one connection ends that connection; an error of `accept` is counted, and the loop goes on.
-//! - Limits: those of `Limits`: bytes, headers, time, connections. A body is never read.
-//! - See: RFC 9112.
+//! - Gives: a task for each connection, until it is told to stop.
+//! - On failure: an error of `accept` is counted, and the loop goes on.
+//! - Limits: as many connections as `Limits` allows; beyond it the longest idle ones make room.
+//! - See: `connection`, `respond`.
 
-use std::convert::Infallible;
+use std::collections::hash_map::RandomState;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{HeaderName, HeaderValue, LOCATION};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::answer::Answer;
-use super::client::{client_address, is_trusted};
-use super::connections::{Doing, PerClient, Place, Watch, Watched};
-use super::happenings::{
-    AcceptFailed, Anonymised, Answered, ConnectionCut, Connections, ConnectionsFull, Listening, Refused,
-};
+use super::connection::{self, Shared};
+use super::connections::Crowd;
+use super::happenings::{AcceptFailed, ConnectionsFull, Listening};
 use super::hit::{self, Outcome, World};
 use super::hosts::Hosts;
+use super::rate::{self, Table};
 use super::record::Recorder;
-use super::request::{Method, Request};
+use super::request::Request;
 use super::rules::Rules;
-use super::settings::{Settings, Site};
+use super::settings::{Rates, Settings, Site};
 use super::utm::UtmParameter;
 use crate::consent::Consents;
 use crate::keys::Keys;
@@ -48,6 +38,8 @@ use crate::service::clock;
 
 /// After an error of `accept` that is ours, like too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// While all places are taken.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What all connections share.
 #[derive(Debug)]
@@ -60,6 +52,8 @@ pub(super) struct State {
     recorder: Recorder,
     source: String,
     sequence: AtomicU64,
+    askers: Table<RandomState>,
+    began: Instant,
 }
 
 /// A tracking host, ready to answer.
@@ -83,7 +77,19 @@ impl State {
         let source = format!("mailtap/tracker/{host}");
         // Another process of this host may have had the same moment.
         let sequence = AtomicU64::new(rand::random());
-        Self { settings, hosts, rules, keys, consents, recorder, source, sequence }
+        let askers = Table::new(RandomState::new());
+        Self {
+            settings,
+            hosts,
+            rules,
+            keys,
+            consents,
+            recorder,
+            source,
+            sequence,
+            askers,
+            began: Instant::now(),
+        }
     }
 
     pub(super) const fn settings(&self) -> &Settings {
@@ -94,7 +100,11 @@ impl State {
         self.rules.store(Arc::new(rules));
     }
 
-    fn decide(&self, request: &Request<'_>) -> Outcome {
+    pub(super) const fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    pub(super) fn decide(&self, request: &Request<'_>) -> Outcome {
         let keys = self.keys.current();
         let rules = self.rules.load();
         let host = self.hosts.of(request.host());
@@ -110,190 +120,84 @@ impl State {
         };
         hit::decide(request, &world)
     }
+
+    /// Whose rate a request is beyond, if any.
+    pub(super) fn exceeds(&self, request: &Request<'_>, outcome: &Outcome) -> Option<&'static str> {
+        let now = self.began.elapsed();
+        let Rates { client, token } = self.settings.rates;
+        if client.is_some_and(|rate| !rate::allows_client(&self.askers, request.client, rate, now)) {
+            return Some("client");
+        }
+        let event = outcome.event.as_ref()?;
+        // A link that all recipients share, or of nobody, has no rate of its own.
+        let recipient = event.data.recipient?;
+        let link = (event.message.as_bytes(), recipient.as_bytes(), event.data.link);
+        token.is_some_and(|rate| !self.askers.allows(link, rate, now)).then_some("token")
+    }
 }
 
-/// Answers until `stop`, then lets the answers under way go out.
-pub(super) async fn serve(listener: TcpListener, state: Arc<State>, stop: CancellationToken) {
-    Listening { address: listener.local_addr().ok() }.emit();
+/// Answers until `stop`, then lets the answers under way go out; gives the moment of the stop.
+pub(super) async fn serve(
+    listener: TcpListener,
+    state: Arc<State>,
+    tls: Option<TlsAcceptor>,
+    stop: CancellationToken,
+) -> Instant {
+    Listening { address: listener.local_addr().ok(), tls: tls.is_some() }.emit();
     let limits = state.settings.limits.clone();
-    let connections = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
-    let clients = Arc::new(PerClient::default());
+    let places = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
+    let shared = Arc::new(Shared {
+        state,
+        clients: Arc::default(),
+        crowd: Arc::default(),
+        http: connection::http(&limits),
+        stop: stop.clone(),
+    });
     let tasks = TaskTracker::new();
     while let Some(permit) = tokio::select! {
-        permit = permit(&connections) => permit,
+        permit = permit(&places, &shared.crowd) => permit,
         () = stop.cancelled() => None,
     } {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
-        let (stream, peer) = match accepted {
-            Ok(connection) => connection,
+        match accepted {
+            Ok((stream, peer)) => {
+                tasks.spawn(connection::run(stream, peer, Arc::clone(&shared), tls.clone(), permit));
+            }
             Err(error) => {
                 AcceptFailed { error: &error }.emit();
                 if !is_the_peers(&error) {
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
-                continue;
             }
-        };
-        let proxy = is_trusted(peer.ip().to_canonical(), &state.settings.trusted_proxies);
-        let limit = if proxy { usize::MAX } else { limits.connections_per_client };
-        let Some(place) = clients.place(peer.ip(), limit) else {
-            ConnectionCut { reason: "client-limit" }.emit();
-            continue;
-        };
-        Connections { open: tasks.len() + 1, began: true }.emit();
-        tasks.spawn(connection(stream, peer, Arc::clone(&state), (permit, place), stop.clone()));
+        }
     }
+    let stopped = Instant::now();
     drop(listener);
     tasks.close();
-    // What is still open after this is cut when the process ends.
-    let _ = tokio::time::timeout(limits.drain, tasks.wait()).await;
+    // What is still open after this is cut when the process ends; the rest of the time is for events.
+    let _ = tokio::time::timeout(limits.drain * 2 / 3, tasks.wait()).await;
+    stopped
 }
 
-async fn permit(connections: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-    if let Ok(permit) = Arc::clone(connections).try_acquire_owned() {
+/// A place for one more connection. Where there is none, those that have had no request for the longest time make room.
+async fn permit(places: &Arc<Semaphore>, crowd: &Crowd) -> Option<OwnedSemaphorePermit> {
+    if let Ok(permit) = Arc::clone(places).try_acquire_owned() {
         return Some(permit);
     }
     ConnectionsFull.emit();
-    Arc::clone(connections).acquire_owned().await.ok()
+    loop {
+        crowd.make_room();
+        let place = Arc::clone(places).acquire_owned();
+        if let Ok(permit) = tokio::time::timeout(LOOK_AGAIN, place).await {
+            return permit.ok();
+        }
+    }
 }
 
 /// Whether an error of `accept` is about the connection and not about us.
 fn is_the_peers(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
-}
-
-async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    state: Arc<State>,
-    places: (OwnedSemaphorePermit, Place),
-    stop: CancellationToken,
-) {
-    // An answer is one small write: waiting to fill a segment would only delay it.
-    let _ = stream.set_nodelay(true);
-    let limits = &state.settings.limits;
-    let watch = Watch::new();
-    let service = service_fn(|request: hyper::Request<Incoming>| answer(request, peer.ip(), &state, &watch));
-    let io = TokioIo::new(Watched { stream, watch: Arc::clone(&watch) });
-    let mut serving = std::pin::pin!(
-        http1::Builder::new()
-            .max_buf_size(limits.head_bytes)
-            .max_headers(limits.headers)
-            .header_read_timeout(None)
-            .serve_connection(io, service)
-    );
-    let mut stopping = false;
-    let mut look = Instant::now() + limits.head_timeout;
-    loop {
-        tokio::select! {
-            served = serving.as_mut() => {
-                if served.is_err_and(|error| error.is_parse()) {
-                    ConnectionCut { reason: "protocol" }.emit();
-                }
-                break;
-            }
-            () = stop.cancelled(), if !stopping => {
-                stopping = true;
-                serving.as_mut().graceful_shutdown();
-            }
-            () = tokio::time::sleep_until(look) => match watch.check(limits.head_timeout, limits.idle_timeout) {
-                Ok(next) => look = next,
-                Err(reason) => {
-                    ConnectionCut { reason }.emit();
-                    break;
-                }
-            },
-        }
-    }
-    drop(places);
-}
-
-async fn answer(
-    request: hyper::Request<Incoming>,
-    peer: IpAddr,
-    state: &State,
-    watch: &Watch,
-) -> Result<Response<Whole>, Infallible> {
-    watch.set(Doing::Answer);
-    let began = Instant::now();
-    let Outcome { answer, event, refused, anonymous } = decide(&request, peer, state);
-    drop(request);
-    if let Some(refusal) = refused {
-        Refused(refusal).emit();
-    }
-    if let Some(reason) = anonymous {
-        Anonymised { reason: reason.as_str() }.emit();
-    }
-    if let Some(event) = event {
-        state.recorder.record(event.into()).await;
-    }
-    Answered { kind: answer.as_str(), took: began.elapsed() }.emit();
-    watch.set(Doing::Idle);
-    Ok(response(answer))
-}
-
-fn decide(request: &hyper::Request<Incoming>, peer: IpAddr, state: &State) -> Outcome {
-    let headers: Vec<(&str, &[u8])> =
-        request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    let forwarded_for =
-        headers.iter().filter(|(name, _)| *name == "x-forwarded-for").map(|(_, value)| *value);
-    let request = Request {
-        method: match *request.method() {
-            hyper::Method::GET => Method::Get,
-            hyper::Method::HEAD => Method::Head,
-            _ => Method::Other,
-        },
-        path: request.uri().path(),
-        headers: &headers,
-        client: client_address(peer, forwarded_for, &state.settings.trusted_proxies),
-    };
-    state.decide(&request)
-}
-
-fn response(answer: Answer) -> Response<Whole> {
-    let mut response = Response::new(Whole::default());
-    *response.status_mut() = StatusCode::from_u16(answer.status()).unwrap_or(StatusCode::NOT_FOUND);
-    let headers = response.headers_mut();
-    for (name, value) in answer.headers() {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-    }
-    if let Some(location) = answer.location() {
-        // A location is visible ASCII; were it not, the answer would be a redirect to nowhere, not an injection.
-        if let Ok(location) = HeaderValue::from_str(location) {
-            headers.insert(LOCATION, location);
-        }
-    }
-    let body = match answer.into_body() {
-        std::borrow::Cow::Borrowed(bytes) => Bytes::from_static(bytes),
-        std::borrow::Cow::Owned(bytes) => Bytes::from(bytes),
-    };
-    *response.body_mut() = Whole(Some(body).filter(|body| !body.is_empty()));
-    response
-}
-
-/// A body that is there as a whole.
-#[derive(Debug, Default)]
-struct Whole(Option<Bytes>);
-
-impl Body for Whole {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
-    }
 }

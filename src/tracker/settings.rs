@@ -12,6 +12,17 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::rate::Rate;
+
+/// The files of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The chain, PEM, the host's own certificate first.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+}
+
 /// The path segment of clicks that always answers.
 pub(super) const CLICK: &str = "c";
 /// The path segment of opens that always answers.
@@ -38,6 +49,36 @@ pub struct Settings {
     pub queue_events: usize,
     /// Against slow and greedy clients.
     pub limits: Limits,
+    /// Beyond them requests are answered and not recorded.
+    pub rates: Rates,
+    /// Whether a socket that systemd hands over comes before `listen`. Default: no.
+    pub inherit: bool,
+}
+
+/// How often what may be recorded; `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rates {
+    /// Requests of one IPv4 address or IPv6 /64, with sixteen times as many for a /48. Default 200 a second.
+    pub client: Option<Rate>,
+    /// Requests for one link, or the pixel, of one recipient. Default 60 a minute.
+    pub token: Option<Rate>,
+}
+
+impl Rates {
+    /// Requests a second of a client, ten seconds of them at once; a minute of a token. 0 is no limit.
+    #[must_use]
+    pub fn new(client: u64, token: u64) -> Self {
+        Self {
+            client: Rate::new(client, Duration::from_secs(1), client.saturating_mul(10)),
+            token: Rate::new(token, Duration::from_secs(60), token),
+        }
+    }
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self::new(200, 60)
+    }
 }
 
 /// What is answered and what is recorded at one tracking host.
@@ -67,6 +108,8 @@ pub struct Site {
     pub operator: Option<String>,
     /// The privacy notice that the pages link to. Default: none.
     pub privacy_url: Option<String>,
+    /// Its certificate; where no host has one, HTTP is plain. Default: none.
+    pub tls: Option<TlsFiles>,
 }
 
 /// Against slow and greedy clients.
@@ -84,7 +127,7 @@ pub struct Limits {
     pub connections: usize,
     /// The most connections at once from one IPv4 address or IPv6 /64; trusted proxies are exempt. Default 256.
     pub connections_per_client: usize,
-    /// How long a stop waits for answers under way, and again for events not stored yet. Default 10 s.
+    /// How long a stop may take: two thirds for answers under way, the rest for events not stored yet. Default 15 s.
     pub drain: Duration,
 }
 
@@ -103,6 +146,8 @@ impl Default for Settings {
             answer_wait: Duration::from_millis(250),
             queue_events: 20_000,
             limits: Limits::default(),
+            rates: Rates::default(),
+            inherit: false,
         }
     }
 }
@@ -122,6 +167,7 @@ impl Default for Site {
             ga_streams: Vec::new(),
             operator: None,
             privacy_url: None,
+            tls: None,
         }
     }
 }
@@ -135,7 +181,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(75),
             connections: 8_192,
             connections_per_client: 256,
-            drain: Duration::from_secs(10),
+            drain: Duration::from_secs(15),
         }
     }
 }

@@ -9,6 +9,8 @@ mod answers;
 mod hosts;
 #[path = "life_tests.rs"]
 mod life;
+#[path = "wire_tests.rs"]
+mod wire;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -42,6 +42,7 @@ pub const ALL: &[Target] = &[
     ("session", session),
     ("client", client),
     ("tracker", tracker),
+    ("proxy", proxy),
     ("collector", collector),
 ];
 
@@ -270,6 +271,20 @@ pub fn client(bytes: &[u8]) {
     }
     let (mail, _) = editor.finish();
     assert!(mail.to_bytes().len() <= 2 * (bytes.len() + text.len()) + 64);
+}
+
+/// The PROXY header: read as soon as it is whole, and never past its end.
+pub fn proxy(bytes: &[u8]) {
+    if let Ok(Some(header)) = mailtap::tracker::proxy::parse(bytes) {
+        assert!(header.bytes <= bytes.len() && header.bytes <= mailtap::tracker::proxy::MAX_BYTES);
+        let whole = &bytes[..header.bytes];
+        assert_eq!(mailtap::tracker::proxy::parse(whole), Ok(Some(header)));
+        assert_eq!(mailtap::tracker::proxy::missing(whole), 0);
+        for end in 0..whole.len() {
+            assert!(mailtap::tracker::proxy::missing(&whole[..end]) <= whole.len() - end);
+            assert_eq!(mailtap::tracker::proxy::parse(&whole[..end]), Ok(None));
+        }
+    }
 }
 
 pub fn tracker(bytes: &[u8]) {

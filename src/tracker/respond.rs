@@ -1,0 +1,127 @@
+//! From a request of the HTTP library to our decision, and back.
+//!
+//! - Layer: edge
+//! - Takes: a whole head; a body is never read.
+//! - Gives: the answer, after its event is stored or the wait is over.
+//! - On failure: nothing can fail.
+//! - See: RFC 9110.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::{HeaderName, HeaderValue, LOCATION};
+use hyper::{Response, StatusCode, Version};
+use tokio::time::Instant;
+
+use super::answer::Answer;
+use super::client::client_address;
+use super::connection::Shared;
+use super::connections::Watch;
+use super::happenings::{Anonymised, Answered, Limited, Refused};
+use super::hit::Outcome;
+use super::request::{Method, Request};
+use super::serve::State;
+
+pub(super) async fn answer(
+    request: hyper::Request<Incoming>,
+    peer: IpAddr,
+    shared: Arc<Shared>,
+    watch: Arc<Watch>,
+) -> Result<Response<Whole>, Infallible> {
+    let state = &shared.state;
+    let answering = watch.answering(request.version() == Version::HTTP_2);
+    let began = Instant::now();
+    let Outcome { answer, event, refused, anonymous } = decide(&request, peer, state);
+    drop(request);
+    if let Some(refusal) = refused {
+        Refused(refusal).emit();
+    }
+    if let Some(reason) = anonymous {
+        Anonymised { reason: reason.as_str() }.emit();
+    }
+    if let Some(event) = event {
+        state.recorder().record(event.into()).await;
+    }
+    Answered { kind: answer.as_str(), took: began.elapsed() }.emit();
+    drop(answering);
+    Ok(response(answer))
+}
+
+fn decide(request: &hyper::Request<Incoming>, peer: IpAddr, state: &State) -> Outcome {
+    let mut headers: Vec<(&str, &[u8])> = Vec::with_capacity(request.headers().len() + 1);
+    // HTTP/2 has no Host header, and where the request line names the host, it counts (RFC 9112 section 3.2.2).
+    let authority = request.uri().host();
+    if let Some(host) = authority {
+        headers.push(("host", host.as_bytes()));
+    }
+    let named = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    headers.extend(named.filter(|(name, _)| authority.is_none() || *name != "host"));
+    let forwarded_for =
+        headers.iter().filter(|(name, _)| *name == "x-forwarded-for").map(|(_, value)| *value);
+    let request = Request {
+        method: match *request.method() {
+            hyper::Method::GET => Method::Get,
+            hyper::Method::HEAD => Method::Head,
+            _ => Method::Other,
+        },
+        path: request.uri().path(),
+        headers: &headers,
+        client: client_address(peer, forwarded_for, &state.settings().trusted_proxies),
+    };
+    let mut outcome = state.decide(&request);
+    if let Some(whose) = state.exceeds(&request, &outcome) {
+        Limited { whose, event: outcome.event.is_some() }.emit();
+        outcome.event = None;
+        outcome.answer = outcome.answer.limited();
+    }
+    outcome
+}
+
+fn response(answer: Answer) -> Response<Whole> {
+    let mut response = Response::new(Whole::default());
+    *response.status_mut() = StatusCode::from_u16(answer.status()).unwrap_or(StatusCode::NOT_FOUND);
+    let headers = response.headers_mut();
+    for (name, value) in answer.headers() {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    if let Some(location) = answer.location() {
+        // A location is visible ASCII; were it not, the answer would be a redirect to nowhere, not an injection.
+        if let Ok(location) = HeaderValue::from_str(location) {
+            headers.insert(LOCATION, location);
+        }
+    }
+    let body = match answer.into_body() {
+        std::borrow::Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+        std::borrow::Cow::Owned(bytes) => Bytes::from(bytes),
+    };
+    *response.body_mut() = Whole(Some(body).filter(|body| !body.is_empty()));
+    response
+}
+
+/// A body that is there as a whole.
+#[derive(Debug, Default)]
+pub(super) struct Whole(Option<Bytes>);
+
+impl Body for Whole {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}
