@@ -60,6 +60,8 @@ fn site(config: &Config, host: &TrackingHost) -> Site {
         ga_streams: streams,
         operator: host.operator.clone(),
         privacy_url: host.privacy_url.clone(),
+        languages: host.languages.clone(),
+        well_known: host.well_known_dir.clone(),
         tls: host.tls.clone().map(|(certificate, key)| TlsFiles { certificate, key }),
     }
 }

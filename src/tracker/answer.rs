@@ -6,7 +6,12 @@
 //! - On failure: nothing can fail.
 //! - See: RFC 9110; RFC 9111 section 5.2.
 
-use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::pages::Page;
+use super::well_known::File;
 
 /// A GIF of one transparent pixel, 43 bytes: the smallest that all mail clients show.
 pub const PIXEL: [u8; 43] = [
@@ -31,13 +36,17 @@ pub enum Answer {
     /// 200 with the image.
     Pixel,
     /// 200 with the page of the root.
-    Home(String),
+    Home(Arc<Page>),
     /// 200 with the page that asks.
-    Ask(String),
+    Ask(Arc<Page>),
     /// 200 with `robots.txt`.
     Robots,
     /// 404 with a page.
-    NotFound(String),
+    NotFound(Arc<Page>),
+    /// 200 with a file below `/.well-known/`.
+    WellKnown(Arc<File>),
+    /// 304: the client has this answer already.
+    NotModified(Box<Self>),
     /// 405.
     WrongMethod,
     /// 429, empty.
@@ -50,7 +59,8 @@ impl Answer {
     pub const fn status(&self) -> u16 {
         match self {
             Self::Redirect(_) => 302,
-            Self::Pixel | Self::Home(_) | Self::Ask(_) | Self::Robots => 200,
+            Self::Pixel | Self::Home(_) | Self::Ask(_) | Self::Robots | Self::WellKnown(_) => 200,
+            Self::NotModified(_) => 304,
             Self::NotFound(_) => 404,
             Self::WrongMethod => 405,
             Self::TooMany => 429,
@@ -67,14 +77,16 @@ impl Answer {
             Self::Ask(_) => "ask",
             Self::Robots => "robots",
             Self::NotFound(_) => "not-found",
+            Self::WellKnown(_) => "well-known",
+            Self::NotModified(_) => "not-modified",
             Self::WrongMethod => "wrong-method",
             Self::TooMany => "too-many",
         }
     }
 
-    /// The headers, names in lower case, but for `location`.
+    /// The headers that never differ, names in lower case.
     #[must_use]
-    pub const fn headers(&self) -> &'static [(&'static str, &'static str)] {
+    pub fn headers(&self) -> &'static [(&'static str, &'static str)] {
         match self {
             // Of the page that the link stood on, a target learns the host at most.
             Self::Redirect(_) => {
@@ -91,6 +103,7 @@ impl Answer {
             Self::Home(_) => &[
                 ("content-type", "text/html; charset=utf-8"),
                 ("cache-control", "max-age=3600"),
+                ("vary", "accept-language"),
                 ("referrer-policy", "no-referrer"),
                 ("x-content-type-options", "nosniff"),
                 ("x-frame-options", "DENY"),
@@ -105,6 +118,18 @@ impl Answer {
                 ("x-robots-tag", "noindex"),
                 ("content-security-policy", PAGE_POLICY),
             ],
+            // Apps of other sites read them, too.
+            Self::WellKnown(_) => &[
+                ("cache-control", "max-age=300"),
+                ("access-control-allow-origin", "*"),
+                ("x-content-type-options", "nosniff"),
+            ],
+            // What tells caches how long the answer that they have is good (RFC 9110 section 15.4.5).
+            Self::NotModified(answer) => match **answer {
+                Self::Home(_) => &[("cache-control", "max-age=3600"), ("vary", "accept-language")],
+                Self::WellKnown(_) => &[("cache-control", "max-age=300")],
+                _ => &[("cache-control", "max-age=86400")],
+            },
             Self::TooMany => &[("cache-control", NEVER_STORE), ("retry-after", "10")],
             Self::Robots => &[
                 ("content-type", "text/plain; charset=utf-8"),
@@ -117,6 +142,42 @@ impl Answer {
                 ("x-content-type-options", "nosniff"),
             ],
         }
+    }
+
+    /// What names these bytes among all answers for the path; never for a link or a pixel, which must be asked for each time.
+    #[must_use]
+    pub fn etag(&self) -> Option<&str> {
+        match self {
+            Self::Home(page) => Some(&page.etag),
+            Self::WellKnown(file) => Some(&file.etag),
+            Self::Robots => Some("\"robots-1\""),
+            Self::NotModified(answer) => answer.etag(),
+            _ => None,
+        }
+    }
+
+    /// `content-type` of a file, `content-language` of a page.
+    #[must_use]
+    pub fn content(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Home(page) | Self::Ask(page) | Self::NotFound(page) => {
+                Some(("content-language", page.language.as_str()))
+            }
+            Self::WellKnown(file) => Some(("content-type", file.content_type)),
+            _ => None,
+        }
+    }
+
+    /// The answer to a client that has one of these already, by `If-None-Match`.
+    #[must_use]
+    pub fn unless_known<'a>(self, mut if_none_match: impl Iterator<Item = &'a [u8]>) -> Self {
+        let Some(etag) = self.etag().map(str::as_bytes) else { return self };
+        let is = |tag: &[u8]| {
+            let tag = tag.trim_ascii();
+            tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == etag
+        };
+        let known = if_none_match.any(|header| header.split(|byte| *byte == b',').any(is));
+        if known { Self::NotModified(Box::new(self)) } else { self }
     }
 
     /// What is answered beyond a rate: a link that holds leads on, and a pixel is a pixel.
@@ -139,13 +200,14 @@ impl Answer {
 
     /// The body; for HEAD only its length counts.
     #[must_use]
-    pub fn into_body(self) -> Cow<'static, [u8]> {
+    pub fn into_body(self) -> Bytes {
         match self {
-            Self::Redirect(_) | Self::TooMany => Cow::Borrowed(&[]),
-            Self::Pixel => Cow::Borrowed(&PIXEL),
-            Self::Home(html) | Self::Ask(html) | Self::NotFound(html) => Cow::Owned(html.into_bytes()),
-            Self::Robots => Cow::Borrowed(b"User-agent: *\nDisallow: /\n"),
-            Self::WrongMethod => Cow::Borrowed(b"Only GET and HEAD.\n"),
+            Self::Redirect(_) | Self::TooMany | Self::NotModified(_) => Bytes::new(),
+            Self::Pixel => Bytes::from_static(&PIXEL),
+            Self::Home(page) | Self::Ask(page) | Self::NotFound(page) => page.html.clone(),
+            Self::WellKnown(file) => file.bytes.clone(),
+            Self::Robots => Bytes::from_static(b"User-agent: *\nDisallow: /\n"),
+            Self::WrongMethod => Bytes::from_static(b"Only GET and HEAD.\n"),
         }
     }
 }

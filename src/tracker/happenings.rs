@@ -221,6 +221,31 @@ impl HandshakeFailed<'_> {
     }
 }
 
+/// The files below `/.well-known/` were read again.
+pub(super) struct FilesLoaded<'a> {
+    pub(super) directory: &'a std::path::Path,
+    pub(super) files: usize,
+}
+
+impl FilesLoaded<'_> {
+    pub(super) fn emit(&self) {
+        tracing::info!(directory = %self.directory.display(), files = self.files, "well-known files read again");
+    }
+}
+
+/// They could not be read again.
+pub(super) struct FilesRejected<'a> {
+    pub(super) directory: &'a std::path::Path,
+    pub(super) error: &'a io::Error,
+}
+
+impl FilesRejected<'_> {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tracker_well_known_errors_total").increment(1);
+        tracing::error!(directory = %self.directory.display(), error = %self.error, "well-known files: those in use stay");
+    }
+}
+
 /// A certificate was read again.
 pub(super) struct CertificateLoaded<'a> {
     pub(super) certificate: &'a std::path::Path,

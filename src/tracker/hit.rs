@@ -11,13 +11,15 @@ use std::time::Duration;
 
 use super::answer::Answer;
 use super::machine::{self, Evidence};
+use super::pages::Pages;
 use super::request::Request;
 use super::route::Route;
 use super::rules::{Rules, Scope};
 use super::settings::Site;
 use super::target::Target;
 use super::utm::{self, UtmParameter};
-use super::{cookies, pages, watch};
+use super::well_known::Files;
+use super::{cookies, watch};
 use crate::consent::{Consent, Consents, Purpose};
 use crate::event::{Data, Event, EventId, Kind};
 use crate::identity::{MessageId, Pseudonym, Timestamp};
@@ -32,6 +34,10 @@ const MAX_HOST_BYTES: usize = 253;
 pub struct World<'a> {
     /// The site.
     pub site: &'a Site,
+    /// Its pages.
+    pub pages: &'a Pages,
+    /// Its files below `/.well-known/`.
+    pub files: &'a Files,
     /// `site.utm`, checked.
     pub utm: &'a [UtmParameter],
     /// What tells machines from people.
@@ -96,11 +102,23 @@ pub fn decide(request: &Request<'_>, world: &World<'_>) -> Outcome {
     match Route::of(request.method, request.path, world.site) {
         Route::Click(text) => click(request, &text, world),
         Route::Open(text) => open(request, &text, world),
-        Route::Home => Outcome::plain(Answer::Home(pages::home(world.site))),
+        Route::Home => Outcome::plain(Answer::Home(world.pages.home(language(request)))),
+        Route::WellKnown(name) => Outcome::plain(match world.files.find(name) {
+            Some(file) => Answer::WellKnown(file),
+            None => not_found(request, world),
+        }),
         Route::Robots => Outcome::plain(Answer::Robots),
-        Route::Unknown => Outcome::plain(Answer::NotFound(pages::not_found(world.site))),
+        Route::Unknown => Outcome::plain(not_found(request, world)),
         Route::WrongMethod => Outcome::plain(Answer::WrongMethod),
     }
+}
+
+fn language<'a>(request: &Request<'a>) -> Option<&'a [u8]> {
+    request.header("accept-language")
+}
+
+fn not_found(request: &Request<'_>, world: &World<'_>) -> Answer {
+    Answer::NotFound(world.pages.not_found(language(request)))
 }
 
 impl Outcome {
@@ -114,7 +132,7 @@ impl Outcome {
 }
 
 fn click(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
-    let refuse = |reason| Outcome::refused(Answer::NotFound(pages::not_found(world.site)), "click", reason);
+    let refuse = |reason| Outcome::refused(not_found(request, world), "click", reason);
     let verified = match token::verify_at(text, world.keys, world.site.key_site.as_deref()) {
         Ok(verified) => verified,
         Err(error) => return refuse(error.as_str()),
@@ -123,7 +141,7 @@ fn click(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
     let Ok(target) = Target::parse(&click.target) else { return refuse("target") };
     if verified.standing == Standing::Revoked {
         // Anybody may have made it: nothing is recorded, and a person decides.
-        let page = pages::ask(world.site, target.location(), target.host());
+        let page = world.pages.ask(language(request), target.location(), target.host());
         return Outcome::refused(Answer::Ask(page), "click", "revoked");
     }
     let hit = Hit {

@@ -51,6 +51,8 @@ impl Bench {
         let client = IpAddr::from([203, 0, 113, 9]);
         let world = World {
             site: &self.site,
+            pages: &Pages::new(&self.site),
+            files: &Files::default(),
             utm: &[],
             rules: &self.rules,
             keys: &self.ring,

@@ -28,11 +28,13 @@ pub mod settings;
 pub mod target;
 pub mod utm;
 pub mod watch;
+pub mod well_known;
 mod words;
 
 // Edges.
 mod connection;
 mod connections;
+mod directory;
 mod happenings;
 mod listen;
 mod record;
@@ -46,7 +48,7 @@ pub use utm::{UtmError, UtmParameter};
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,8 +59,10 @@ use crate::consent::Consents;
 use crate::keys::Keys;
 use crate::queue::Holder;
 use crate::service::{Lifecycle, files};
+use directory::Directory;
 use happenings::{RulesLoaded, RulesRejected};
 use hosts::Hosts;
+use pages::Pages;
 use record::Recorder;
 use rules::{Rules, RulesError};
 use serve::{Host, State};
@@ -197,7 +201,12 @@ fn check(settings: &Settings) -> Result<Hosts<Host>, TrackerError> {
                 Err(error) => problems.push(format!("utm.{name}: {error}")),
             }
         }
-        Host { site: site.clone(), utm }
+        let files = Directory::open(site.well_known.as_deref()).unwrap_or_else(|error| {
+            let directory = site.well_known.as_deref().unwrap_or(Path::new("")).display();
+            problems.push(format!("well_known_dir: {directory}: {error}"));
+            Directory::default()
+        });
+        Host { site: site.clone(), pages: Pages::new(site), files, utm }
     });
     if problems.is_empty() { Ok(hosts) } else { Err(TrackerError::Settings(problems)) }
 }
@@ -229,6 +238,9 @@ fn certificates(settings: &Settings) -> Result<Option<Certificates>, TlsError> {
 fn refresh(state: &State, certificates: Option<&Certificates>, asked: bool) {
     if asked {
         reload(state);
+    }
+    for host in state.hosts().iter() {
+        host.files.refresh();
     }
     if let Some(certificates) = certificates {
         certificates.refresh(asked);

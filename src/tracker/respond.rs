@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{HeaderName, HeaderValue, LOCATION};
+use hyper::header::{ETAG, HeaderName, HeaderValue, LOCATION};
 use hyper::{Response, StatusCode, Version};
 use tokio::time::Instant;
 
@@ -78,6 +78,7 @@ fn decide(request: &hyper::Request<Incoming>, peer: IpAddr, state: &State) -> Ou
         outcome.event = None;
         outcome.answer = outcome.answer.limited();
     }
+    outcome.answer = outcome.answer.unless_known(request.all("if-none-match"));
     outcome
 }
 
@@ -94,10 +95,13 @@ fn response(answer: Answer) -> Response<Whole> {
             headers.insert(LOCATION, location);
         }
     }
-    let body = match answer.into_body() {
-        std::borrow::Cow::Borrowed(bytes) => Bytes::from_static(bytes),
-        std::borrow::Cow::Owned(bytes) => Bytes::from(bytes),
-    };
+    if let Some((name, value)) = answer.content() {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    if let Some(etag) = answer.etag().and_then(|etag| HeaderValue::from_str(etag).ok()) {
+        headers.insert(ETAG, etag);
+    }
+    let body = answer.into_body();
     *response.body_mut() = Whole(Some(body).filter(|body| !body.is_empty()));
     response
 }

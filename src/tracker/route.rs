@@ -24,6 +24,8 @@ pub enum Route<'a> {
     Home,
     /// `robots.txt`.
     Robots,
+    /// A file below `/.well-known/`, by its name.
+    WellKnown(&'a str),
     /// Nothing that we have.
     Unknown,
     /// Neither GET nor HEAD.
@@ -41,6 +43,10 @@ impl<'a> Route<'a> {
             "/" | "" => return Self::Home,
             "/robots.txt" => return Self::Robots,
             _ => {}
+        }
+        // At the root whatever the base path is (RFC 8615 section 3).
+        if let Some(name) = path.strip_prefix("/.well-known/") {
+            return Self::WellKnown(name);
         }
         let Some(rest) = path.strip_prefix(site.base_path.as_str()) else { return Self::Unknown };
         if matches!(rest, "" | "/") {
@@ -100,6 +106,7 @@ mod tests {
             assert_eq!(route(home, "/m"), Route::Home);
         }
         assert_eq!(route("/robots.txt", "/m"), Route::Robots);
+        assert_eq!(route("/.well-known/a/b", "/m"), Route::WellKnown("a/b"));
         for unknown in
             ["/c/abc", "/mm/c/abc", "/m/c", "/m/track/abc", "/m//c/abc", "/m/../c/abc", "c/abc", "/M/c/a"]
         {

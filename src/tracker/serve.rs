@@ -23,9 +23,11 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Shared};
 use super::connections::Crowd;
+use super::directory::Directory;
 use super::happenings::{AcceptFailed, ConnectionsFull, Listening};
 use super::hit::{self, Outcome, World};
 use super::hosts::Hosts;
+use super::pages::Pages;
 use super::rate::{self, Table};
 use super::record::Recorder;
 use super::request::Request;
@@ -60,6 +62,8 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) site: Site,
+    pub(super) pages: Pages,
+    pub(super) files: Directory,
     pub(super) utm: Vec<UtmParameter>,
 }
 
@@ -96,6 +100,10 @@ impl State {
         &self.settings
     }
 
+    pub(super) const fn hosts(&self) -> &Hosts<Host> {
+        &self.hosts
+    }
+
     pub(super) fn replace_rules(&self, rules: Rules) {
         self.rules.store(Arc::new(rules));
     }
@@ -110,6 +118,8 @@ impl State {
         let host = self.hosts.of(request.host());
         let world = World {
             site: &host.site,
+            pages: &host.pages,
+            files: &host.files.current(),
             utm: &host.utm,
             rules: &rules,
             keys: &keys,

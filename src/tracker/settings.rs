@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::language::Language;
 use super::rate::Rate;
 
 /// The files of a certificate.
@@ -108,6 +109,10 @@ pub struct Site {
     pub operator: Option<String>,
     /// The privacy notice that the pages link to. Default: none.
     pub privacy_url: Option<String>,
+    /// The languages of its pages; the first where a visitor asks for none of them. Default: English.
+    pub languages: Vec<Language>,
+    /// The directory of its files below `/.well-known/`. Default: none.
+    pub well_known: Option<PathBuf>,
     /// Its certificate; where no host has one, HTTP is plain. Default: none.
     pub tls: Option<TlsFiles>,
 }
@@ -167,6 +172,8 @@ impl Default for Site {
             ga_streams: Vec::new(),
             operator: None,
             privacy_url: None,
+            languages: vec![Language::En],
+            well_known: None,
             tls: None,
         }
     }
