@@ -135,6 +135,7 @@ pub(super) fn tap_parts(config: &Config) -> Result<tap::correlate::Parts> {
         max_tracked: usize::try_from(config.raw.tap.max_tracked).unwrap_or(usize::MAX),
         own_relays: config.raw.tap.own_relays.clone(),
         copy_recipients: config.raw.tap.copy_recipients.clone(),
+        units: config.raw.tap.units.clone(),
     })
 }
 
@@ -143,7 +144,8 @@ pub(super) fn tap(config: &Config) -> tap::Settings {
     let source = match &config.tap_source {
         TapSource::Files(files) => tap::Source::Files(files.clone()),
         TapSource::Journal(units) => {
-            tap::Source::Journal(tap::JournalFilter { units: units.clone(), identifiers: Vec::new() })
+            let identifiers = config.raw.tap.identifiers.clone();
+            tap::Source::Journal(tap::JournalFilter { units: units.clone(), identifiers })
         }
         TapSource::Stdin => tap::Source::Stdin,
     };
@@ -154,6 +156,8 @@ pub(super) fn tap(config: &Config) -> tap::Settings {
         max_tracked: usize::try_from(config.raw.tap.max_tracked).unwrap_or(usize::MAX),
         own_relays: config.raw.tap.own_relays.clone(),
         copy_recipients: config.raw.tap.copy_recipients.clone(),
+        units: config.raw.tap.units.clone(),
+        syslog_names: config.raw.tap.syslog_names.clone(),
         ..tap::Settings::default()
     }
 }

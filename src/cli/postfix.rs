@@ -90,7 +90,7 @@ enable_long_queue_ids = yes
     -o smtpd_milters= -o cleanup_service_name=mailtap-copies
     -o mynetworks=127.0.0.0/8 -o {{ smtpd_relay_restrictions = permit_mynetworks, reject }}
 mailtap-copies unix n - n - 0 cleanup
-    -o {{ header_checks = regexp:{{{{/^X-Mailtap-(Ref|Campaign):/ INFO}}}} }}
+    -o {{ header_checks = regexp:{{{{/^X-Mailtap-(Ref|Campaign):/ INFO}}}} }} -o nested_header_checks=
 ",
             split.address
         );
@@ -99,6 +99,8 @@ mailtap-copies unix n - n - 0 cleanup
         "
 # A gateway further down the road that only relays logs the same headers with
 #   header_checks = regexp:{{/^X-Mailtap-(Ref|Campaign):/ INFO}}
+# and not those of a newsletter that somebody forwards as an attachment:
+#   nested_header_checks =
 
 # master.cf, on the host that receives returned mail (a transport for the bounce addresses):
 #   mailtap-bounce unix - n n - 4 pipe flags=Rq user=mailtap argv=/usr/bin/mailtap bounce

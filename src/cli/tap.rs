@@ -64,7 +64,7 @@ impl Args {
         let parts = assemble::tap_parts(config)?;
         let mut output = std::io::BufWriter::new(std::io::stdout().lock());
         let mut broken = None;
-        let summary = once::once(inputs, parts, clock::now(), &mut |event| {
+        let summary = once::once(inputs, parts, &config.raw.tap.syslog_names, clock::now(), &mut |event| {
             if broken.is_none() {
                 broken = writeln!(output, "{}", event.to_json()).err();
             }

@@ -279,6 +279,10 @@ table! {
         files: Vec<String> = texts(&["/var/log/mail.log"]),
         /// Units of the journal.
         units: Vec<String> = texts(&["postfix@-.service", "postfix.service"]),
+        /// More entries of the journal, by SYSLOG_IDENTIFIER.
+        identifiers: Vec<String> = Vec::new(),
+        /// Only lines of these syslog_names; empty: of any.
+        syslog_names: Vec<String> = Vec::new(),
         /// Time zone of lines without one, like Europe/Warsaw; empty: the system's.
         time_zone: String = text(""),
         /// Relays of the site itself: what they took is not delivered yet.

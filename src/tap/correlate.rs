@@ -17,9 +17,9 @@ pub use super::parts::{Counts, Parts, VerifyRef};
 
 use super::early::Early;
 use super::line::Line;
-use super::loss::{lost_lines, repetitions};
+use super::loss::{Loss, loss, may_be_ours, repetitions};
 use super::queue_id::QueueId;
-use super::record::{Delivery, Header, Name, Origin, Record, Status};
+use super::record::{Delivery, Header, Name, Origin, Record, Refuser, Status};
 use super::state::{Key, Saved, State};
 use super::time::Resolver;
 use super::values::{forwarded_as, is_relay, not_before, queued_as, tls_word};
@@ -68,7 +68,7 @@ impl Correlator {
         let source = format!("mailtap/tap/{}", parts.host);
         let copy_recipients =
             parts.copy_recipients.iter().map(|address| parts.pseudonyms.pseudonym(address)).collect();
-        let counts = Counts::default();
+        let counts = Counts { refs: state.with_id(), ..Counts::default() };
         Self {
             parts,
             syslog_names: Vec::new(),
@@ -122,8 +122,9 @@ impl Correlator {
             Record::Delivery(delivery) => self.delivery(line, &delivery, now, events),
             Record::Header(header) => self.header(line, &header),
             Record::Arrived { queue_id, origin } => self.arrived(line, queue_id, origin),
-            Record::Rejected(queue_id) => {
-                if let Some(key) = key(&self.state, queue_id) {
+            Record::Refused { queue_id, by } => {
+                self.refused(by);
+                if let Some(key) = queue_id.and_then(|queue_id| key(&self.state, queue_id)) {
                     self.state.forget(key);
                 }
             }
@@ -135,6 +136,9 @@ impl Correlator {
             Record::Active { queue_id, sender } => {
                 if let Some(key) = key(&self.state, queue_id) {
                     self.sender(key, sender);
+                    if let Some(message) = self.state.message(key) {
+                        message.is_active = true;
+                    }
                 }
             }
             Record::Expired(queue_id) => {
@@ -151,21 +155,35 @@ impl Correlator {
     /// Takes a line that no daemon of Postfix wrote: loggers say in such lines what they left out.
     pub fn other(&mut self, line: &[u8]) {
         let was_delivery = std::mem::take(&mut self.was_delivery);
-        self.lost(lost_lines(line).unwrap_or_default());
+        if let Some(loss) = loss(line) {
+            self.lost(loss);
+        }
         if let Some(count) = repetitions(line) {
             self.repeated(count, was_delivery);
         }
     }
 
-    /// Counts lines that the logger says it left out.
-    pub fn lost(&mut self, lines: u64) {
-        self.counts.lost_lines += lines;
+    /// Counts lines that the logger says it left out, unless they were of another service.
+    pub fn lost(&mut self, loss: Loss<'_>) {
+        if may_be_ours(loss.unit, &self.parts.units) {
+            self.counts.lost_lines += loss.lines;
+        }
+    }
+
+    fn refused(&mut self, by: Refuser) {
+        let count = match by {
+            Refuser::Smtpd => &mut self.counts.refused_by_smtpd,
+            Refuser::Postscreen => &mut self.counts.refused_by_postscreen,
+            Refuser::Milter => &mut self.counts.refused_by_milter,
+            Refuser::Content => &mut self.counts.refused_for_content,
+        };
+        *count += 1;
     }
 
     /// The text of the line before came again, without its time: attempts are lost, other lines say nothing new.
     fn repeated(&mut self, count: u32, was_delivery: bool) {
         if was_delivery {
-            self.lost(count.into());
+            self.lost(Loss { lines: count.into(), unit: None });
         }
     }
 
@@ -215,7 +233,13 @@ impl Correlator {
                     return;
                 };
                 self.counts.refs += 1;
-                // Another reference under this queue id is another message, whose beginning was not logged.
+                // A second one while cleanup(8) is at it is that of an attached message (`nested_header_checks`).
+                let key = self.state.key(line.host, line.instance, header.queue_id);
+                let known = key.and_then(|key| self.state.message(key));
+                if known.is_some_and(|known| !known.is_active && known.id.is_some_and(|known| known != id)) {
+                    return;
+                }
+                // Otherwise it is another message, whose beginning was not logged.
                 let key = self.state.begin(line.host, line.instance, header.queue_id, Some(id));
                 if let Some(message) = self.state.message(key) {
                     message.id = Some(id);
@@ -286,6 +310,7 @@ impl Correlator {
         let time = self.delivery_time(line, delivery, id, now);
         for repetition in 0..line.repeated.min(MAX_REPEATED) {
             let Some(message) = self.state.message(key) else { return };
+            message.is_active = true;
             let before = message.waiting.get(&to, &original).map_or(0, |waiting| waiting.attempts);
             let attempt = before.saturating_add(1);
             match (delivery.status, outcome.class) {

@@ -28,6 +28,7 @@ fn parts() -> Parts {
         max_tracked: 1_000,
         own_relays: vec!["gate.example.org".into(), "192.0.2.9".into()],
         copy_recipients: vec!["archive@archive.example".into()],
+        units: vec!["postfix.service".into()],
     }
 }
 
@@ -315,6 +316,57 @@ fn what_the_logger_left_out_is_counted_where_it_matters() {
         ),
         9
     );
+    assert_eq!(
+        lost(
+            ("smtp", &sent),
+            "Nov 23 16:25:13 mx systemd-journald[1]: Suppressed 9 messages from nginx.service"
+        ),
+        0
+    );
+}
+
+#[test]
+fn a_newsletter_within_the_message_is_not_the_message() {
+    let sent = outcome("dsn=2.0.0, status=sent (250 2.0.0 ok)");
+    let header = |number| format!("A1B2C3D4: info: header X-Mailtap-Ref: test-ref-{number} {HEADER}");
+    let (own, nested) = (header(1), header(2));
+    let active = "A1B2C3D4: from=<a@news.example.org>, size=1, nrcpt=1 (queue active)";
+    let of = |lines: &[(&str, &str)]| {
+        let events = read(&mut correlator(), &log(lines));
+        let numbers: Vec<_> = events.iter().map(|event| event.message).collect();
+        numbers
+    };
+    let first = of(&[("cleanup", &own), ("qmgr", active), ("smtp", &sent)]);
+    let second = of(&[("cleanup", &nested), ("smtp", &sent)]);
+    assert_eq!(of(&[("cleanup", &own), ("cleanup", &nested), ("qmgr", active), ("smtp", &sent)]), first);
+    // The same queue id later, after lost lines.
+    assert_eq!(of(&[("cleanup", &own), ("qmgr", active), ("cleanup", &nested), ("smtp", &sent)]), second);
+}
+
+#[test]
+fn what_is_refused_is_counted() {
+    let mut correlator = correlator();
+    let refused =
+        "reject: RCPT from x[192.0.2.1]: 550 5.1.6 <a@b>: Recipient address rejected: t; from=<> to=<a@b>";
+    let by_milter = "milter-reject: END-OF-MESSAGE from x[192.0.2.1]: 5.7.1 no; from=<a@b> to=<c@d>";
+    let lines = [
+        ("smtpd", format!("NOQUEUE: {refused}")),
+        ("postscreen", format!("NOQUEUE: {refused}")),
+        ("smtpd", format!("NOQUEUE: {by_milter}")),
+        ("cleanup", format!("A1B2C3D4: {by_milter}")),
+        ("cleanup", "A1B2C3D4: reject: header Subject: x from x[192.0.2.1]; from=<a@b>: 5.7.1 no".to_owned()),
+        ("smtpd", "NOQUEUE: lost connection after DATA (14 bytes) from x[192.0.2.1]".to_owned()),
+    ];
+    let lines: Vec<(&str, &str)> = lines.iter().map(|(daemon, text)| (*daemon, text.as_str())).collect();
+    read(&mut correlator, &log(&lines));
+    let counts = correlator.counts();
+    let refused = [
+        counts.refused_by_smtpd,
+        counts.refused_by_postscreen,
+        counts.refused_by_milter,
+        counts.refused_for_content,
+    ];
+    assert_eq!((refused, counts.unknown), ([1, 1, 2, 1], 0));
 }
 
 #[test]

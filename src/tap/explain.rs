@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use super::line::Line;
-use super::loss::{lost_lines, repetitions};
+use super::loss::{loss, repetitions};
 use super::record::{Name, Record};
 use super::shape::shape;
 
@@ -74,7 +74,7 @@ impl Coverage {
     pub fn other(&mut self, line: &[u8], dropped: u64) {
         self.lines += 1;
         self.foreign += 1;
-        self.lost += dropped + lost_lines(line).unwrap_or_default();
+        self.lost += dropped + loss(line).map_or(0, |loss| loss.lines);
         self.lost += repetitions(line).map_or(0, u64::from);
     }
 

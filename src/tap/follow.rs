@@ -42,6 +42,8 @@ pub(super) enum Finding {
     PredecessorCompressed(PathBuf),
     /// A predecessor packed with gzip ends before its time: lines may be lost.
     PredecessorDamaged,
+    /// A predecessor can't be opened or read: lines may be lost.
+    PredecessorUnreadable(PathBuf),
 }
 
 /// What a poll did.
@@ -72,6 +74,8 @@ pub(super) struct Follower {
 #[derive(Debug)]
 struct Tail {
     content: Content,
+    /// What it was called when it was opened, without links.
+    name: Option<PathBuf>,
     id: FileId,
     /// Up to `HEAD_BYTES` of the beginning, as far as it was read.
     head: Vec<u8>,
@@ -185,13 +189,24 @@ impl Follower {
             if sibling.modified_ns <= after_ns && !(is_plain && is_new) {
                 continue;
             }
-            match sibling.packing {
-                Packing::Plain => self.tails.push(Tail::open(&sibling.path, 0, 0)?),
-                Packing::Gzip if self.is_packed_twin(sibling, &siblings, own_head)? => {}
-                Packing::Gzip => self.tails.push(Tail::open(&sibling.path, 0, 0)?),
+            let opened = match sibling.packing {
+                Packing::Plain => Tail::open(&sibling.path, 0, 0),
+                Packing::Gzip => match self.is_packed_twin(sibling, &siblings, own_head) {
+                    Ok(true) => continue,
+                    Ok(false) => Tail::open(&sibling.path, 0, 0),
+                    Err(error) => Err(error),
+                },
                 Packing::Other => {
                     self.findings.push(Finding::PredecessorCompressed(sibling.path.clone()));
+                    continue;
                 }
+            };
+            match opened {
+                Ok(tail) => self.tails.push(tail),
+                // It was renamed while we looked: the next poll looks again.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+                // The others, and the log itself, can be read still.
+                Err(_) => self.findings.push(Finding::PredecessorUnreadable(sibling.path.clone())),
             }
         }
         self.known = Some(now_known);
@@ -220,7 +235,8 @@ impl Follower {
             }
         }
         for sibling in siblings.iter().filter(|sibling| sibling.packing == Packing::Plain) {
-            if is_same(&Content::open(&sibling.path)?.head(HEAD_BYTES)?) {
+            let head = Content::open(&sibling.path).and_then(|mut content| content.head(HEAD_BYTES));
+            if head.is_ok_and(|head| is_same(&head)) {
                 return Ok(true);
             }
         }
@@ -244,7 +260,7 @@ impl Follower {
         let own_head = current.content.head(HEAD_BYTES)?;
         let current_id = current.id;
         let last_seen = current.modified_ns;
-        let anew = Tail::new(Content::Plain(file), current_id);
+        let anew = Tail { name: current.name.clone(), ..Tail::new(Content::Plain(file), current_id) };
         let Some(cut) = self.tails.pop() else { return Ok(()) };
         let tails = self.tails.len();
         if let Some((content, id)) = copy {
@@ -269,7 +285,9 @@ impl Follower {
                 continue;
             }
             let Ok(mut content) = Content::open(&sibling.path) else { continue };
-            if content.head(tail.head.len())? == tail.head && content.reaches(tail.read_to)? {
+            let is_it = content.head(tail.head.len()).is_ok_and(|head| head == tail.head)
+                && content.reaches(tail.read_to).unwrap_or(false);
+            if is_it {
                 return Ok(Some((content, sibling.file)));
             }
         }
@@ -338,8 +356,13 @@ impl Follower {
             let newest_first = siblings.iter().rev().filter(move |sibling| sibling.packing == packing);
             newest_first.map(|sibling| (sibling.path.clone(), sibling.file))
         };
+        // A link may name another file by now, whose name is not like this one's.
+        let last_name = position.path.as_ref().and_then(|path| {
+            let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+            Some((path.clone(), FileId::of(&metadata)))
+        });
         let mut candidates: Vec<(PathBuf, FileId)> =
-            current.into_iter().chain(of(Packing::Plain)).chain(of(Packing::Gzip)).collect();
+            current.into_iter().chain(last_name).chain(of(Packing::Plain)).chain(of(Packing::Gzip)).collect();
         candidates.sort_by_key(|(_, file)| *file != position.file);
         for (path, file) in candidates {
             if position.head_bytes == 0 && file != position.file {
@@ -350,7 +373,7 @@ impl Follower {
             let is_taken = self.tails.iter().any(|known| known.id == tail.id);
             let is_it = tail.head.len() == position.head_bytes
                 && sha256(&tail.head) == position.head_sha256
-                && tail.content.reaches(position.offset)?;
+                && tail.content.reaches(position.offset).unwrap_or(false);
             if is_it && !is_taken {
                 return Ok(Some(tail));
             }
@@ -365,12 +388,14 @@ impl Tail {
         let metadata = content.metadata()?;
         let (id, modified_ns) = (FileId::of(&metadata), modified_ns(&metadata));
         let head = content.head(head_bytes.min(HEAD_BYTES))?;
-        Ok(Self { head, read_to: offset, modified_ns, ..Self::new(content, id) })
+        let name = fs::canonicalize(path).ok();
+        Ok(Self { name, head, read_to: offset, modified_ns, ..Self::new(content, id) })
     }
 
     fn new(content: Content, id: FileId) -> Self {
         let (splitter, modified_ns) = (Splitter::default(), i64::MIN);
-        Self { content, id, head: Vec::new(), read_to: 0, splitter, quiet_since: None, modified_ns }
+        let head = Vec::new();
+        Self { content, name: None, id, head, read_to: 0, splitter, quiet_since: None, modified_ns }
     }
 
     /// Reads one piece; 0 at the end of the file.
@@ -392,6 +417,7 @@ impl Tail {
             offset: self.read_to - self.splitter.pending_bytes(),
             head_bytes: self.head.len(),
             head_sha256: sha256(&self.head),
+            path: self.name.clone(),
             modified_ns: modified_ns(&self.content.metadata()?),
         })
     }

@@ -336,6 +336,52 @@ fn what_can_not_be_read_is_said() {
 }
 
 #[test]
+fn what_others_may_not_read_holds_nothing_up() {
+    let mut world = World::new();
+    for action in [Action::Line, Action::Save, Action::Line, Action::Rename { reopen: true }, Action::Line] {
+        world.act(action);
+    }
+    // Root may read every file, but nobody the memory at address 0.
+    let odd = world.directory.path().join("maillog.9");
+    std::os::unix::fs::symlink("/proc/self/mem", &odd).unwrap();
+    world.act(Action::Restart);
+    world.end();
+    assert!(world.findings.contains(&Finding::PredecessorUnreadable(odd)), "{:?}", world.findings);
+    assert_eq!(world.read, world.written);
+}
+
+#[test]
+fn a_link_to_a_file_of_the_day_is_followed_over_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let day = |day: u32| directory.path().join(format!("mail-202611{day:02}.log"));
+    let path = directory.path().join("mail.log");
+    let point = |target: PathBuf| {
+        let _ = fs::remove_file(&path);
+        std::os::unix::fs::symlink(target, &path).unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    fs::write(day(22), "old\n").unwrap();
+    fs::write(day(23), "one\n").unwrap();
+    point(day(23));
+    let mut read = Vec::new();
+    let mut each = |line: &[u8]| read.push(String::from_utf8_lossy(line).into_owned());
+    let mut follower = Follower::new(&path, &[]).unwrap();
+    follower.poll(Instant::now(), u64::MAX, &mut each).unwrap();
+    let saved = follower.positions().unwrap();
+    // While nobody reads: the day ends, and two more go by.
+    writeln!(append(&day(23)), "two").unwrap();
+    for (number, text) in [(24, "three\n"), (25, "four\n"), (26, "five\n")] {
+        std::thread::sleep(Duration::from_millis(5));
+        fs::write(day(number), text).unwrap();
+        point(day(number));
+    }
+    let mut follower = Follower::new(&path, &saved).unwrap();
+    let polled = follower.poll(Instant::now(), u64::MAX, &mut each).unwrap();
+    assert!(!polled.findings.contains(&Finding::PredecessorGone), "{:?}", polled.findings);
+    assert_eq!(read, ["one", "two", "three", "four", "five"]);
+}
+
+#[test]
 fn late_creation_and_links() {
     let directory = tempfile::tempdir().unwrap();
     let (path, target) = (directory.path().join("log"), directory.path().join("real"));

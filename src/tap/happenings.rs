@@ -21,6 +21,7 @@ pub(super) struct Read {
     pub(super) before: Counts,
     pub(super) after: Counts,
     pub(super) foreign: u64,
+    pub(super) unreadable: u64,
     pub(super) tracked: usize,
 }
 
@@ -31,6 +32,7 @@ impl Read {
         counter!("mailtap_tap_lines_total", "kind" => "known").increment(known);
         counter!("mailtap_tap_lines_total", "kind" => "unknown").increment(after.unknown - before.unknown);
         counter!("mailtap_tap_lines_total", "kind" => "foreign").increment(self.foreign);
+        counter!("mailtap_tap_lines_total", "kind" => "unreadable").increment(self.unreadable);
         counter!("mailtap_tap_refs_total", "verified" => "yes").increment(after.refs - before.refs);
         counter!("mailtap_tap_refs_total", "verified" => "no")
             .increment(after.unverified_refs - before.unverified_refs);
@@ -43,6 +45,13 @@ impl Read {
         attempts("discarded", after.discarded, before.discarded);
         attempts("handed-on", after.handed_on, before.handed_on);
         attempts("copy", after.copies, before.copies);
+        let refused = |by, now: u64, then: u64| {
+            counter!("mailtap_tap_refused_total", "by" => by).increment(now - then);
+        };
+        refused("smtpd", after.refused_by_smtpd, before.refused_by_smtpd);
+        refused("postscreen", after.refused_by_postscreen, before.refused_by_postscreen);
+        refused("milter", after.refused_by_milter, before.refused_by_milter);
+        refused("content", after.refused_for_content, before.refused_for_content);
         #[allow(clippy::cast_precision_loss, reason = "a gauge is a float; the number is below 2^52")]
         gauge!("mailtap_tap_tracked_messages").set(self.tracked as f64);
         let evicted = after.evicted - before.evicted;
@@ -85,6 +94,8 @@ impl PublishFailed<'_> {
 /// Many attempts, and not one reference in the log.
 pub(super) struct RefsMissing {
     pub(super) attempts: u64,
+    /// How many messages the milter of this process has tracked.
+    pub(super) tracked: u64,
 }
 
 impl RefsMissing {
@@ -92,6 +103,7 @@ impl RefsMissing {
         counter!("mailtap_tap_refs_missing_total").increment(1);
         tracing::warn!(
             attempts = self.attempts,
+            tracked = self.tracked,
             setting = "milter_header_checks = regexp:{{/^X-Mailtap-(Ref|Campaign):/ INFO}}",
             "no delivery in this log has a logged X-Mailtap-Ref: if mail is tracked, this setting is missing in main.cf"
         );
@@ -152,6 +164,11 @@ impl Found<'_> {
                 let file = file.display();
                 tracing::error!(%log, %file, "not read, since only gzip is: unpack it and use --once");
                 "predecessor-compressed"
+            }
+            Finding::PredecessorUnreadable(file) => {
+                let file = file.display();
+                tracing::error!(%log, %file, "a rotated file can't be read: lines may be lost; look at its rights");
+                "predecessor-unreadable"
             }
             Finding::PredecessorDamaged => {
                 tracing::error!(%log, "a rotated file packed with gzip is not whole: lines may be lost");

@@ -10,6 +10,7 @@
 use serde::Deserialize;
 
 use super::line::Line;
+use super::loss::{Loss, suppressed};
 use super::time::LineTime;
 use crate::identity::Timestamp;
 
@@ -107,10 +108,12 @@ impl JournalLine {
         Line::from_parts(time, &self.host, &self.tag, &self.pid, &self.message)
     }
 
-    /// How many entries journald says it dropped: at least one where it does not say the number.
+    /// How many entries journald says it dropped, and whose: at least one where it does not say the number.
     #[must_use]
-    pub fn dropped(&self) -> Option<u64> {
-        self.is_dropped_notice.then(|| self.dropped.unwrap_or(1))
+    pub fn dropped(&self) -> Option<Loss<'_>> {
+        let said = suppressed(&self.message);
+        let lines = || self.dropped.or_else(|| Some(said?.lines)).unwrap_or(1);
+        self.is_dropped_notice.then(|| Loss { lines: lines(), unit: said.and_then(|loss| loss.unit) })
     }
 }
 
@@ -155,6 +158,7 @@ mod tests {
             "MESSAGE_ID":"{DROPPED_MESSAGE_ID}","N_DROPPED":"123","MESSAGE":"Suppressed 123 messages from x.service"}}"#
         );
         let entry = JournalLine::parse(json.as_bytes()).unwrap();
-        assert_eq!((entry.dropped(), entry.line()), (Some(123), None));
+        let loss = Loss { lines: 123, unit: Some(b"x.service") };
+        assert_eq!((entry.dropped(), entry.line()), (Some(loss), None));
     }
 }

@@ -7,12 +7,10 @@
 //! - See: the daemons of Postfix 2.11 to 3.12.
 
 use super::queue_id::QueueId;
-use super::record::Record;
+use super::record::{Record, Refuser};
 
 /// Lines with a queue id that tell little or nothing.
 pub(super) fn with_id<'a>(daemon: &[u8], queue_id: QueueId, rest: &[u8]) -> Option<Record<'a>> {
-    // What is held may be released, and goes on then.
-    const REJECTED: [&[u8]; 4] = [b"milter-reject: ", b"milter-discard: ", b"reject: ", b"discard: "];
     const NOTIFICATION: &[&[u8]] = &[b"sender ", b"postmaster "];
     const KNOWN: &[&[u8]] = &[
         b"breaking line > ",
@@ -51,13 +49,32 @@ pub(super) fn with_id<'a>(daemon: &[u8], queue_id: QueueId, rest: &[u8]) -> Opti
         b"sender notification failed",
     ];
     let begins = |prefixes: &[&[u8]]| prefixes.iter().any(|prefix| rest.starts_with(prefix));
-    if begins(&REJECTED) {
-        return Some(Record::Rejected(queue_id));
+    if let Some(by) = refuser(daemon, rest) {
+        return Some(Record::Refused { queue_id: Some(queue_id), by });
     }
     if daemon == b"bounce" && begins(NOTIFICATION) || daemon == b"trace" || daemon == b"defer" {
         return Some(Record::Notification { queue_id });
     }
     begins(KNOWN).then_some(Record::Irrelevant)
+}
+
+/// Lines about a message that never got a queue id.
+pub(super) fn without_queue<'a>(daemon: &[u8], rest: &[u8]) -> Record<'a> {
+    refuser(daemon, rest).map_or(Record::Irrelevant, |by| Record::Refused { queue_id: None, by })
+}
+
+/// Who refused or discarded the message. What is held may be released, and goes on then.
+fn refuser(daemon: &[u8], rest: &[u8]) -> Option<Refuser> {
+    const MILTER: [&[u8]; 2] = [b"milter-reject: ", b"milter-discard: "];
+    const CHECKS: [&[u8]; 2] = [b"reject: ", b"discard: "];
+    let begins = |prefixes: &[&[u8]]| prefixes.iter().any(|prefix| rest.starts_with(prefix));
+    match daemon {
+        _ if begins(&MILTER) => Some(Refuser::Milter),
+        _ if !begins(&CHECKS) => None,
+        b"cleanup" => Some(Refuser::Content),
+        b"postscreen" => Some(Refuser::Postscreen),
+        _ => Some(Refuser::Smtpd),
+    }
 }
 
 /// Lines without a queue id that are known to mean nothing to a message.
@@ -76,14 +93,13 @@ pub(super) fn is_known_without_id(daemon: &[u8], message: &[u8]) -> bool {
         b"postalias",
         b"postmap",
     ];
-    const KNOWN: [&[u8]; 38] = [
+    const KNOWN: [&[u8]; 37] = [
         b"bare <",
         b"connect ",
         b"discarding EHLO keywords",
         b"proxy-accept: ",
         b"proxy-reject: ",
         b"disconnect ",
-        b"NOQUEUE: ",
         b"warning: ",
         b"error: ",
         b"fatal: ",

@@ -41,17 +41,20 @@ impl<'a> Line<'a> {
     #[must_use]
     pub fn parse(line: &'a [u8]) -> Option<Self> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let (line, had_priority) = match line.first()? {
-            b'<' => (after_priority(line)?, true),
-            _ => (line, false),
-        };
+        let line = if line.first()? == &b'<' { after_priority(line)? } else { line };
         if line.first()?.is_ascii_digit() {
             return match line.strip_prefix(b"1 ") {
-                Some(rest) if had_priority => Self::rfc5424(rest),
-                _ => Self::iso(line),
+                Some(rest) => Self::rfc5424(rest),
+                None => Self::iso(line),
             };
         }
-        let (time, rest) = line.split_at_checked(CIVIL_BYTES)?;
+        let fraction = match line.get(CIVIL_BYTES) {
+            Some(b'.') => {
+                line.get(CIVIL_BYTES + 1..)?.iter().take_while(|byte| byte.is_ascii_digit()).count() + 1
+            }
+            _ => 0,
+        };
+        let (time, rest) = line.split_at_checked(CIVIL_BYTES + fraction)?;
         let time = LineTime::civil(time)?;
         Self::host_and_tag(time, rest.strip_prefix(b" ")?)
     }
@@ -106,7 +109,8 @@ impl<'a> Line<'a> {
         let (_, rest) = split_word(rest)?;
         let message = after_structured_data(rest)?;
         let nil = |field: &'a [u8]| if field == b"-" { &b""[..] } else { field };
-        Self::from_parts(LineTime::iso(time)?, nil(host), tag, nil(pid), message)
+        let time = if time == b"-" { LineTime::unknown(time) } else { LineTime::iso(time)? };
+        Self::from_parts(time, nil(host), tag, nil(pid), message)
     }
 }
 
@@ -185,6 +189,10 @@ mod tests {
             "2026-11-03T16:25:11.123456+01:00 mx postfix/submission/smtpd[506]: ",
             "<22>2026-11-03T16:25:11Z mx postfix/submission/smtpd[506]: ",
             "<22>1 2026-11-03T16:25:11.1Z mx postfix/submission/smtpd 506 - - ",
+            "1 2026-11-03T16:25:11.1Z mx postfix/submission/smtpd 506 - - ",
+            "<22>1 - mx postfix/submission/smtpd 506 - - ",
+            "Nov  3 16:25:11.123456 mx postfix/submission/smtpd[506]: ",
+            "<22>Nov  3 16:25:11.1 mx postfix/submission/smtpd[506]: ",
             "<22>1 2026-11-03T16:25:11.1Z mx postfix/submission/smtpd 506 - [a b=\"c\\]\"][d] \u{feff}",
             "Nov  3 16:25:11 mx postfix/submission/smtpd[506]: [ID 197553 mail.info] ",
         ] {
@@ -204,6 +212,9 @@ mod tests {
             "Nov  3 16:25:11 mx kernel: [123] postfix/smtp[1]: x",
             "Nov  3 16:25:11 mx sshd[1]: x",
             "Nov  3 16:25:11",
+            "Nov  3 16:25:11.",
+            "Nov  3 16:25:11.1",
+            "1 ",
             "2026-11-03T16:25:11Z",
             "Nov  3 16:25:11 mx /smtp[1]: x",
             "--- rsyslog restarted ---",

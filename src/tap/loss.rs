@@ -2,7 +2,7 @@
 //!
 //! - Layer: decision
 //! - Takes: a line that no daemon of Postfix wrote.
-//! - Gives: how many lines the logger says are missing, or came more than once.
+//! - Gives: how many lines the logger says are missing, and of which unit, or came more than once.
 //! - On failure: `None` for any other line.
 //! - See: rsyslog's imuxsock and imjournal, systemd-journald's rate limit.
 
@@ -10,24 +10,52 @@
 
 use memchr::memmem;
 
+/// Lines that are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loss<'a> {
+    /// How many.
+    pub lines: u64,
+    /// Whose they were, as far as the logger says.
+    pub unit: Option<&'a [u8]>,
+}
+
 /// How many lines were lost, by `imuxsock lost 5 messages from pid …`, `… 5 messages lost due to rate-limiting` or
 /// `Suppressed 5 messages from …`.
 #[must_use]
-pub fn lost_lines(line: &[u8]) -> Option<u64> {
+pub fn loss(line: &[u8]) -> Option<Loss<'_>> {
+    let of_nobody = |lines| Loss { lines, unit: None };
     if let Some(at) = memmem::find(line, b" lost ") {
         let is_imuxsock = line.get(..at)?.ends_with(b"imuxsock");
         return match line.get(at + 6..) {
-            Some(rest) if is_imuxsock => leading_number(rest),
+            Some(rest) if is_imuxsock => leading_number(rest).map(of_nobody),
             Some(rest) if rest.starts_with(b"due to rate-limiting") => {
                 let before = line.get(..at)?.strip_suffix(b" messages")?;
-                leading_number(before.rsplit(|byte| *byte == b' ').next()?)
+                leading_number(before.rsplit(|byte| *byte == b' ').next()?).map(of_nobody)
             }
             _ => None,
         };
     }
-    let rest = line.get(memmem::find(line, b": Suppressed ")? + 13..)?;
-    let count = leading_number(rest)?;
-    memmem::find(rest, b" messages from ").map(|_| count)
+    suppressed(line.get(memmem::find(line, b": Suppressed ")? + 2..)?)
+}
+
+/// What journald says itself: `Suppressed 5 messages from nginx.service`, or from the path of its control group.
+#[must_use]
+pub fn suppressed(message: &[u8]) -> Option<Loss<'_>> {
+    let rest = message.strip_prefix(b"Suppressed ")?;
+    let lines = leading_number(rest)?;
+    let unit = rest.get(memmem::find(rest, b" messages from ")? + 15..)?.trim_ascii();
+    let unit = unit.rsplit(|byte| *byte == b'/').next().filter(|unit| !unit.is_empty());
+    Some(Loss { lines, unit })
+}
+
+/// Whether what is missing may have been Postfix's: of a unit that is followed, or that has its name. Where no unit is
+/// followed, nobody can tell.
+#[must_use]
+pub fn may_be_ours(unit: Option<&[u8]>, units: &[String]) -> bool {
+    let Some(unit) = unit else { return true };
+    units.is_empty()
+        || units.iter().any(|own| own.as_bytes() == unit)
+        || memmem::find(&unit.to_ascii_lowercase(), b"postfix").is_some()
 }
 
 /// How often the line before came once more, by `last message repeated 3 times` of old syslog daemons.
@@ -46,6 +74,7 @@ fn leading_number(text: &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -78,7 +107,25 @@ mod tests {
             ("Nov 23 16:25:11 mx app: x messages lost due to rate-limiting", None),
             ("", None),
         ] {
-            assert_eq!(lost_lines(line.as_bytes()), lost, "{line}");
+            assert_eq!(loss(line.as_bytes()).map(|loss| loss.lines), lost, "{line}");
         }
+    }
+
+    #[test]
+    fn what_others_lost_is_told_apart() {
+        let units = ["postfix@-.service".to_owned(), "mta.service".to_owned()];
+        for (unit, ours) in [
+            ("nginx.service", false),
+            ("/system.slice/nginx.service", false),
+            ("postfix@-.service", true),
+            ("/system.slice/system-postfix.slice/postfix@out.service", true),
+            ("mta.service", true),
+        ] {
+            let line = format!("Nov 23 16:25:11 mx systemd-journald[1]: Suppressed 9 messages from {unit}");
+            let loss = loss(line.as_bytes()).unwrap();
+            assert_eq!((loss.lines, may_be_ours(loss.unit, &units)), (9, ours), "{unit}");
+            assert!(may_be_ours(loss.unit, &[]));
+        }
+        assert!(may_be_ours(None, &units));
     }
 }

@@ -83,6 +83,8 @@ pub struct Settings {
     pub own_relays: Vec<String>,
     /// Addresses that get copies of all mail (`always_bcc`): their attempts are no events; by default none.
     pub copy_recipients: Vec<String>,
+    /// Units of Postfix: what journald says it dropped of others is no alarm; by default of any.
+    pub units: Vec<String>,
     /// Bounce rules that come before the built-in ones, in the form of `class_rules.txt`; by default none.
     pub bounce_rules: String,
     /// How often a quiet file is looked at; by default 250 ms.
@@ -105,6 +107,7 @@ impl Default for Settings {
             max_tracked: 1_000_000,
             own_relays: Vec::new(),
             copy_recipients: Vec::new(),
+            units: Vec::new(),
             bounce_rules: String::new(),
             poll_interval: Duration::from_millis(250),
             checkpoint_interval: Duration::from_secs(5),
@@ -183,6 +186,7 @@ impl Settings {
             max_tracked: self.max_tracked,
             own_relays: self.own_relays.clone(),
             copy_recipients: self.copy_recipients.clone(),
+            units: self.units.clone(),
         })
     }
 }

@@ -14,6 +14,7 @@ use super::correlate::{Correlator, Counts, Parts};
 use super::explain::Coverage;
 use super::journal_line::JournalLine;
 use super::line::Line;
+use super::loss::Loss;
 use super::split::Splitter;
 use crate::event::Event;
 use crate::identity::Timestamp;
@@ -59,17 +60,18 @@ pub struct OnceError {
 
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Reads all inputs to their end.
+/// Reads all inputs to their end: lines of these `syslog_name`s, or of any.
 ///
 /// # Errors
 /// See [`OnceError`].
 pub fn once(
     inputs: Vec<Input>,
     parts: Parts,
+    names: &[String],
     now: Timestamp,
     on_event: &mut dyn FnMut(Event),
 ) -> Result<Summary, OnceError> {
-    let mut correlator = Correlator::new(parts, None);
+    let mut correlator = Correlator::new(parts, None).only(names.to_vec());
     let mut summary = Summary::default();
     let mut events = Vec::new();
     lines(inputs, &mut |line| {
@@ -79,7 +81,7 @@ pub fn once(
             Logged::Other(text, dropped) => {
                 summary.foreign += 1;
                 correlator.other(text);
-                correlator.lost(dropped);
+                dropped.into_iter().for_each(|loss| correlator.lost(loss));
             }
         }
         events.drain(..).for_each(&mut *on_event);
@@ -96,15 +98,15 @@ pub fn explain(inputs: Vec<Input>) -> Result<Coverage, OnceError> {
     let mut coverage = Coverage::default();
     lines(inputs, &mut |line| match line {
         Logged::Line(line) => coverage.line(line),
-        Logged::Other(text, dropped) => coverage.other(text, dropped),
+        Logged::Other(text, dropped) => coverage.other(text, dropped.map_or(0, |loss| loss.lines)),
     })?;
     Ok(coverage)
 }
 
-/// A line, of Postfix or of others; with it how many lines journald says it dropped.
+/// A line, of Postfix or of others; with it what journald says it dropped.
 enum Logged<'a> {
     Line(&'a Line<'a>),
-    Other(&'a [u8], u64),
+    Other(&'a [u8], Option<Loss<'a>>),
 }
 
 fn lines(inputs: Vec<Input>, each: &mut dyn FnMut(Logged<'_>)) -> Result<(), OnceError> {
@@ -119,12 +121,12 @@ fn lines(inputs: Vec<Input>, each: &mut dyn FnMut(Logged<'_>)) -> Result<(), Onc
             {
                 return match entry.line() {
                     Some(line) => each(Logged::Line(&line)),
-                    None => each(Logged::Other(b"", entry.dropped().unwrap_or_default())),
+                    None => each(Logged::Other(b"", entry.dropped())),
                 };
             }
             match Line::parse(text) {
                 Some(line) => each(Logged::Line(&line)),
-                None => each(Logged::Other(text, 0)),
+                None => each(Logged::Other(text, None)),
             }
         };
         read(input, &mut logged).map_err(|source| OnceError { path, source })?;

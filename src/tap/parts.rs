@@ -33,6 +33,8 @@ pub struct Parts {
     pub own_relays: Vec<String>,
     /// Addresses that get copies of all mail (`always_bcc`): their attempts are no events.
     pub copy_recipients: Vec<String>,
+    /// Units of Postfix: what journald dropped of others is no loss. None: of any.
+    pub units: Vec<String>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -73,4 +75,12 @@ pub struct Counts {
     pub evicted: u64,
     /// Lines that the logger says it left out.
     pub lost_lines: u64,
+    /// Refused before there was a queue id, by smtpd(8).
+    pub refused_by_smtpd: u64,
+    /// The same, by postscreen(8).
+    pub refused_by_postscreen: u64,
+    /// Refused or discarded by a milter, at any stage.
+    pub refused_by_milter: u64,
+    /// Refused or discarded for its content, by cleanup(8).
+    pub refused_for_content: u64,
 }

@@ -51,14 +51,32 @@ pub enum Record<'a> {
         /// The message that it is about.
         queue_id: QueueId,
     },
-    /// A milter refused, held or discarded the message, or its content was refused.
-    Rejected(QueueId),
+    /// The message was refused or discarded.
+    Refused {
+        /// Its queue id, if it had one by then.
+        queue_id: Option<QueueId>,
+        /// By whom.
+        by: Refuser,
+    },
     /// `last message repeated N times`, without the text.
     Repeated(u32),
     /// A known line that tells nothing about the fate of a message.
     Irrelevant,
     /// A shape that is not known.
     Unknown,
+}
+
+/// Who refused a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refuser {
+    /// smtpd(8), by its restrictions.
+    Smtpd,
+    /// postscreen(8).
+    Postscreen,
+    /// A milter.
+    Milter,
+    /// cleanup(8), by checks of header and body.
+    Content,
 }
 
 /// What a message was before it got this queue id.
@@ -170,6 +188,9 @@ impl<'a> Record<'a> {
         let message = line.message;
         if let Some((queue_id, rest)) = queue_id(message) {
             return after_queue_id(line.daemon, queue_id, rest).unwrap_or(Self::Unknown);
+        }
+        if let Some(rest) = message.strip_prefix(b"NOQUEUE: ") {
+            return known::without_queue(line.daemon, rest);
         }
         if message.starts_with(b"last message repeated ")
             && let Some(count) = repetitions(message)

@@ -122,13 +122,13 @@ fn the_life_of_a_message() {
         (
             "cleanup",
             "296AC9AC58B: milter-reject: END-OF-MESSAGE from x: 5.7.1 t; from=<> to=<>",
-            Record::Rejected(id),
+            Record::Refused { queue_id: Some(id), by: Refuser::Milter },
         ),
         ("smtp", "296AC9AC58B: status=deferred (bounce failed)", Record::Irrelevant),
         (
             "smtpd",
             "NOQUEUE: reject: RCPT from x[1]: 550 5.1.6 <a>: x; from=<> to=<> proto= helo=<>",
-            Record::Irrelevant,
+            Record::Refused { queue_id: None, by: Refuser::Smtpd },
         ),
         ("smtpd", "last message repeated 3 times", Record::Repeated(3)),
         (

@@ -4,7 +4,8 @@
 //! - Takes: the path of a log.
 //! - Gives: the files beside it that rotation made of it, and whether a file begins as another did.
 //! - On failure: `io::Error`; a file that vanishes while it is looked at is passed over.
-//! - Limits: names are `LOG.1`, `LOG-20261123`, `LOG.20261123-162511` and their like.
+//! - Limits: names are `LOG.1`, `LOG-20261123`, `LOG.20261123-162511` and their like; behind a symbolic link also names
+//!   that differ from its target's only in their digits, like `mail-20261123.log`.
 //! - See: logrotate(8), Postfix `maillog_file_rotate_suffix`.
 
 use std::collections::BTreeSet;
@@ -45,6 +46,9 @@ pub(super) struct Position {
     pub(super) head_sha256: String,
     /// When the file was last written to, in nanoseconds since 1970.
     pub(super) modified_ns: i64,
+    /// What it was called, without links.
+    #[serde(default)]
+    pub(super) path: Option<PathBuf>,
 }
 
 /// SHA-256 as the checkpoint writes it.
@@ -82,6 +86,7 @@ pub(super) fn siblings(path: &Path) -> io::Result<Vec<Sibling>> {
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     let bases: BTreeSet<String> = [name(path), name(&target)].into_iter().flatten().collect();
+    let dated = name(&target).filter(|target| name(path).as_ref() != Some(target));
     let directories: BTreeSet<PathBuf> = [path, &target].into_iter().map(directory_of).collect();
     let mut found: Vec<Sibling> = Vec::new();
     for directory in directories {
@@ -97,11 +102,11 @@ pub(super) fn siblings(path: &Path) -> io::Result<Vec<Sibling>> {
         };
         for entry in entries {
             let path = entry?.path();
-            let Some(packing) =
-                name(&path).and_then(|name| bases.iter().find_map(|base| rotated(&name, base)))
-            else {
-                continue;
-            };
+            let packing = name(&path).and_then(|name| {
+                let of_base = bases.iter().find_map(|base| rotated(&name, base));
+                of_base.or_else(|| of_another_day(&name, dated.as_ref()?))
+            });
+            let Some(packing) = packing else { continue };
             let Some(metadata) = fs::metadata(&path).ok().filter(Metadata::is_file) else { continue };
             let file = FileId::of(&metadata);
             if found.iter().any(|known| known.file == file) {
@@ -121,8 +126,8 @@ fn directory_of(path: &Path) -> PathBuf {
     }
 }
 
-/// How `name` is stored, if it is what rotation calls `base`.
-fn rotated(name: &str, base: &str) -> Option<Packing> {
+/// A name without the ending of what packed it.
+fn unpacked(name: &str) -> (&str, Packing) {
     const ENDINGS: [(&str, Packing); 5] = [
         (".gz", Packing::Gzip),
         (".xz", Packing::Other),
@@ -130,9 +135,21 @@ fn rotated(name: &str, base: &str) -> Option<Packing> {
         (".zst", Packing::Other),
         (".lz4", Packing::Other),
     ];
-    let suffix = name.strip_prefix(base)?;
-    let packed = ENDINGS.iter().find_map(|(ending, packing)| Some((suffix.strip_suffix(ending)?, *packing)));
-    let (suffix, packing) = packed.unwrap_or((suffix, Packing::Plain));
+    let packed = ENDINGS.iter().find_map(|(ending, packing)| Some((name.strip_suffix(ending)?, *packing)));
+    packed.unwrap_or((name, Packing::Plain))
+}
+
+/// How `name` is stored, if it is `today` with other digits: as many, and enough of them to be a date.
+fn of_another_day(name: &str, today: &str) -> Option<Packing> {
+    let (name, packing) = unpacked(name);
+    let masked = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "0");
+    let digits = today.bytes().filter(u8::is_ascii_digit).count();
+    (digits >= 4 && masked(name) == masked(today)).then_some(packing)
+}
+
+/// How `name` is stored, if it is what rotation calls `base`.
+fn rotated(name: &str, base: &str) -> Option<Packing> {
+    let (suffix, packing) = unpacked(name.strip_prefix(base)?);
     let number = suffix.strip_prefix(['.', '-'])?;
     let is_number = number.starts_with(|first: char| first.is_ascii_digit())
         && number.chars().all(|c| c.is_ascii_digit() || c == '-' || c == '.');
@@ -142,6 +159,17 @@ fn rotated(name: &str, base: &str) -> Option<Packing> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_with_a_date() {
+        let is = |name| of_another_day(name, "mail-20261124.log");
+        assert_eq!(is("mail-20261123.log"), Some(Packing::Plain));
+        assert_eq!(is("mail-20261123.log.gz"), Some(Packing::Gzip));
+        for other in ["mail-2026112.log", "mail-20261123.err", "news-20261123.log", "mail.log"] {
+            assert_eq!(is(other), None, "{other}");
+        }
+        assert_eq!(of_another_day("mail2.log", "mail1.log"), None, "no date");
+    }
 
     #[test]
     fn names_of_rotated_logs() {

@@ -33,6 +33,9 @@ const CHECKPOINT: &str = "tap.json";
 /// So many attempts without a single reference are worth a word: a site that tracks mail has seen one by then.
 const MANY_ATTEMPTS: u64 = 50;
 const PIPE_BYTES: usize = 64 * 1024;
+/// At a stop, what standard input holds is still read: until nothing came for a moment, but no longer than this.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+const NOTHING_MORE: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Result<(), TapError> {
     let component = life.health.component("tap");
@@ -64,6 +67,9 @@ pub(super) async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Resu
             if !read_pipe(&mut pipe, &mut feed, &mut worker, &sink, &mut saver).await {
                 return Ok(());
             }
+            if sink.is_stopping() {
+                last_look(&mut pipe, &mut feed, &mut worker).await;
+            }
             feed.finish(&mut worker);
             if sink.publish(worker.take()).await {
                 saver.save(
@@ -72,6 +78,19 @@ pub(super) async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Resu
                 );
             }
             Ok(())
+        }
+    }
+}
+
+/// Reads what was written to the pipe before the stop: nobody else will.
+async fn last_look(pipe: &mut (impl AsyncRead + Unpin), feed: &mut Feed, worker: &mut Worker) {
+    let end = Instant::now() + LAST_LOOK;
+    let mut chunk = vec![0; PIPE_BYTES];
+    worker.now = clock::now();
+    while Instant::now() < end {
+        match tokio::time::timeout(NOTHING_MORE, pipe.read(&mut chunk)).await {
+            Ok(Ok(bytes)) if bytes > 0 => feed.feed(chunk.get(..bytes).unwrap_or_default(), worker),
+            _ => break,
         }
     }
 }
@@ -89,6 +108,8 @@ struct Worker {
     correlator: Correlator,
     events: Vec<Event>,
     foreign: u64,
+    /// Entries of the journal that are none.
+    unreadable: u64,
     now: Timestamp,
     reported: Counts,
     reported_missing: bool,
@@ -101,6 +122,7 @@ impl Worker {
             correlator,
             events: Vec::new(),
             foreign: 0,
+            unreadable: 0,
             now: clock::now(),
             reported,
             reported_missing: false,
@@ -125,25 +147,33 @@ impl Worker {
                 self.correlator.other(b"");
             }
         }
-        self.correlator.lost(entry.dropped().unwrap_or_default());
+        if let Some(loss) = entry.dropped() {
+            self.correlator.lost(loss);
+        }
+    }
+
+    /// No entry: longer than any of Postfix, and cut for that, or no JSON.
+    fn no_entry(&mut self) {
+        self.unreadable += 1;
     }
 
     /// The events so far; reports what was counted since the last call.
     fn take(&mut self) -> Vec<Event> {
         let (before, after) = (self.reported, self.correlator.counts());
-        let foreign = std::mem::take(&mut self.foreign);
-        happened::Read { before, after, foreign, tracked: self.correlator.tracked() }.emit();
+        let (foreign, unreadable) = (std::mem::take(&mut self.foreign), std::mem::take(&mut self.unreadable));
+        let tracked = self.correlator.tracked();
+        happened::Read { before, after, foreign, unreadable, tracked }.emit();
         if before.unverified_refs == 0 && after.unverified_refs > 0 {
             happened::RefUnverified.emit();
         }
         let attempts = after.attempts_without_ref;
         if !self.reported_missing
             && attempts >= MANY_ATTEMPTS
-            && after.refs == 0
-            && self.correlator.tracked() == 0
+            // References that can't be verified are another trouble, and said above.
+            && after.refs + after.unverified_refs == 0
         {
             self.reported_missing = true;
-            happened::RefsMissing { attempts }.emit();
+            happened::RefsMissing { attempts, tracked: 0 }.emit();
         }
         self.reported = after;
         std::mem::take(&mut self.events)
@@ -296,12 +326,15 @@ impl Feed {
     fn feed(&mut self, piece: &[u8], worker: &mut Worker) {
         match self {
             Self::Log(splitter) => splitter.feed(piece, &mut |line| worker.line(line)),
-            Self::Journal { splitter, cursor } => splitter.feed(piece, &mut |line| {
-                if let Some(entry) = JournalLine::parse(line) {
-                    worker.entry(&entry);
-                    *cursor = Some(entry.cursor);
-                }
-            }),
+            Self::Journal { splitter, cursor } => {
+                splitter.feed(piece, &mut |line| match JournalLine::parse(line) {
+                    Some(entry) => {
+                        worker.entry(&entry);
+                        *cursor = Some(entry.cursor);
+                    }
+                    None => worker.no_entry(),
+                })
+            }
         }
     }
 

@@ -50,6 +50,8 @@ pub(super) struct Message {
     pub(super) sender_domain: Option<Arc<str>>,
     /// When `removed` was logged.
     removed: Option<Timestamp>,
+    /// Whether qmgr(8) has it: cleanup(8) has logged all its headers then.
+    pub(super) is_active: bool,
     /// The recipients that are still deferred.
     pub(super) waiting: WaitingList,
     /// Another one with the same queue id, elsewhere.
@@ -96,6 +98,13 @@ impl State {
             campaigns: Interned::default(),
             evicted: 0,
         }
+    }
+
+    /// How many of them have a reference.
+    pub(super) fn with_id(&self) -> u64 {
+        let chains = self.messages.values().map(Box::as_ref);
+        let all = chains.flat_map(|first| std::iter::successors(Some(first), |m| m.next.as_deref()));
+        all.filter(|message| message.id.is_some()).count() as u64
     }
 
     /// How many messages are remembered.
@@ -171,6 +180,7 @@ impl State {
             campaign: None,
             sender_domain: None,
             removed: None,
+            is_active: false,
             waiting: WaitingList::default(),
             next: None,
         })
@@ -341,6 +351,8 @@ struct SavedMessage {
     sender_domain: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     removed: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    active: bool,
     #[serde(default, skip_serializing_if = "WaitingList::is_empty")]
     waiting: WaitingList,
 }
@@ -372,6 +384,7 @@ impl State {
                     campaign: message.campaign.as_deref().cloned(),
                     sender_domain: message.sender_domain.as_deref().map(str::to_owned),
                     removed: message.removed,
+                    active: message.is_active,
                     waiting: message.waiting.clone(),
                 }
             })
@@ -397,6 +410,7 @@ impl State {
             let sender_domain = message.sender_domain.map(|domain| state.domain(&domain));
             let campaign = message.campaign.map(|campaign| state.campaign(&campaign));
             let (id, removed, waiting) = (message.id, message.removed, message.waiting);
+            let is_active = message.active;
             let key = state.put(queue_id, |serial| Message {
                 serial,
                 origin,
@@ -404,6 +418,7 @@ impl State {
                 campaign,
                 sender_domain,
                 removed,
+                is_active,
                 waiting,
                 next: None,
             });

@@ -34,6 +34,8 @@ pub struct LineTime<'a> {
 pub enum Moment {
     /// Complete.
     Exact(Timestamp),
+    /// The logger had no clock: RFC 5424 section 6.2.3.
+    Unknown,
     /// Month, day, hour, minute and second of an unnamed year, in an unnamed zone.
     Civil {
         /// 1–12.
@@ -57,10 +59,15 @@ const ZONE_STEP_MICROS: u64 = 15 * 60 * SECOND_MICROS;
 const LARGEST_ZONE_MICROS: u64 = 26 * 3_600 * SECOND_MICROS;
 
 impl<'a> LineTime<'a> {
-    /// `Nov 23 16:25:11`, the day padded with a blank or a zero.
+    /// `Nov 23 16:25:11`, the day padded with a blank or a zero; a fraction is passed over.
     #[must_use]
     pub fn civil(text: &'a [u8]) -> Option<Self> {
-        let [m, o, n, b' ', d1, d2, b' ', h1, h2, b':', i1, i2, b':', s1, s2] = text else { return None };
+        let [m, o, n, b' ', d1, d2, b' ', h1, h2, b':', i1, i2, b':', s1, s2, fraction @ ..] = text else {
+            return None;
+        };
+        if !fraction.is_empty() && !fraction.starts_with(b".") {
+            return None;
+        }
         let name = [*m, *o, *n];
         let month = MONTHS.chunks_exact(3).position(|month| month == name)?;
         let tens = if *d1 == b' ' { b'0' } else { *d1 };
@@ -77,6 +84,12 @@ impl<'a> LineTime<'a> {
     pub fn iso(text: &'a [u8]) -> Option<Self> {
         let time = std::str::from_utf8(text).ok()?.parse().ok()?;
         Some(Self { text, moment: Moment::Exact(time) })
+    }
+
+    /// No time at all, with the text that says so.
+    #[must_use]
+    pub const fn unknown(text: &'a [u8]) -> Self {
+        Self { text, moment: Moment::Unknown }
     }
 
     /// A moment that is known, with the text it came as.
@@ -118,6 +131,7 @@ impl Resolver {
     pub fn resolve(&mut self, moment: Moment, now: Timestamp) -> Timestamp {
         let (month, day, second) = match moment {
             Moment::Exact(time) => return time,
+            Moment::Unknown => return now,
             Moment::Civil { month, day, second } => (month, day, second),
         };
         let within = Duration::from_secs(u64::from(second % 60));
@@ -153,6 +167,7 @@ impl Resolver {
         };
         let (month, day, second) = match moment {
             Moment::Exact(time) => return time,
+            Moment::Unknown => return expected,
             Moment::Civil { month, day, second } => (month, day, second),
         };
         let Some(nearest) = self.nearest(expected, month, day, second) else {

@@ -133,10 +133,11 @@ pub fn log(bytes: &[u8]) {
         max_tracked: 100,
         own_relays: Vec::new(),
         copy_recipients: Vec::new(),
+        units: Vec::new(),
     };
     let input = Input::Reader(Box::new(std::io::Cursor::new(bytes.to_owned())));
     let summary =
-        once(vec![input], parts, NOW, &mut |event| assert!(!event.to_json().contains('@'))).unwrap();
+        once(vec![input], parts, &[], NOW, &mut |event| assert!(!event.to_json().contains('@'))).unwrap();
     assert!(summary.foreign <= summary.lines);
     let input = Input::Reader(Box::new(std::io::Cursor::new(bytes.to_owned())));
     let coverage = explain(vec![input]).unwrap();
