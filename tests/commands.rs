@@ -374,6 +374,39 @@ fn the_tap_explains_logs_without_a_configuration() {
 }
 
 #[test]
+fn rules_of_bounce_classes_can_be_tried() {
+    let installed = installed(&[]);
+    let printed = run(mailtap().args(["classes", "print"]));
+    assert!(printed.contains("# CLASS  SMTP  STATUS  PHRASE  EXPLANATION"));
+    let said = "host mx.spam.example[192.0.2.1] said: 550 5.7.1 <virus@example.net>: Our partner's list";
+    let test = |more: &[&str]| installed.json(&[&["classes", "test", "--json", said][..], more].concat());
+    let built_in = test(&["--relay", "mx.partner.example[192.0.2.1]:25"]);
+    assert_eq!((&built_in["class"], &built_in["rules"]), (&"policy".into(), &"built-in".into()));
+    assert_eq!((&built_in["dsn"], &built_in["provider"]), (&"5.7.1".into(), &Value::Null));
+    assert_eq!(test(&["--dsn", "5.1.1"])["class"], "hard");
+    // Rules and providers of the site's own.
+    let rules = installed.dir.path().join("rules.txt");
+    fs::write(&rules, "# ours\nblock 550 * \"our partner's list\" the partner blocks us\n").unwrap();
+    let config = fs::read_to_string(installed.config()).unwrap();
+    let config = config
+        .replace("#bounce_rules_file = \"\"", "bounce_rules_file = \"rules.txt\"")
+        .replace("#providers = []", "providers = [\"partner.example=partner\"]");
+    fs::write(installed.config(), config).unwrap();
+    let own = test(&["--relay", "mx.partner.example[192.0.2.1]:25"]);
+    assert_eq!((&own["class"], &own["reason"]), (&"block".into(), &"the partner blocks us".into()));
+    assert_eq!((&own["line"], &own["provider"]), (&2.into(), &"partner".into()));
+    let for_people = run(&mut installed.command(&["classes", "test", said]));
+    assert!(for_people.contains("block") && !for_people.contains("virus"), "{for_people}");
+    fs::write(&rules, "softly * * * x\n").unwrap();
+    let output = installed.command(&["config", "check"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        self::said(&output).contains("delivery.bounce_rules_file: ")
+            && self::said(&output).contains("line 1")
+    );
+}
+
+#[test]
 fn a_report_is_kept_whatever_is_wrong_with_the_command() {
     let installed = installed(&[]);
     let exit = |command: &mut Command| run_with_input(command, b"Subject: x\n\nx\n").status.code();

@@ -21,6 +21,8 @@ fn full(kind: Kind) -> Event {
         recipients: Some(1),
         dsn: Some("5.1.1".into()),
         class: Some(BounceClass::RateLimit),
+        reason: Some("the receiver asks to send slower".into()),
+        reply: Some("450 4.7.1 slower".into()),
         attempt: Some(2),
         delay_ms: Some(90),
         smtp_code: Some(550),

@@ -12,7 +12,7 @@
 use memchr::memchr;
 
 use super::fields::{Field, groups, value};
-use crate::delivery::EnhancedCode;
+use crate::delivery::{EnhancedCode, enhanced_code};
 
 /// More recipients than any transaction has.
 const MAX_RECIPIENTS: usize = 10_000;
@@ -136,11 +136,6 @@ fn after_type(value: &[u8]) -> &[u8] {
     };
     let is_type = kind.trim_ascii().iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-');
     if is_type { rest.get(1..).unwrap_or_default().trim_ascii() } else { value }
-}
-
-/// The first word of a diagnostic that is an enhanced status code.
-fn enhanced_code(diagnostic: &[u8]) -> Option<EnhancedCode> {
-    diagnostic.split(|byte| matches!(byte, b' ' | b'-' | b'#' | b'(')).take(8).find_map(EnhancedCode::parse)
 }
 
 #[cfg(test)]

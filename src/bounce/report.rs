@@ -22,7 +22,7 @@ use super::dsn::{Action, Recipient, Status};
 use super::fields::{Field, header, text, value};
 use super::loose::{self, before_quoted_header, quoted_header};
 use super::plain::Plain;
-use crate::delivery::{Classifier, provider, sender_domain, smtp_code};
+use crate::delivery::{Classifier, Providers, Replies, sender_domain, smtp_code};
 use crate::event::{Data, Event, EventId, EventIdBuilder, Kind};
 use crate::identity::{CampaignId, MessageId, PseudonymKey, Timestamp};
 
@@ -45,6 +45,10 @@ pub struct Reader {
     pub verify_ref: VerifyRef,
     /// Classes of failures.
     pub classifier: Classifier,
+    /// Words for servers.
+    pub providers: Providers,
+    /// Whether events hold replies.
+    pub replies: Replies,
     /// Hosts whose own bounces a tap has from their log; asked only about reports of a Postfix.
     pub own_hosts: OwnHosts,
 }
@@ -199,8 +203,10 @@ impl Reader {
             recipient: Some(pseudonym),
             dsn: recipient.status.map(|status| status.to_string()),
             class: Some(verdict.class),
+            reason: Some(verdict.why.to_string()),
+            reply: self.replies.of(&recipient.diagnostic, &[&recipient.address]),
             smtp_code,
-            provider: provider(&recipient.remote_mta).map(str::to_owned),
+            provider: self.providers.of(&recipient.remote_mta).map(ToString::to_string),
             ..Data::default()
         };
         Some(self.event(subject, id, kind, data))

@@ -13,6 +13,8 @@ fn reader(own_hosts: &[&str]) -> Reader {
             Some(MessageId::new("2026-11-23T16:25:10.5Z".parse().unwrap(), number))
         }),
         classifier: Classifier::built_in(),
+        providers: crate::delivery::Providers::default(),
+        replies: crate::delivery::Replies::Off,
         own_hosts: Arc::new(move || own_hosts.clone()),
     }
 }

@@ -36,6 +36,8 @@ async fn the_exit_tells_postfix_whether_to_keep_the_message() {
         pseudonyms: PseudonymKey::new(&[7; 32]),
         verify_ref: Arc::new(|text| text.starts_with("test-ref-").then(|| MessageId::from([1; 10]))),
         classifier: Classifier::built_in(),
+        providers: crate::delivery::Providers::default(),
+        replies: crate::delivery::Replies::Off,
         own_hosts: Arc::new(Vec::new),
     };
     let report = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/dsn/failed-multi-1.eml"));

@@ -14,8 +14,8 @@ use super::events::spool_directory;
 use super::exit::{Exit, Failure, OrExit, Result};
 use super::own_hosts::own_hosts;
 use crate::config::units::Listen;
-use crate::config::{AmqpConfig, Config, PropertyConfig, TapSource};
-use crate::delivery::class::Classifier;
+use crate::config::{self, AmqpConfig, Config, PropertyConfig, TapSource};
+use crate::delivery::Classifier;
 use crate::filter::campaign::CampaignRule;
 use crate::filter::decide::Policy;
 use crate::filter::rules::Rule;
@@ -124,13 +124,20 @@ pub(super) fn verify_ref(keys: Keys) -> tap::VerifyRef {
     })
 }
 
+/// The rules of bounce classes.
+pub(super) fn classifier(config: &Config) -> Result<Classifier> {
+    config::classifier(config.bounce_rules.as_deref()).or_exit(Exit::Config)
+}
+
 /// What turns log lines into events.
 pub(super) fn tap_parts(config: &Config) -> Result<tap::correlate::Parts> {
     Ok(tap::correlate::Parts {
         host: config.host.clone(),
         pseudonyms: pseudonyms(config)?,
         verify_ref: verify_ref(keyring(config)?),
-        classifier: Classifier::default(),
+        classifier: classifier(config)?,
+        providers: config.providers.clone(),
+        replies: config.replies,
         zone: config.time_zone.clone(),
         max_tracked: usize::try_from(config.raw.tap.max_tracked).unwrap_or(usize::MAX),
         own_relays: config.raw.tap.own_relays.clone(),
@@ -157,6 +164,12 @@ pub(super) fn tap(config: &Config) -> tap::Settings {
         own_relays: config.raw.tap.own_relays.clone(),
         copy_recipients: config.raw.tap.copy_recipients.clone(),
         units: config.raw.tap.units.clone(),
+        rules: {
+            let path = config.bounce_rules.clone();
+            tap::Rules(Arc::new(move || config::classifier(path.as_deref())))
+        },
+        providers: config.providers.clone(),
+        replies: config.replies,
         syslog_names: config.raw.tap.syslog_names.clone(),
         ..tap::Settings::default()
     }
@@ -295,7 +308,9 @@ pub(super) fn reader(config: &Config) -> Result<bounce::Reader> {
         host: config.host.clone(),
         pseudonyms: pseudonyms(config)?,
         verify_ref: verify_ref(keyring(config)?),
-        classifier: Classifier::default(),
+        classifier: classifier(config)?,
+        providers: config.providers.clone(),
+        replies: config.replies,
         own_hosts: {
             let config = config.clone();
             Arc::new(move || own_hosts(&config))

@@ -11,6 +11,7 @@ mod assemble_tracker;
 mod bots;
 mod bots_replay;
 mod bounce;
+mod classes;
 mod collector;
 mod config;
 mod dead;
@@ -111,6 +112,8 @@ enum Command {
     Dead(dead::Args),
     /// Look at the rules that tell machines from people
     Bots(bots::Args),
+    /// Look at the rules that tell why a delivery failed
+    Classes(classes::Args),
     /// Prepare RabbitMQ by hand
     Amqp(amqp::Args),
     /// Stand in for GA4: a strict collector for tests and staging
@@ -171,6 +174,7 @@ impl Cli {
             Command::Dead(args) => args.run(&load()?),
             Command::Amqp(args) => args.run(&load()?),
             Command::Bots(args) => args.run(load),
+            Command::Classes(args) => args.run(load),
             Command::Collector(args) => args.run(),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "mailtap", &mut std::io::stdout());

@@ -22,6 +22,7 @@ use super::raw::{Ga4, Raw};
 use super::units::{self, Listen};
 use super::{CampaignSource, Config, MilterConfig, PropertyConfig, RelayConfig, SplitConfig, TapSource};
 use crate::consent::{Consent, Fixed};
+use crate::delivery::{Providers, Replies};
 use crate::rewrite::{DEFAULT_LOGIN_PATTERNS, LinkPatterns, PixelAt};
 use crate::service::files;
 use crate::service::secret::Secret;
@@ -174,6 +175,13 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
         milter: milter(&mut at, &raw),
         tap_source: tap_source(&mut at, &raw),
         time_zone: time_zone(&mut at, &raw.tap.time_zone),
+        bounce_rules: bounce_rules(&mut at, &raw),
+        providers: at.ok("delivery.providers", Providers::extended(&raw.delivery.providers)),
+        replies: at.one_of(
+            "delivery.replies",
+            &raw.delivery.replies,
+            &[("off", Replies::Off), ("scrubbed", Replies::Scrubbed), ("full", Replies::Full)],
+        ),
         tracker: tracker::tracker(&mut at, &raw),
         spool_max_bytes: at.ok("spool.max_bytes", units::bytes(&raw.spool.max_bytes)),
         spool_full_sync: at.one_of("spool.sync", &raw.spool.sync, &[("full", true), ("normal", false)]),
@@ -359,6 +367,18 @@ fn tap_source(at: &mut Checker<'_>, raw: &Raw) -> TapSource {
             TapSource::Stdin
         }
     }
+}
+
+fn bounce_rules(at: &mut Checker<'_>, raw: &Raw) -> Option<PathBuf> {
+    let name = &raw.delivery.bounce_rules_file;
+    if name.is_empty() {
+        return None;
+    }
+    let path = at.path(name);
+    if let Err(error) = super::classifier(Some(&path)) {
+        at.note("delivery.bounce_rules_file", error);
+    }
+    Some(path)
 }
 
 fn time_zone(at: &mut Checker<'_>, text: &str) -> jiff::tz::TimeZone {

@@ -24,6 +24,7 @@ use raw::{Raw, TrackingRule};
 use units::Listen;
 
 use crate::consent::Fixed;
+use crate::delivery::{Classifier, Providers, Replies};
 use crate::identity::CampaignId;
 use crate::relay::map::Mapping;
 use crate::rewrite::{LinkPatterns, PixelAt};
@@ -85,6 +86,12 @@ pub struct Config {
     pub tap_source: TapSource,
     /// Zone of log lines without one.
     pub time_zone: jiff::tz::TimeZone,
+    /// Rules of bounce classes before the built-in ones.
+    pub bounce_rules: Option<PathBuf>,
+    /// Words for relays.
+    pub providers: Providers,
+    /// Whether events hold replies.
+    pub replies: Replies,
     /// `[tracker]`
     pub tracker: TrackerConfig,
     /// Beyond it the spool refuses events.
@@ -236,6 +243,21 @@ pub struct PropertyConfig {
     pub preview: Option<Secret<String>>,
     /// What is missing for it to be used: a credential that only the unit has.
     pub missing: Option<String>,
+}
+
+/// The most that a file of rules may have.
+const MAX_RULES_BYTES: u64 = 1024 * 1024;
+
+/// Reads the rules of bounce classes: the site's, if it has any, and the built-in ones.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn classifier(path: Option<&Path>) -> Result<Classifier, String> {
+    let Some(path) = path else { return Ok(Classifier::built_in()) };
+    let bytes =
+        files::read_limited(path, MAX_RULES_BYTES).map_err(|error| format!("{}: {error}", path.display()))?;
+    let rules = String::from_utf8(bytes).map_err(|_| format!("{}: not UTF-8", path.display()))?;
+    Classifier::extended(&rules).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// Why a configuration can't be used.

@@ -63,6 +63,8 @@ table! {
         tap: Tap = Tap::default(),
         /// The bounce role.
         bounce: Bounce = Bounce::default(),
+        /// What tap and bounce say of a delivery.
+        delivery: Delivery = Delivery::default(),
         /// The tracker role.
         tracker: Tracker = Tracker::default(),
         /// The spool.
@@ -303,6 +305,18 @@ table! {
 }
 
 table! {
+    /// `[delivery]`
+    Delivery {
+        /// Rules of bounce classes that come before the built-in ones.
+        bounce_rules_file: String = text(""),
+        /// Providers that come before the built-in ones: `mx.example.net=word`.
+        providers: Vec<String> = Vec::new(),
+        /// What servers said, in events: off, scrubbed or full.
+        replies: String = text("off"),
+    }
+}
+
+table! {
     /// `[spool]`
     Spool {
         /// Beyond it new events are refused.
@@ -435,6 +449,8 @@ table! {
         bounce_type: String = text("bounce_type"),
         /// See `docs/ga4.md`.
         bounce_code: String = text("bounce_code"),
+        /// The rule's explanation; left out.
+        bounce_reason: String = text(""),
         /// See `docs/ga4.md`.
         provider: String = text("provider"),
         /// See `docs/ga4.md`.

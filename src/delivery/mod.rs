@@ -10,9 +10,11 @@
 pub mod class;
 mod domain;
 mod provider;
+mod replies;
 mod reply;
 
 pub use class::{Classifier, RuleError, Verdict};
 pub use domain::sender_domain;
-pub use provider::provider;
-pub use reply::{EnhancedCode, smtp_code};
+pub use provider::Providers;
+pub use replies::Replies;
+pub use reply::{EnhancedCode, enhanced_code, smtp_code, spoken};

@@ -1,4 +1,4 @@
-//! The provider behind a relay, from a short list of names.
+//! The provider behind a relay, from a short list of names that a site may extend.
 //!
 //! - Layer: decision
 //! - Takes: the relay as Postfix logs it (`host[address]:port`), or the Remote-MTA of a DSN.
@@ -7,6 +7,8 @@
 //! - See: the MX records of the providers, which the suffixes below are of.
 
 #![warn(clippy::indexing_slicing)]
+
+use std::sync::Arc;
 
 /// Suffix of the MX host, in lower case, and the provider's word.
 const PROVIDERS: &[(&str, &str)] = &[
@@ -52,13 +54,57 @@ const PROVIDERS: &[(&str, &str)] = &[
     ("iphmx.com", "cisco"),
 ];
 
-/// The provider's word.
-#[must_use]
-pub fn provider(relay: &[u8]) -> Option<&'static str> {
-    let end = relay.iter().position(|byte| matches!(byte, b'[' | b':')).unwrap_or(relay.len());
-    let host = relay.get(..end)?.trim_ascii();
-    let host = host.strip_suffix(b".").unwrap_or(host);
-    PROVIDERS.iter().find(|(suffix, _)| is_within(host, suffix.as_bytes())).map(|(_, word)| *word)
+/// The list: a site's own entries first.
+#[derive(Debug, Clone)]
+pub struct Providers(Vec<(Box<str>, Arc<str>)>);
+
+impl Default for Providers {
+    fn default() -> Self {
+        Self(PROVIDERS.iter().map(|(suffix, word)| ((*suffix).into(), (*word).into())).collect())
+    }
+}
+
+impl Providers {
+    /// The built-in list behind these entries, each `mx.example.net=word`; without a word the suffix has no provider.
+    ///
+    /// # Errors
+    /// What is wrong with the first entry that can't be read.
+    pub fn extended(entries: &[String]) -> Result<Self, String> {
+        let mut all = Vec::new();
+        for entry in entries {
+            let (suffix, word) = entry.split_once('=').ok_or_else(|| wrong(entry))?;
+            let is_suffix = !suffix.is_empty()
+                && suffix
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+            let is_word = word.len() <= 40
+                && word
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+            if !is_suffix || !is_word {
+                return Err(wrong(entry));
+            }
+            all.push((suffix.trim_start_matches('.').into(), word.into()));
+        }
+        all.extend(Self::default().0);
+        Ok(Self(all))
+    }
+
+    /// The provider's word.
+    #[must_use]
+    pub fn of(&self, relay: &[u8]) -> Option<&Arc<str>> {
+        let end = relay.iter().position(|byte| matches!(byte, b'[' | b':')).unwrap_or(relay.len());
+        let host = relay.get(..end)?.trim_ascii();
+        let host = host.strip_suffix(b".").unwrap_or(host);
+        let (_, word) = self.0.iter().find(|(suffix, _)| is_within(host, suffix.as_bytes()))?;
+        (!word.is_empty()).then_some(word)
+    }
+}
+
+fn wrong(entry: &str) -> String {
+    format!(
+        "`{entry}` is not like \"mx.example.net=word\", the word of lower-case letters, digits and hyphens"
+    )
 }
 
 /// Whether the host is the domain or lies below it.
@@ -71,6 +117,7 @@ fn is_within(host: &[u8], domain: &[u8]) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -87,7 +134,21 @@ mod tests {
             ("none", None),
             ("", None),
         ] {
-            assert_eq!(provider(relay.as_bytes()), word, "{relay}");
+            assert_eq!(Providers::default().of(relay.as_bytes()).map(|word| &**word), word, "{relay}");
+        }
+    }
+
+    #[test]
+    fn a_sites_own_come_first() {
+        let own = ["mx.partner.example=partner", "google.com=workspace", "qq.com="].map(str::to_owned);
+        let providers = Providers::extended(&own).unwrap();
+        let of = |relay: &str| providers.of(relay.as_bytes()).map(|word| word.to_string());
+        assert_eq!(of("a.MX.partner.example[192.0.2.1]:25").as_deref(), Some("partner"));
+        assert_eq!(of("aspmx.l.google.com[192.0.2.1]:25").as_deref(), Some("workspace"));
+        assert_eq!(of("mx.qq.com[192.0.2.1]:25"), None);
+        assert_eq!(of("mx.web.de[192.0.2.1]:25").as_deref(), Some("gmx"));
+        for wrong in ["", "x", "=x", "a b=x", "a.example=Big", "a.example=a@b"] {
+            assert!(Providers::extended(&[wrong.to_owned()]).is_err(), "{wrong}");
         }
     }
 }

@@ -69,7 +69,7 @@ pub fn smtp_code(text: &[u8]) -> Option<u16> {
 }
 
 /// The server's reply in such a text.
-fn reply_in(text: &[u8]) -> Option<&[u8]> {
+pub(super) fn reply_in(text: &[u8]) -> Option<&[u8]> {
     let text = text.trim_ascii_start();
     if leading_code(text).is_some() {
         return Some(text);
@@ -89,7 +89,7 @@ const LONGEST_ADDRESS: usize = 320;
 /// the names of hosts that are followed by their address and, in the system's own words, without any name of a host or a
 /// user. What a phrase is found in must not be a name.
 #[must_use]
-pub(super) fn spoken(text: &[u8]) -> Vec<u8> {
+pub fn spoken(text: &[u8]) -> Vec<u8> {
     let reply = reply_in(text);
     let words = reply.unwrap_or(text);
     let words = without_brackets(&words.get(..SPOKEN_BYTES).unwrap_or(words).to_ascii_lowercase());
@@ -141,7 +141,7 @@ fn without_names(word: &[u8], are_own_words: bool) -> &[u8] {
 }
 
 /// `mx.example.net`, with whatever is around it.
-fn is_host(word: &[u8]) -> bool {
+pub(super) fn is_host(word: &[u8]) -> bool {
     let is_edge = |byte: &u8| !byte.is_ascii_alphanumeric();
     let start = word.iter().position(|byte| !is_edge(byte)).unwrap_or(word.len());
     let end = word.iter().rposition(|byte| !is_edge(byte)).map_or(start, |last| last + 1);
@@ -149,6 +149,13 @@ fn is_host(word: &[u8]) -> bool {
     let is_name =
         |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_') || *byte >= 0x80;
     memchr(b'.', name).is_some() && name.iter().all(is_name) && name.iter().any(u8::is_ascii_alphabetic)
+}
+
+/// The enhanced status code within the reply.
+#[must_use]
+pub fn enhanced_code(text: &[u8]) -> Option<EnhancedCode> {
+    let reply = reply_in(text).unwrap_or(text);
+    reply.split(|byte| matches!(byte, b' ' | b'-' | b'#' | b'(')).take(8).find_map(EnhancedCode::parse)
 }
 
 fn leading_code(text: &[u8]) -> Option<u16> {

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::{CampaignId, Pseudonym};
 
-/// Everything that an event can say. No member can hold an address, a subject, or the address of a client.
+/// Everything that an event can say. No member can hold an address, a subject, or the address of a client; but for
+/// `reply`, which is absent unless a site has asked for it, and never goes to GA4.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
@@ -43,6 +44,12 @@ pub struct Data {
     /// Delivery: what kind of failure it was; absent for what succeeded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<BounceClass>,
+    /// Delivery: why that class, in a few words of the rule that decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Delivery: what the server said. Only where the site has asked for it: it may name people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply: Option<String>,
     /// Delivery: which attempt this was, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
@@ -55,7 +62,7 @@ pub struct Data {
     /// Delivery: the receiving provider, like `gmail`, from a short list; absent for others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
-    /// Delivery: Postfix's word for the TLS level (3.11 and later).
+    /// Delivery: Postfix's word for the TLS level (3.11 and later), or for the trust in the connection (before).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<String>,
 

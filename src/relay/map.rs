@@ -34,7 +34,7 @@ pub struct Mapped<'a> {
 }
 
 /// The parameters that an event can have, by the names that they have unless a site gives them others.
-pub const PARAMS: [&str; 20] = [
+pub const PARAMS: [&str; 21] = [
     "event_id",
     "email_id",
     "campaign_id",
@@ -43,6 +43,7 @@ pub const PARAMS: [&str; 20] = [
     "link_path",
     "bounce_type",
     "bounce_code",
+    "bounce_reason",
     "provider",
     "attempt",
     "delay_ms",
@@ -56,6 +57,9 @@ pub const PARAMS: [&str; 20] = [
     "session_id",
     "engagement_time_msec",
 ];
+
+/// Parameters that are left out unless a site names them.
+pub const OPTIONAL: [&str; 1] = ["bounce_reason"];
 
 /// Parameters whose names have a meaning for GA4.
 const FIXED: [&str; 2] = ["session_id", "engagement_time_msec"];
@@ -118,7 +122,7 @@ impl Default for Mapping {
             names: Kind::ALL.map(|kind| Cow::Borrowed(name(kind))),
             engages: Kind::ALL.map(|kind| matches!(kind, Kind::Opened | Kind::Clicked)),
             off: Kind::ALL.map(|_| false),
-            params: BTreeMap::new(),
+            params: OPTIONAL.iter().map(|ours| ((*ours).to_owned(), None)).collect(),
         }
     }
 }
@@ -219,6 +223,7 @@ impl Mapping {
         put("link_path", text(&data.link_path));
         put("bounce_type", data.class.map(|class| json!(class.as_str())));
         put("bounce_code", text(&data.dsn));
+        put("bounce_reason", text(&data.reason));
         put("provider", text(&data.provider));
         put("attempt", data.attempt.map(Value::from));
         put("delay_ms", data.delay_ms.map(Value::from));
@@ -317,8 +322,14 @@ mod tests {
         for (ours, bad) in [("nothing", "x"), ("session_id", "x"), ("late", "session_id"), ("late", "ga_x")] {
             assert!(mapping.rename_param(ours, Some(bad)).is_err(), "{ours} {bad}");
         }
-        let event = event(1);
+        let mut event = event(1);
+        event.data.reason = Some("the mailbox is full".into());
+        event.data.reply = Some("552 full".into());
+        assert!(!Mapping::default().map(&event, ALL).unwrap().params.contains_key("bounce_reason"));
+        mapping.rename_param("bounce_reason", Some("bounce_reason")).unwrap();
         let mapped = mapping.map(&event, ALL).unwrap();
+        assert_eq!(mapped.params["bounce_reason"], "the mailbox is full");
+        assert!(!mapped.params.values().any(|value| value == "552 full"), "replies stay here");
         assert_eq!(mapped.params["mail_campaign"], json!(event.data.campaign));
         assert!(!mapped.params.contains_key("email_id") && !mapped.params.contains_key("campaign_id"));
     }
@@ -387,7 +398,10 @@ mod tests {
         (data.upgrade, data.implied) = (Some(true), Some(true));
         (data.ga_client_id, data.ga_session_id) = (Some("1.2".into()), Some("3".into()));
         event.kind = Kind::Clicked;
-        let mapped = map(&event, ALL).unwrap();
+        event.data.reason = Some("the mailbox is full".into());
+        let mut mapping = Mapping::default();
+        OPTIONAL.iter().for_each(|ours| mapping.rename_param(ours, Some(ours)).unwrap());
+        let mapped = mapping.map(&event, ALL).unwrap();
         let mut names: Vec<&str> = mapped.params.keys().map(String::as_str).collect();
         let mut listed = PARAMS.to_vec();
         names.sort_unstable();

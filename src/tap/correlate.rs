@@ -11,6 +11,7 @@
 //! outcome, delays), never of the position in a file, of the clock or of what was read before. The text of a reply is
 //! not part of it, and addresses are hashed with the key first: an id must not help to guess an address.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use super::parts::{Counts, Parts, VerifyRef};
@@ -22,9 +23,10 @@ use super::queue_id::QueueId;
 use super::record::{Delivery, Header, Name, Origin, Record, Refuser, Status};
 use super::state::{Key, Saved, State};
 use super::time::Resolver;
+use super::tls::Connections;
 use super::values::{forwarded_as, is_relay, not_before, queued_as, tls_word};
 use super::waiting::Waiting;
-use crate::delivery::{EnhancedCode, provider, sender_domain, smtp_code};
+use crate::delivery::{Classifier, EnhancedCode, sender_domain, smtp_code};
 use crate::event::{Data, Event, EventId, EventIdBuilder, Kind};
 use crate::identity::{MessageId, Pseudonym, Timestamp};
 
@@ -36,6 +38,7 @@ pub struct Correlator {
     resolver: Resolver,
     state: State,
     early: Early,
+    connections: Connections,
     copy_recipients: Vec<Pseudonym>,
     /// Whether the line before was an attempt.
     was_delivery: bool,
@@ -76,6 +79,7 @@ impl Correlator {
             resolver,
             state,
             early: Early::default(),
+            connections: Connections::default(),
             copy_recipients,
             was_delivery: false,
             counts,
@@ -87,6 +91,11 @@ impl Correlator {
     #[must_use]
     pub fn only(self, syslog_names: Vec<String>) -> Self {
         Self { syslog_names, ..self }
+    }
+
+    /// Takes other rules from now on.
+    pub fn classify_by(&mut self, classifier: Classifier) {
+        self.parts.classifier = classifier;
     }
 
     /// The state for the checkpoint.
@@ -147,6 +156,7 @@ impl Correlator {
                 }
             }
             Record::Removed(queue_id) => self.removed(line, queue_id, now),
+            Record::Tls { relay, word } => self.connections.established(line, relay, word),
             Record::Notification { .. } | Record::Irrelevant => {}
             Record::Unknown => self.counts.unknown += 1,
         }
@@ -282,6 +292,7 @@ impl Correlator {
             self.counts.probes += 1;
             return;
         }
+        let connection = self.connections.word(line, delivery);
         let known = self.state.key(line.host, line.instance, delivery.queue_id).and_then(|key| {
             let id = self.state.message(key)?.id?;
             Some((key, id))
@@ -315,8 +326,14 @@ impl Correlator {
             let attempt = before.saturating_add(1);
             match (delivery.status, outcome.class) {
                 (Status::Deferred, Some(class)) => {
-                    let waiting =
-                        Waiting { attempts: attempt, class, dsn: outcome.dsn, smtp_code: outcome.smtp_code };
+                    let waiting = Waiting {
+                        attempts: attempt,
+                        class,
+                        dsn: outcome.dsn,
+                        smtp_code: outcome.smtp_code,
+                        reason: outcome.reason.clone(),
+                        provider: outcome.provider.clone(),
+                    };
                     message.waiting.insert(to, original, waiting);
                 }
                 _ => {
@@ -338,11 +355,13 @@ impl Correlator {
                 recipient: Some(original),
                 dsn: outcome.dsn.map(|dsn| dsn.to_string()),
                 class: outcome.class,
+                reason: outcome.reason.as_deref().map(str::to_owned),
+                reply: outcome.reply.clone(),
                 attempt: Some(attempt),
                 delay_ms: delivery.delay().and_then(|delay| u64::try_from(delay.as_millis()).ok()),
                 smtp_code: outcome.smtp_code,
-                provider: provider(delivery.relay).map(str::to_owned),
-                tls: delivery.tls.and_then(tls_word),
+                provider: outcome.provider.as_deref().map(str::to_owned),
+                tls: delivery.tls.and_then(tls_word).or_else(|| connection.map(str::to_owned)),
                 ..Data::default()
             };
             let event = Event {
@@ -410,9 +429,18 @@ impl Correlator {
             Status::Deferred => Kind::Deferred,
             Status::Bounced => Kind::Bounced,
         };
-        let class = (kind != Kind::Delivered)
-            .then(|| self.parts.classifier.classify(smtp_code, dsn, delivery.text).class);
-        Outcome { kind, dsn, smtp_code, class }
+        let verdict =
+            (kind != Kind::Delivered).then(|| self.parts.classifier.classify(smtp_code, dsn, delivery.text));
+        let addresses = [delivery.to, delivery.orig_to.unwrap_or_default()];
+        Outcome {
+            kind,
+            dsn,
+            smtp_code,
+            class: verdict.map(|verdict| verdict.class),
+            reason: verdict.map(|verdict| verdict.why.clone()),
+            reply: verdict.and_then(|_| self.parts.replies.of(delivery.text, &addresses)),
+            provider: self.parts.providers.of(delivery.relay).cloned(),
+        }
     }
 
     fn delivery_time(
@@ -452,6 +480,8 @@ impl Correlator {
                 recipient: Some(original),
                 dsn: waiting.dsn.map(|dsn| dsn.to_string()),
                 class: Some(waiting.class),
+                reason: waiting.reason.as_deref().map(str::to_owned),
+                provider: waiting.provider.as_deref().map(str::to_owned),
                 attempt: Some(waiting.attempts),
                 delay_ms: u64::try_from(time.since(arrival).as_millis()).ok(),
                 smtp_code: waiting.smtp_code,
@@ -506,6 +536,9 @@ struct Outcome {
     dsn: Option<EnhancedCode>,
     smtp_code: Option<u16>,
     class: Option<crate::event::BounceClass>,
+    reason: Option<Arc<str>>,
+    reply: Option<String>,
+    provider: Option<Arc<str>>,
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
 use super::*;
-use crate::delivery::Classifier;
+use crate::delivery::{Classifier, Providers, Replies};
 use crate::identity::PseudonymKey;
 
 const NOW: &str = "2026-11-25T00:00:00Z";
@@ -24,6 +24,8 @@ fn parts() -> Parts {
             Some(MessageId::new("2026-11-23T16:25:10.5Z".parse().unwrap(), number))
         }),
         classifier: Classifier::built_in(),
+        providers: Providers::default(),
+        replies: Replies::Off,
         zone: TimeZone::UTC,
         max_tracked: 1_000,
         own_relays: vec!["gate.example.org".into(), "192.0.2.9".into()],
@@ -323,6 +325,61 @@ fn what_the_logger_left_out_is_counted_where_it_matters() {
         ),
         0
     );
+}
+
+#[test]
+fn the_reason_and_the_provider_come_with_the_class() {
+    let busy = outcome("dsn=4.2.1, status=deferred (host x[y] said: 450 4.2.1 <b@example.net> busy)")
+        .replace("mx.example.net", "mx.l.google.com");
+    let expired = "A1B2C3D4: from=<a@news.example.org>, status=expired, returned to sender";
+    let log = log(&[REF, ("smtp", &busy), ("qmgr", expired)]);
+    let of = |replies: Replies| {
+        let mut correlator = Correlator::new(Parts { replies, ..parts() }, None);
+        let saved = serde_json::from_str(&serde_json::to_string(&correlator.save()).unwrap()).unwrap();
+        let mut events = read(&mut correlator, &log);
+        events.extend(read(&mut Correlator::new(parts(), Some(saved)), b""));
+        events
+    };
+    for event in of(Replies::Off) {
+        assert_eq!(event.data.reason.as_deref(), Some("the mailbox takes no mail now"));
+        assert_eq!((event.data.provider.as_deref(), event.data.reply), (Some("gmail"), None));
+    }
+    let replies = |replies| of(replies).into_iter().filter_map(|event| event.data.reply).collect::<Vec<_>>();
+    assert_eq!(replies(Replies::Scrubbed), ["450 4.2.1 … busy"]);
+    assert_eq!(replies(Replies::Full), ["host x[y] said: 450 4.2.1 <b@example.net> busy"]);
+}
+
+#[test]
+fn tls_before_3_11_is_the_connections() {
+    let sent = outcome("dsn=2.0.0, status=sent (250 2.0.0 ok)");
+    let other = sent.replace("A1B2C3D4", "D4D4D4D4");
+    let again = other.replace(", delay=", ", conn_use=2, delay=");
+    let second = ("cleanup", "D4D4D4D4: milter-header-info: header X-Mailtap-Ref: test-ref-2 HEADER");
+    let tls = |word: &str| {
+        format!(
+            "{word} TLS connection established to mx.example.net[192.0.2.1]:25: TLSv1.3 with cipher X (256/256 bits)"
+        )
+    };
+    let told = |lines: &[(&str, &str)]| -> Vec<Option<String>> {
+        let events = read(&mut correlator(), &log(&[&[REF, second][..], lines].concat()));
+        events.into_iter().map(|event| event.data.tls).collect()
+    };
+    let (untrusted, verified) = (tls("Untrusted"), tls("Verified"));
+    let some = |word: &str| Some(word.to_owned());
+    assert_eq!(
+        told(&[("smtp", &untrusted), ("smtp", &sent), ("smtp", &sent), ("smtp", &again)]),
+        [some("untrusted"), some("untrusted"), some("untrusted")]
+    );
+    // Another connection of the same process, of which nothing was said.
+    assert_eq!(
+        told(&[("smtp", &verified), ("smtp", &sent), ("smtp", &other), ("smtp", &sent)]),
+        [some("verified"), None, None]
+    );
+    // Another server, another process.
+    assert_eq!(told(&[("smtp", &untrusted), ("smtp", &sent.replace("192.0.2.1", "192.0.2.2"))]), [None]);
+    assert_eq!(told(&[("relay/smtp", &untrusted), ("smtp", &sent)]), [None]);
+    let since_3_11 = sent.replace("dsn=2", "tls=may, dsn=2");
+    assert_eq!(told(&[("smtp", &untrusted), ("smtp", &since_3_11)]), [some("may")]);
 }
 
 #[test]

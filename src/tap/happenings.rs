@@ -119,6 +119,27 @@ impl RefUnverified {
     }
 }
 
+/// The rules of bounce classes were read again.
+pub(super) struct RulesRead;
+
+impl RulesRead {
+    pub(super) fn emit(&self) {
+        tracing::info!("bounce rules read again");
+    }
+}
+
+/// They could not be.
+pub(super) struct RulesUnreadable<'a> {
+    pub(super) error: &'a str,
+}
+
+impl RulesUnreadable<'_> {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tap_rules_failures_total").increment(1);
+        tracing::error!(error = self.error, "bounce rules change nothing: the ones in use stay");
+    }
+}
+
 /// Lines are missing from the log.
 pub(super) struct LinesLost {
     pub(super) lines: u64,

@@ -36,6 +36,7 @@ mod shape;
 mod sink;
 mod split;
 mod state;
+mod tls;
 mod values;
 mod waiting;
 
@@ -44,11 +45,12 @@ pub use journal::JournalFilter;
 pub use once::{Input, OnceError, Summary};
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use crate::delivery::{Classifier, RuleError};
+use crate::delivery::{Classifier, Providers, Replies};
 use crate::identity::PseudonymKey;
 use crate::queue::Publisher;
 use crate::service::Lifecycle;
@@ -64,6 +66,22 @@ pub enum Source {
     Journal(JournalFilter),
     /// Standard input, to its end: for `omprog` of rsyslog or a pipe of another syslog daemon.
     Stdin,
+}
+
+/// Reads the classes' rules.
+#[derive(Clone)]
+pub struct Rules(pub Arc<dyn Fn() -> Result<Classifier, String> + Send + Sync>);
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self(Arc::new(|| Ok(Classifier::built_in())))
+    }
+}
+
+impl std::fmt::Debug for Rules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rules")
+    }
 }
 
 /// How the tap works.
@@ -85,8 +103,12 @@ pub struct Settings {
     pub copy_recipients: Vec<String>,
     /// Units of Postfix: what journald says it dropped of others is no alarm; by default of any.
     pub units: Vec<String>,
-    /// Bounce rules that come before the built-in ones, in the form of `class_rules.txt`; by default none.
-    pub bounce_rules: String,
+    /// Gives the classes' rules, at the start and at every reload; by default the built-in ones.
+    pub rules: Rules,
+    /// Words for relays; by default the built-in list.
+    pub providers: Providers,
+    /// Whether events hold replies; by default not.
+    pub replies: Replies,
     /// How often a quiet file is looked at; by default 250 ms.
     pub poll_interval: Duration,
     /// How often the checkpoint is saved at the most; by default 5 s. Large states are saved more rarely.
@@ -108,7 +130,9 @@ impl Default for Settings {
             own_relays: Vec::new(),
             copy_recipients: Vec::new(),
             units: Vec::new(),
-            bounce_rules: String::new(),
+            rules: Rules::default(),
+            providers: Providers::default(),
+            replies: Replies::default(),
             poll_interval: Duration::from_millis(250),
             checkpoint_interval: Duration::from_secs(5),
             batch_bytes: 4 * 1024 * 1024,
@@ -142,8 +166,8 @@ pub enum TapError {
     #[error("{0}")]
     Checkpoint(String),
     /// The bounce rules can't be read.
-    #[error(transparent)]
-    Rules(#[from] RuleError),
+    #[error("{0}")]
+    Rules(String),
     /// Standard input can't be read.
     #[error("can't read standard input")]
     Stdin(#[source] std::io::Error),
@@ -170,18 +194,20 @@ impl Settings {
     /// What the correlator is made of, with these settings.
     ///
     /// # Errors
-    /// `RuleError` for bounce rules that can't be read.
+    /// What is wrong with bounce rules that can't be read.
     pub fn parts(
         &self,
         pseudonyms: PseudonymKey,
         verify_ref: VerifyRef,
         host: String,
-    ) -> Result<Parts, RuleError> {
+    ) -> Result<Parts, String> {
         Ok(Parts {
             host,
             pseudonyms,
             verify_ref,
-            classifier: Classifier::extended(&self.bounce_rules)?,
+            classifier: (self.rules.0)()?,
+            providers: self.providers.clone(),
+            replies: self.replies,
             zone: self.zone.clone(),
             max_tracked: self.max_tracked,
             own_relays: self.own_relays.clone(),

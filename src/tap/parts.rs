@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 
-use crate::delivery::Classifier;
+use crate::delivery::{Classifier, Providers, Replies};
 use crate::identity::{MessageId, PseudonymKey};
 
 /// Verifies the value of `X-Mailtap-Ref`.
@@ -25,6 +25,10 @@ pub struct Parts {
     pub verify_ref: VerifyRef,
     /// Classes of failures.
     pub classifier: Classifier,
+    /// Words for relays.
+    pub providers: Providers,
+    /// Whether events hold replies.
+    pub replies: Replies,
     /// The zone of the log, where its lines don't say.
     pub zone: TimeZone,
     /// How many messages are remembered at the most.

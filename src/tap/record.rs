@@ -58,6 +58,13 @@ pub enum Record<'a> {
         /// By whom.
         by: Refuser,
     },
+    /// A client's connection has TLS from now on.
+    Tls {
+        /// The server, as attempts name it.
+        relay: &'a [u8],
+        /// How far it is trusted.
+        word: &'static str,
+    },
     /// `last message repeated N times`, without the text.
     Repeated(u32),
     /// A known line that tells nothing about the fate of a message.
@@ -103,6 +110,8 @@ pub struct Delivery<'a> {
     pub delay_text: &'a [u8],
     /// The four parts of the delay, as text.
     pub delays_text: &'a [u8],
+    /// Whether the connection had been used before (`conn_use=`).
+    pub is_reused: bool,
     /// Postfix's word for TLS (3.11).
     pub tls: Option<&'a [u8]>,
     /// The enhanced status code.
@@ -197,8 +206,24 @@ impl<'a> Record<'a> {
         {
             return Self::Repeated(count);
         }
+        if let Some((relay, word)) = tls_connection(message) {
+            return Self::Tls { relay, word };
+        }
         if known::is_known_without_id(line.daemon, message) { Self::Irrelevant } else { Self::Unknown }
     }
+}
+
+/// `Untrusted TLS connection established to mx.example.net[192.0.2.1]:25: TLSv1.3 with cipher …`.
+fn tls_connection(message: &[u8]) -> Option<(&[u8], &'static str)> {
+    let (word, rest) = match message.first()? {
+        b'A' => ("anonymous", message.strip_prefix(b"Anonymous")?),
+        b'U' => ("untrusted", message.strip_prefix(b"Untrusted")?),
+        b'T' => ("trusted", message.strip_prefix(b"Trusted")?),
+        b'V' => ("verified", message.strip_prefix(b"Verified")?),
+        _ => return None,
+    };
+    let rest = rest.strip_prefix(b" TLS connection established to ")?;
+    Some((rest.get(..memmem::find(rest, b": ")?)?, word))
 }
 
 /// The queue id before the first `: `.
@@ -253,6 +278,7 @@ fn delivery(queue_id: QueueId, rest: &[u8]) -> Option<Delivery<'_>> {
     };
     let (mut relay, mut delay_text, mut delays_text, mut tls, mut dsn) =
         (&b""[..], &b""[..], &b""[..], None, None);
+    let mut is_reused = false;
     // Keys that later versions add are passed over.
     loop {
         let (key, value_on) = rest.split_at_checked(memchr(b'=', rest)?)?;
@@ -269,6 +295,7 @@ fn delivery(queue_id: QueueId, rest: &[u8]) -> Option<Delivery<'_>> {
                 relay,
                 delay_text,
                 delays_text,
+                is_reused,
                 tls,
                 dsn,
                 status,
@@ -278,6 +305,7 @@ fn delivery(queue_id: QueueId, rest: &[u8]) -> Option<Delivery<'_>> {
         let (value, next) = value_on.split_at_checked(memmem::find(value_on, b", ")?)?;
         match key {
             b"relay" => relay = value,
+            b"conn_use" => is_reused = true,
             b"delay" => delay_text = value,
             b"delays" => delays_text = value,
             b"tls" => tls = Some(value),

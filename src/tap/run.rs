@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use super::checkpoint::{Checkpoint, CheckpointError};
@@ -24,7 +25,7 @@ use super::journal_line::JournalLine;
 use super::line::Line;
 use super::sink::{LONGEST_PAUSE, Saver, Sink};
 use super::split::Splitter;
-use super::{Deps, Settings, Source, TapError};
+use super::{Deps, Rules, Settings, Source, TapError};
 use crate::event::Event;
 use crate::identity::Timestamp;
 use crate::service::{Lifecycle, clock};
@@ -48,9 +49,10 @@ pub(super) async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Resu
         }
         Err(error) => return Err(error.into()),
     };
-    let parts = settings.parts(deps.pseudonyms, deps.verify_ref, deps.host)?;
+    let parts = settings.parts(deps.pseudonyms, deps.verify_ref, deps.host).map_err(TapError::Rules)?;
+    let correlator = Correlator::new(parts, Some(checkpoint.state)).only(settings.syslog_names.clone());
     let worker =
-        Worker::new(Correlator::new(parts, Some(checkpoint.state)).only(settings.syslog_names.clone()));
+        Worker { rules: Some((settings.rules.clone(), life.reload.clone())), ..Worker::new(correlator) };
     let sink = Sink { publisher: deps.publisher, batch: settings.batch_events.max(1), component, life };
     let saver =
         Saver { path, interval: settings.checkpoint_interval, saved: Instant::now(), took: Duration::ZERO };
@@ -108,6 +110,8 @@ struct Worker {
     correlator: Correlator,
     events: Vec<Event>,
     foreign: u64,
+    /// Gives new rules, when the process is told to read its files again.
+    rules: Option<(Rules, watch::Receiver<u64>)>,
     /// Entries of the journal that are none.
     unreadable: u64,
     now: Timestamp,
@@ -122,10 +126,28 @@ impl Worker {
             correlator,
             events: Vec::new(),
             foreign: 0,
+            rules: None,
             unreadable: 0,
             now: clock::now(),
             reported,
             reported_missing: false,
+        }
+    }
+
+    /// What comes before each piece of the log.
+    fn begin(&mut self) {
+        self.now = clock::now();
+        let Some((rules, reload)) = &mut self.rules else { return };
+        if !reload.has_changed().unwrap_or(false) {
+            return;
+        }
+        reload.mark_unchanged();
+        match (rules.0)() {
+            Ok(classifier) => {
+                happened::RulesRead.emit();
+                self.correlator.classify_by(classifier);
+            }
+            Err(error) => happened::RulesUnreadable { error: &error }.emit(),
         }
     }
 
@@ -200,7 +222,7 @@ struct Round {
 
 impl Files {
     fn round(&mut self) -> Round {
-        self.worker.now = clock::now();
+        self.worker.begin();
         let mut round = Round {
             events: Vec::new(),
             findings: Vec::new(),
@@ -374,7 +396,7 @@ async fn read_pipe(
         match read {
             Some(Ok(0)) => return true,
             Some(Ok(bytes)) => {
-                worker.now = clock::now();
+                worker.begin();
                 feed.feed(chunk.get(..bytes).unwrap_or_default(), worker);
                 dirty = true;
                 if !sink.publish(worker.take()).await {

@@ -519,6 +519,8 @@ mod tests {
             class: BounceClass::Soft,
             dsn: EnhancedCode::parse(b"4.2.1"),
             smtp_code: Some(450),
+            reason: Some("the mailbox takes no mail now".into()),
+            provider: Some("gmail".into()),
         };
         let campaign = state.campaign(&"spring".parse().unwrap());
         let key = state.begin(b"m\xffx", b"postfix/relay", id("AAAAAA"), None);

@@ -6,6 +6,8 @@
 //! - On failure: nothing can fail.
 //! - Limits: kept in one piece of memory without slack, for nearly every message has one recipient.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::EnhancedCode;
@@ -13,7 +15,7 @@ use crate::event::BounceClass;
 use crate::identity::Pseudonym;
 
 /// A recipient that waits for the next attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Waiting {
     /// How many attempts there were.
     pub(super) attempts: u32,
@@ -23,6 +25,28 @@ pub(super) struct Waiting {
     pub(super) dsn: Option<EnhancedCode>,
     /// The last failure's SMTP code.
     pub(super) smtp_code: Option<u16>,
+    /// Why that class.
+    #[serde(default, with = "shared", skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<Arc<str>>,
+    /// Whose server it was.
+    #[serde(default, with = "shared", skip_serializing_if = "Option::is_none")]
+    pub(super) provider: Option<Arc<str>>,
+}
+
+/// Text that many have in common.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[allow(clippy::ref_option, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(text: &Option<Arc<str>>, to: S) -> Result<S::Ok, S::Error> {
+        text.as_deref().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Arc<str>>, D::Error> {
+        Ok(Option::<String>::deserialize(from)?.map(Into::into))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -90,7 +114,8 @@ mod tests {
     use super::*;
 
     fn waiting(attempts: u32) -> Waiting {
-        Waiting { attempts, class: BounceClass::Soft, dsn: None, smtp_code: None }
+        let (class, reason) = (BounceClass::Soft, Some("a reason".into()));
+        Waiting { attempts, class, dsn: None, smtp_code: None, reason, provider: None }
     }
 
     proptest! {
@@ -105,8 +130,8 @@ mod tests {
                     model.remove(&name);
                     list.remove(&to, &original);
                 } else {
-                    model.insert(name, value);
-                    list.insert(to, original, value);
+                    model.insert(name, value.clone());
+                    list.insert(to, original, value.clone());
                 }
                 prop_assert_eq!(list.get(&to, &original), model.get(&name));
                 prop_assert_eq!(list.is_empty(), model.is_empty());

@@ -129,6 +129,8 @@ pub fn log(bytes: &[u8]) {
             _ => None,
         }),
         classifier: classifier(),
+        providers: mailtap::delivery::Providers::default(),
+        replies: mailtap::delivery::Replies::Scrubbed,
         zone: jiff::tz::TimeZone::UTC,
         max_tracked: 100,
         own_relays: Vec::new(),
@@ -158,6 +160,8 @@ pub fn returned(bytes: &[u8]) {
         pseudonyms: PseudonymKey::new(&[9; 32]),
         verify_ref: Arc::new(|_| Some("0123456789abcdef".parse().unwrap())),
         classifier: classifier(),
+        providers: mailtap::delivery::Providers::default(),
+        replies: mailtap::delivery::Replies::Scrubbed,
         own_hosts: std::sync::Arc::new(Vec::new),
     };
     if let bounce::Verdict::Events(events) = reader.read(bytes, NOW) {
