@@ -351,19 +351,7 @@ impl Correlator {
             if repetition > 0 {
                 event_id = event_id.part(repetition.to_be_bytes());
             }
-            let data = Data {
-                recipient: Some(original),
-                dsn: outcome.dsn.map(|dsn| dsn.to_string()),
-                class: outcome.class,
-                reason: outcome.reason.as_deref().map(str::to_owned),
-                reply: outcome.reply.clone(),
-                attempt: Some(attempt),
-                delay_ms: delivery.delay().and_then(|delay| u64::try_from(delay.as_millis()).ok()),
-                smtp_code: outcome.smtp_code,
-                provider: outcome.provider.as_deref().map(str::to_owned),
-                tls: delivery.tls.and_then(tls_word).or_else(|| connection.map(str::to_owned)),
-                ..Data::default()
-            };
+            let data = outcome.data(delivery, original, attempt, connection);
             let event = Event {
                 id: event_id.finish(),
                 source: self.source.clone(),
@@ -539,6 +527,30 @@ struct Outcome {
     reason: Option<Arc<str>>,
     reply: Option<String>,
     provider: Option<Arc<str>>,
+}
+
+impl Outcome {
+    fn data(
+        &self,
+        delivery: &Delivery<'_>,
+        original: Pseudonym,
+        attempt: u32,
+        connection: Option<&'static str>,
+    ) -> Data {
+        Data {
+            recipient: Some(original),
+            dsn: self.dsn.map(|dsn| dsn.to_string()),
+            class: self.class,
+            reason: self.reason.as_deref().map(str::to_owned),
+            reply: self.reply.clone(),
+            attempt: Some(attempt),
+            delay_ms: delivery.delay().and_then(|delay| u64::try_from(delay.as_millis()).ok()),
+            smtp_code: self.smtp_code,
+            provider: self.provider.as_deref().map(str::to_owned),
+            tls: delivery.tls.and_then(tls_word).or_else(|| connection.map(str::to_owned)),
+            ..Data::default()
+        }
+    }
 }
 
 #[cfg(test)]
