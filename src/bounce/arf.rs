@@ -1,16 +1,16 @@
 //! Complaints in the abuse reporting format.
 //!
 //! - Layer: decision
-//! - Takes: the content of a `message/feedback-report` part.
+//! - Takes: the content of a `message/feedback-report` part; or the headers of what Microsoft sends instead.
 //! - Gives: `Complaint`.
 //! - On failure: `None` for feedback that is no complaint.
-//! - See: RFC 5965, RFC 6591 (reports on authentication are no complaints).
+//! - See: RFC 5965, RFC 6591 (reports on authentication are no complaints); Microsoft's Junk Mail Reporting Program.
 
 #![warn(clippy::indexing_slicing)]
 
 use memchr::memchr;
 
-use super::fields::{groups, value};
+use super::fields::{Field, groups, value};
 
 /// Somebody called the message spam.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,15 @@ impl Complaint {
             .find_map(|name| value(&fields, name))
             .map(|address| address.strip_prefix(b"rfc822;").unwrap_or(address).trim_ascii())
             .filter(|address| memchr(b'@', address).is_some() && !is_redacted(address));
+        Some(Self { recipient: recipient.map(<[u8]>::to_vec) })
+    }
+
+    /// The complaint that Microsoft's programme sends: the message itself, with a header for who complains.
+    pub(super) fn of_microsoft(top: &[Field], returned: &[Field]) -> Option<Self> {
+        let from = value(top, "From")?.to_ascii_lowercase();
+        memchr::memmem::find(&from, b"staff@hotmail.com")?;
+        let recipient = value(returned, "X-HmXmrOriginalRecipient")?;
+        let recipient = (memchr(b'@', recipient).is_some() && !is_redacted(recipient)).then_some(recipient);
         Some(Self { recipient: recipient.map(<[u8]>::to_vec) })
     }
 }

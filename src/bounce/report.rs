@@ -117,6 +117,11 @@ impl Reader {
             let returned = returned_header(&parsed).unwrap_or_default();
             return self.about(&returned, &top, now, |subject| vec![self.complaint(subject, &complaint)]);
         }
+        if let Some(returned) = returned_header(&parsed)
+            && let Some(complaint) = Complaint::of_microsoft(&top, &returned)
+        {
+            return self.about(&returned, &top, now, |subject| vec![self.complaint(subject, &complaint)]);
+        }
         if part(&["message/disposition-notification"]).is_some() {
             return Verdict::NotAReport("a read receipt");
         }

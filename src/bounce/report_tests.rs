@@ -96,6 +96,44 @@ fn reports_of_others() {
 }
 
 #[test]
+fn the_forms_of_big_providers() {
+    let hard = BounceClass::Hard;
+    for (name, provider, code) in [
+        ("made-gmail", Some("gmail"), Some("5.1.1")),
+        ("made-domino", None, Some("5.1.1")),
+        ("made-exchange-online", None, Some("5.1.10")),
+        ("made-yahoo", None, None),
+    ] {
+        let events = events(read(name));
+        assert!(events.len() == 1 && addressed(&events[0], "gone@partner.example"), "{name}: {events:?}");
+        let data = &events[0].data;
+        assert_eq!((events[0].kind, data.class), (Kind::Bounced, Some(hard)), "{name}");
+        assert_eq!((data.provider.as_deref(), data.dsn.as_deref()), (provider, code), "{name}");
+        assert_eq!(data.reason.as_deref().map(str::is_empty), Some(false), "{name}");
+        assert_eq!(data.campaign.as_ref().unwrap().as_str(), "spring-2026", "{name}");
+    }
+    for name in ["made-jmrp", "made-yahoo-complaint"] {
+        let events = events(read(name));
+        assert!(events.len() == 1 && addressed(&events[0], "dan@provider.example"), "{name}: {events:?}");
+        assert_eq!(events[0].kind, Kind::Complained, "{name}");
+    }
+    for name in [
+        "made-gmail",
+        "made-domino",
+        "made-exchange-online",
+        "made-yahoo",
+        "made-jmrp",
+        "made-yahoo-complaint",
+    ] {
+        let forged = String::from_utf8(file(name)).unwrap().replace("test-ref-", "forged-ref-");
+        assert!(matches!(read_bytes(forged.as_bytes()), Verdict::Foreign(_)), "{name}");
+    }
+    let of_another =
+        String::from_utf8(file("made-jmrp")).unwrap().replace("staff@hotmail.com", "staff@x.example");
+    assert!(!matches!(read_bytes(of_another.as_bytes()), Verdict::Events(_)));
+}
+
+#[test]
 fn reports_without_the_usual_structure() {
     for (name, recipient, class) in [
         ("made-qmail", "gone@partner.example", BounceClass::Hard),

@@ -93,8 +93,10 @@ impl Providers {
     /// The provider's word.
     #[must_use]
     pub fn of(&self, relay: &[u8]) -> Option<&Arc<str>> {
-        let end = relay.iter().position(|byte| matches!(byte, b'[' | b':')).unwrap_or(relay.len());
-        let host = relay.get(..end)?.trim_ascii();
+        // Google writes `mx.example.net. (192.0.2.1, the server for the domain example.net.)`.
+        let relay = relay.trim_ascii_start();
+        let end = relay.iter().position(|byte| matches!(byte, b'[' | b':' | b' ')).unwrap_or(relay.len());
+        let host = relay.get(..end)?;
         let host = host.strip_suffix(b".").unwrap_or(host);
         let (_, word) = self.0.iter().find(|(suffix, _)| is_within(host, suffix.as_bytes()))?;
         (!word.is_empty()).then_some(word)

@@ -96,7 +96,10 @@ impl Follower {
             findings: Vec::new(),
             chunk: vec![0; CHUNK_BYTES],
         };
-        if !positions.is_empty() {
+        if positions.is_empty() {
+            // At once, so that it can be saved: it may be rotated before the first line was read.
+            follower.find_successor()?;
+        } else {
             follower.resume(positions)?;
         }
         Ok(follower)

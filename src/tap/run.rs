@@ -291,6 +291,8 @@ async fn follow_files(
     }
     let mut files = Files { followers, worker, saver, batch_bytes: settings.batch_bytes.max(1) };
     let mut dirty = false;
+    // A first run that is killed must find its file again, whatever it is called by then.
+    files.save();
     loop {
         let (back, round) = spawn_blocking(move || {
             let round = files.round();
@@ -407,7 +409,7 @@ async fn read_pipe(
                 happened::SourceFailed { source: "pipe".to_owned(), error: &error }.emit();
                 return true;
             }
-            None => {}
+            None => worker.begin(),
         }
         if dirty && saver.is_due() {
             dirty = false;

@@ -136,7 +136,7 @@ async fn nothing_is_skipped_while_the_spool_refuses() {
     tokio::time::sleep(Duration::from_millis(150)).await;
     assert_eq!(life.health.troubles(), [("tap", "can't publish: the spool is full".to_owned())]);
     stop((life, handle)).await;
-    assert!(!bench.directory.path().join(CHECKPOINT).exists(), "nothing was published: nothing is saved");
+    // The checkpoint is of the beginning: nothing was published. What it covers is read again below.
     let running = bench.start();
     tokio::time::sleep(Duration::from_millis(50)).await;
     bench.spool.broken.store(false, Ordering::SeqCst);
@@ -197,6 +197,39 @@ async fn journal_entries_go_through_a_pipe_split_anywhere() {
     let last = format!("c{}", LOG.lines().count() - 1);
     assert_eq!(feed.cursor(), Some(last));
     assert!(Checkpoint::load(&path).unwrap().unwrap().journal_cursor.is_some());
+}
+
+#[test]
+fn what_is_no_entry_of_the_journal_is_counted_and_passed_over() {
+    let parts = Settings::default()
+        .parts(PseudonymKey::new(&[7; 32]), Arc::new(|_| Some(MessageId::from([1; 10]))), "h".into())
+        .unwrap();
+    let mut worker = Worker::new(Correlator::new(parts, None));
+    let mut feed = Feed::Journal { splitter: Splitter::default(), cursor: None };
+    let entry = |message: &str| {
+        format!(
+            "{{\"__CURSOR\":\"c\",\"__REALTIME_TIMESTAMP\":\"1\",\"SYSLOG_IDENTIFIER\":\"postfix/smtp\",\"MESSAGE\":\"{message}\"}}\n"
+        )
+    };
+    feed.feed((entry(&"x".repeat(80_000)) + &entry("A1B2C3D4: removed")).as_bytes(), &mut worker);
+    assert_eq!((worker.unreadable, worker.correlator.counts().lines), (1, 1));
+    assert_eq!(feed.cursor().as_deref(), Some("c"));
+}
+
+#[test]
+fn a_wrong_keyring_is_not_a_missing_setting() {
+    let parts =
+        Settings::default().parts(PseudonymKey::new(&[7; 32]), Arc::new(|_| None), "h".into()).unwrap();
+    let mut worker = Worker::new(Correlator::new(parts, None));
+    for number in 0..MANY_ATTEMPTS * 2 {
+        let line = |text: String| format!("Nov 23 16:25:11 mx postfix/smtp[1]: B{number:07}: {text}");
+        worker.line(line("info: header X-Mailtap-Ref: r from x; from=<a@b> to=<c@d>:".into()).as_bytes());
+        let sent = "to=<a@b>, relay=none, delay=1, delays=1/0/0/0, dsn=2.0.0, status=sent (ok)";
+        worker.line(line(sent.into()).as_bytes());
+    }
+    worker.take();
+    assert!(!worker.reported_missing);
+    assert_eq!(worker.correlator.counts().unverified_refs, MANY_ATTEMPTS * 2);
 }
 
 #[test]
