@@ -15,8 +15,6 @@ use super::StoreError;
 
 /// How many commands are under way at most.
 const COMMANDS: usize = 4_096;
-/// How often the thread looks after its store.
-const CARE_EVERY: Duration = Duration::from_secs(60);
 /// When it does so first: a process that lives for one event leaves it to others.
 const FIRST_CARE: Duration = Duration::from_secs(1);
 /// How long it leaves the store alone between two pieces of that.
@@ -43,6 +41,9 @@ pub(super) struct Gather {
 pub(super) trait Work: Send + 'static {
     /// What it is asked for.
     type Command: Send + 'static;
+
+    /// How often it looks after its store.
+    const CARE_EVERY: Duration = Duration::from_secs(60);
 
     /// How much of a group a command makes up.
     fn weight(command: &Self::Command) -> usize;
@@ -100,7 +101,7 @@ fn run<W: Work>(commands: &Receiver<W::Command>, gather: Gather, work: &mut W) {
             Err(RecvTimeoutError::Disconnected) => return,
         }
         if Instant::now() >= care_at {
-            care_at = Instant::now() + if work.care() { CARE_PAUSE } else { CARE_EVERY };
+            care_at = Instant::now() + if work.care() { CARE_PAUSE } else { W::CARE_EVERY };
         }
     }
 }

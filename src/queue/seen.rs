@@ -38,6 +38,13 @@ impl Days {
     pub(super) fn new(now: Timestamp, window: Duration) -> Self {
         Self { first: day(now.minus(window)), today: day(now) }
     }
+
+    /// All days of which the store still has ids.
+    pub(super) fn known(connection: &Connection, now: Timestamp) -> rusqlite::Result<Self> {
+        let first: Option<i64> = connection.query_row("SELECT min(day) FROM seen", [], |row| row.get(0))?;
+        let today = day(now);
+        Ok(Self { first: first.unwrap_or(today).min(today), today })
+    }
 }
 
 fn day(time: Timestamp) -> i64 {

@@ -8,14 +8,16 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, Row, TransactionBehavior, params};
+use rusqlite::{Connection, Row, Transaction, TransactionBehavior, params};
 
 use super::filter::Filter;
 use super::schema::{CLAIMED, DEAD, MIGRATIONS, PENDING, UNCERTAIN};
-use super::{Seq, store};
+use super::{Seq, inbox, store};
 use crate::event::Kind;
 use crate::identity::Timestamp;
+use crate::queue::seen::Days;
 use crate::queue::sqlite::{self, StoreError};
+use crate::service::clock;
 
 /// A spool that an administrator looks into; other processes may work with it meanwhile.
 #[derive(Debug)]
@@ -125,6 +127,7 @@ impl Admin {
     /// # Errors
     /// `StoreError`.
     pub fn status(&self) -> Result<Status, StoreError> {
+        self.sweep();
         let mut status = Status::default();
         let mut counts = self.0.prepare("SELECT state, count(*) FROM event GROUP BY state")?;
         let mut rows = counts.query([])?;
@@ -137,7 +140,7 @@ impl Admin {
                 State::Uncertain => status.uncertain = count,
             }
         }
-        status.bytes = store::tally(&self.0)?.1;
+        status.bytes = store::tally(&self.0, inbox::level(&self.0)?)?.1;
         status.oldest = self
             .0
             .query_row(
@@ -161,6 +164,7 @@ impl Admin {
     /// # Errors
     /// `StoreError`.
     pub fn not_due(&self, now: Timestamp) -> Result<u64, StoreError> {
+        self.sweep();
         Ok(store::waiting(&self.0, now)?.0)
     }
 
@@ -169,6 +173,7 @@ impl Admin {
     /// # Errors
     /// `StoreError`.
     pub fn list(&self, filter: &Filter, after: Option<Seq>, max: usize) -> Result<Vec<Stored>, StoreError> {
+        self.sweep();
         let sql = format!(
             "SELECT seq, state, at_ms, added_ms, attempts, reason, body FROM event
              WHERE seq > ?7 AND {CONDITIONS} AND {} ORDER BY seq LIMIT ?8",
@@ -187,6 +192,7 @@ impl Admin {
     /// # Errors
     /// `StoreError`.
     pub fn last(&self) -> Result<Seq, StoreError> {
+        self.sweep();
         let last =
             self.0.query_row("SELECT max(seq) FROM sqlite_sequence WHERE name = 'event'", [], |row| {
                 row.get::<_, Option<i64>>(0)
@@ -211,6 +217,19 @@ impl Admin {
     /// `StoreError`.
     pub fn drop_dead(&mut self, filter: &Filter) -> Result<u64, StoreError> {
         self.change(filter, "DELETE FROM event")
+    }
+
+    /// Moves what just came in to where this looks. On a full disk, what is there already is worth a look too.
+    fn sweep(&self) {
+        let step = || -> rusqlite::Result<usize> {
+            let transaction = Transaction::new_unchecked(&self.0, TransactionBehavior::Immediate)?;
+            let moved =
+                inbox::sweep(&transaction, inbox::SWEEP_ROWS, Days::known(&transaction, clock::now())?)?;
+            transaction.commit()?;
+            Ok(moved)
+        };
+        while inbox::level(&self.0).is_ok_and(|level| level.rows > 0) && step().is_ok_and(|moved| moved > 0) {
+        }
     }
 
     fn change(&mut self, filter: &Filter, what: &str) -> Result<u64, StoreError> {

@@ -6,44 +6,43 @@
 //! - On failure: SQLite's error; the transaction is rolled back, the key is as new as before.
 //! - Limits: about 70 bytes of file a key, until its window ends.
 
-use std::time::Duration;
-
 use rusqlite::{Connection, params};
 
 use super::store::millis;
 use crate::event::Event;
 use crate::identity::Timestamp;
-use crate::queue::{First, FirstKey};
+use crate::queue::FirstKey;
 
 /// How many rows go in one transaction of pruning.
 const PRUNE_ROWS: i64 = 5_000;
 
-/// What may make an event the first.
-#[derive(Debug)]
-pub(super) struct NewFirst {
-    pub(super) key: FirstKey,
-    pub(super) within: Duration,
-    /// What is stored if it is.
-    pub(super) body: String,
-}
-
-/// The body of a repetition, and what makes it the first.
-pub(super) fn bodies(event: &Event, first: First) -> (String, Option<NewFirst>) {
+/// The body of an event that is the first.
+pub(super) fn body(event: &Event) -> String {
     let mut event = event.clone();
-    event.data.unique = Some(false);
-    let repetition = event.to_json();
     event.data.unique = Some(true);
-    (repetition, Some(NewFirst { key: first.key, within: first.within, body: event.to_json() }))
+    event.to_json()
 }
 
-/// Whether the key is new; from now on it isn't, until the window ends.
-pub(super) fn take(connection: &Connection, first: &NewFirst, now: Timestamp) -> rusqlite::Result<bool> {
+/// The body of one that isn't, from that of one that is; `None` if that is no event.
+pub(super) fn repetition(body: &str) -> Option<String> {
+    let mut event = Event::from_json(body.as_bytes()).ok()?;
+    event.data.unique = Some(false);
+    Some(event.to_json())
+}
+
+/// Whether the key is new at this time; from then on it isn't, until the window ends. Times in milliseconds.
+pub(super) fn take(
+    connection: &Connection,
+    key: FirstKey,
+    until_ms: i64,
+    at_ms: i64,
+) -> rusqlite::Result<bool> {
     let changed = connection
         .prepare_cached(
             "INSERT INTO first (key, until_ms) VALUES (?1, ?2)
              ON CONFLICT DO UPDATE SET until_ms = excluded.until_ms WHERE until_ms <= ?3",
         )?
-        .execute(params![first.key, millis(now.plus(first.within)), millis(now)])?;
+        .execute(params![key, until_ms, at_ms])?;
     Ok(changed > 0)
 }
 

@@ -10,6 +10,7 @@
 mod admin;
 mod filter;
 mod first;
+mod inbox;
 mod refusals;
 mod schema;
 mod store;

@@ -21,7 +21,7 @@ pub(super) const UNCERTAIN: i64 = 3;
 pub(super) const ROW_BYTES: u64 = 110;
 
 /// The steps.
-pub(super) const MIGRATIONS: &[&str] = &[EVENTS, seen::TABLE, FIRSTS];
+pub(super) const MIGRATIONS: &[&str] = &[EVENTS, seen::TABLE, FIRSTS, INBOX];
 
 const EVENTS: &str = "
 CREATE TABLE event (
@@ -58,4 +58,17 @@ CREATE INDEX first_until ON first (until_ms);
 CREATE TRIGGER event_amended AFTER UPDATE OF body ON event BEGIN
     UPDATE tally SET bytes = bytes + octet_length(NEW.body) - octet_length(OLD.body);
 END;
+";
+
+const INBOX: &str = "
+CREATE TABLE inbox (
+    number INTEGER PRIMARY KEY, -- from 1 whenever it was empty
+    sum INTEGER NOT NULL,       -- bytes of the bodies up to this one, since it was empty
+    id BLOB NOT NULL,           -- 16 bytes
+    added_ms INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,     -- not before
+    first_key BLOB,             -- what it may be the first of
+    first_until_ms INTEGER,
+    body TEXT NOT NULL          -- the event in JSON; unique, if it may be the first
+) STRICT;
 ";

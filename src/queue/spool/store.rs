@@ -8,13 +8,14 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::first::{self, NewFirst};
+use super::first;
+use super::inbox::{self, Level};
 use super::schema::{CLAIMED, DEAD, PENDING, ROW_BYTES, UNCERTAIN};
 use super::{Outcome, Seq, TooOld};
 use crate::event::{Event, EventId};
 use crate::identity::Timestamp;
-use crate::queue::Publication;
 use crate::queue::seen::{self, Days};
+use crate::queue::{First, Publication};
 
 /// How much of a reason is kept.
 pub(super) const REASON_CHARS: usize = 200;
@@ -32,7 +33,7 @@ pub(super) struct NewRow {
     pub(super) id: EventId,
     pub(super) body: String,
     pub(super) held_until: Option<Timestamp>,
-    pub(super) first: Option<NewFirst>,
+    pub(super) first: Option<First>,
 }
 
 impl From<&Event> for NewRow {
@@ -44,11 +45,8 @@ impl From<&Event> for NewRow {
 impl From<&Publication> for NewRow {
     fn from(publication: &Publication) -> Self {
         let Publication { event, held_until, first } = publication;
-        let (body, first) = match first {
-            Some(first) => first::bodies(event, *first),
-            None => (event.to_json(), None),
-        };
-        Self { id: event.id, body, held_until: *held_until, first }
+        let body = if first.is_some() { first::body(event) } else { event.to_json() };
+        Self { id: event.id, body, held_until: *held_until, first: *first }
     }
 }
 
@@ -63,17 +61,19 @@ pub(super) struct ClaimedRow {
 /// How much the spool holds, and may hold.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Room {
-    pub(super) rows: u64,
-    pub(super) bytes: u64,
-    pub(super) max_rows: u64,
-    pub(super) max_bytes: u64,
+    rows: u64,
+    bytes: u64,
+    inbox: Level,
+    max_rows: u64,
+    max_bytes: u64,
 }
 
 impl Room {
     /// How much there is now.
     pub(super) fn look(connection: &Connection, max_rows: u64, max_bytes: u64) -> rusqlite::Result<Self> {
-        let (rows, bytes) = tally(connection)?;
-        Ok(Self { rows, bytes, max_rows, max_bytes })
+        let inbox = inbox::level(connection)?;
+        let (rows, bytes) = tally(connection, inbox)?;
+        Ok(Self { rows, bytes, inbox, max_rows, max_bytes })
     }
 
     fn take(&mut self, body: &str) -> bool {
@@ -87,71 +87,52 @@ impl Room {
     }
 }
 
-/// Rows and bytes, overhead included.
-pub(super) fn tally(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
+/// Rows and bytes, overhead and inbox included.
+pub(super) fn tally(connection: &Connection, inbox: Level) -> rusqlite::Result<(u64, u64)> {
     let (rows, bytes): (i64, i64) = connection
         .prepare_cached("SELECT rows, bytes FROM tally")?
         .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let rows = rows.unsigned_abs();
-    Ok((rows, bytes.unsigned_abs() + rows * ROW_BYTES))
+    let rows = rows.unsigned_abs() + inbox.rows;
+    Ok((rows, bytes.unsigned_abs() + inbox.bytes + rows * ROW_BYTES))
 }
 
-/// What became of an event that was published.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Added {
-    /// It is in the spool.
-    Now(Seq),
-    /// It was there before.
-    Before,
-    /// There is no room for it.
-    NoRoom,
-}
-
-/// Adds an event unless its id is known.
+/// Adds an event, known or not, and gives its number in the inbox; `None` if there is no room for it. One that is known
+/// needs none: then it is 0.
 pub(super) fn publish(
     connection: &Connection,
     row: &NewRow,
     room: &mut Room,
     now: Timestamp,
     days: Days,
-) -> rusqlite::Result<Added> {
-    if seen::contains(connection, row.id, days)? {
-        return Ok(Added::Before);
+) -> rusqlite::Result<Option<i64>> {
+    if !room.take(&row.body) {
+        // Now it matters what is known.
+        inbox::sweep(connection, usize::MAX, days)?;
+        *room = Room::look(connection, room.max_rows, room.max_bytes)?;
+        if is_known(connection, row.id, days)? {
+            return Ok(Some(0));
+        }
+        if !room.take(&row.body) {
+            return Ok(None);
+        }
+    }
+    inbox::add(connection, row, &mut room.inbox, now).map(Some)
+}
+
+/// Whether an event with this id was swept before.
+pub(super) fn is_known(connection: &Connection, id: EventId, days: Days) -> rusqlite::Result<bool> {
+    if seen::contains(connection, id, days)? {
+        return Ok(true);
     }
     // Older than the window, but still here: dead, or waiting for the end of a long outage.
-    let waits = connection
-        .prepare_cached("SELECT 1 FROM event WHERE id = ?1")?
-        .query_row([row.id.as_bytes()], |_| Ok(()))
-        .optional()?;
-    if waits.is_some() {
-        return Ok(Added::Before);
-    }
-    if !room.take(&row.body) {
-        return Ok(Added::NoRoom);
-    }
-    let body = match &row.first {
-        Some(first) if first::take(connection, first, now)? => &first.body,
-        _ => &row.body,
-    };
-    let at = row.held_until.map_or(now, |until| until.max(now));
-    connection
-        .prepare_cached("INSERT INTO event (id, state, at_ms, added_ms, body) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![row.id.as_bytes(), PENDING, millis(at), millis(now), body])?;
-    let seq = Seq(connection.last_insert_rowid());
-    seen::insert(connection, row.id, days)?;
-    Ok(Added::Now(seq))
+    connection.prepare_cached("SELECT 1 FROM event WHERE id = ?1")?.exists([id.as_bytes()])
 }
 
 /// Takes out an event that nobody has claimed, as if it had never been published; `false` if there is none.
-pub(super) fn take_back(
-    connection: &Connection,
-    seq: Seq,
-    id: EventId,
-    days: Days,
-) -> rusqlite::Result<bool> {
+pub(super) fn take_back(connection: &Connection, id: EventId, days: Days) -> rusqlite::Result<bool> {
     let gone = connection
-        .prepare_cached("DELETE FROM event WHERE seq = ?1 AND id = ?2 AND state = ?3 AND attempts = 0")?
-        .execute(params![seq.0, id.as_bytes(), PENDING])?;
+        .prepare_cached("DELETE FROM event WHERE id = ?1 AND state = ?2 AND attempts = 0")?
+        .execute(params![id.as_bytes(), PENDING])?;
     if gone > 0 {
         seen::remove(connection, id, days)?;
     }

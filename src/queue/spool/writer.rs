@@ -15,9 +15,10 @@ use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{oneshot, watch};
 
 use super::first;
+use super::inbox::{self, SWEEP_ROWS};
 use super::refusals::Refusals;
 use super::schema::MIGRATIONS;
-use super::store::{self, Added, ClaimedRow, NewRow, Room};
+use super::store::{self, ClaimedRow, NewRow, Room};
 use super::{Outcome, Seq, Settings, Sync, TooOld};
 use crate::event::{Event, EventId};
 use crate::identity::Timestamp;
@@ -29,6 +30,12 @@ use crate::queue::sqlite::{self, StoreError};
 
 /// How many free pages go back to the file system in one step.
 const VACUUM_PAGES: i64 = 500;
+/// How often old events and ids go.
+const CHORES_EVERY: Duration = Duration::from_secs(60);
+/// The inbox waits for a moment in which nothing was done for so long, …
+const QUIET: Duration = Duration::from_millis(10);
+/// … but not with as many events.
+const INBOX_ROWS: u64 = 20_000;
 /// How old may be what is known of the disk's room: less than it takes to write the reserve full.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -113,8 +120,13 @@ pub(super) struct Writer {
     /// Whether the connection syncs each commit.
     lasting: bool,
     refusals: Refusals,
-    unwanted: Vec<(Seq, EventId)>,
+    unwanted: Vec<Offered>,
     disk: Disk,
+    /// Whether there may be something in the inbox.
+    fresh: bool,
+    worked: Option<Instant>,
+    /// When the chores were done.
+    rested: Option<Timestamp>,
 }
 
 /// What became of a command's events.
@@ -122,8 +134,11 @@ pub(super) struct Writer {
 struct Published {
     refused: Option<(usize, PublishError)>,
     /// The rows that were added, where they may have to go again.
-    offered: Vec<(Seq, EventId)>,
+    offered: Vec<Offered>,
 }
+
+/// A row that was offered: its number in the inbox, and its id.
+type Offered = (i64, EventId);
 
 impl Published {
     fn refused(rows: usize, error: PublishError) -> Self {
@@ -142,6 +157,8 @@ enum Reply {
 impl Work for Writer {
     type Command = Command;
 
+    const CARE_EVERY: Duration = Duration::from_secs(1);
+
     fn weight(command: &Command) -> usize {
         match command {
             Command::Publish { rows, .. } => rows.len(),
@@ -158,6 +175,7 @@ impl Work for Writer {
                 if commands.iter().any(Command::makes_news) {
                     self.news.send_modify(|count| *count = count.wrapping_add(1));
                 }
+                self.fresh |= commands.iter().any(|command| matches!(command, Command::Publish { .. }));
                 self.count(&replies);
                 for (command, reply) in commands.into_iter().zip(replies) {
                     self.unwanted.extend(answer(command, reply));
@@ -176,15 +194,22 @@ impl Work for Writer {
         }
         // What can't be done now is tried again.
         let _ = self.take_back();
+        self.worked = Some(Instant::now());
     }
 
     fn care(&mut self) -> bool {
         // What fails now is tried again in a while; publishing will say what is wrong.
+        let fresh = self.sweep().unwrap_or(false);
+        let now = (self.clock)();
+        if self.rested.is_some_and(|rested| now >= rested && now.since(rested) < CHORES_EVERY) {
+            return fresh;
+        }
         let expired = self.expire().unwrap_or(false);
         let tidy = self.tidy().unwrap_or(false);
         let _ = self.take_back();
         let _ = self.look();
-        tidy || expired
+        self.rested = (!tidy && !expired).then_some(now);
+        tidy || expired || fresh
     }
 }
 
@@ -205,6 +230,9 @@ impl Writer {
             refusals: Refusals::default(),
             unwanted: Vec::new(),
             disk: Disk::default(),
+            fresh: true,
+            worked: None,
+            rested: None,
         }
     }
 
@@ -250,6 +278,26 @@ impl Writer {
         }
     }
 
+    /// Moves a part of the inbox on, in a quiet moment; `true` if there may be more.
+    fn sweep(&mut self) -> Result<bool, StoreError> {
+        if !self.fresh {
+            return Ok(false);
+        }
+        let days = Days::new((self.clock)(), self.settings.dedupe);
+        let busy = self.worked.is_some_and(|worked| worked.elapsed() < QUIET);
+        let more = self.with_connection(false, |connection| {
+            if busy && inbox::level(connection)?.rows < INBOX_ROWS {
+                return Ok(true);
+            }
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let moved = inbox::sweep(&transaction, SWEEP_ROWS, days)?;
+            transaction.commit()?;
+            Ok(moved == SWEEP_ROWS)
+        })?;
+        self.fresh = more;
+        Ok(more)
+    }
+
     /// Takes out what was stored too late for who offered it.
     fn take_back(&mut self) -> Result<(), StoreError> {
         if self.unwanted.is_empty() {
@@ -260,8 +308,10 @@ impl Writer {
         let gone = self.with_connection(false, |connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let mut events = 0;
-            for (seq, id) in &unwanted {
-                events += usize::from(store::take_back(&transaction, *seq, *id, days)?);
+            for (number, id) in &unwanted {
+                let gone = inbox::take_back(&transaction, *number, *id)?
+                    || store::take_back(&transaction, *id, days)?;
+                events += usize::from(gone);
             }
             transaction.commit()?;
             Ok(events)
@@ -280,7 +330,7 @@ impl Writer {
     fn look(&mut self) -> Result<(), StoreError> {
         let now = (self.clock)();
         self.with_connection(false, |connection| {
-            let (rows, bytes) = store::tally(connection)?;
+            let (rows, bytes) = store::tally(connection, inbox::level(connection)?)?;
             let (not_due, first) = store::waiting(connection, now)?;
             let lag = first.map_or(Duration::ZERO, |first| now.since(first));
             Filled { rows, bytes, not_due, lag }.emit();
@@ -388,9 +438,9 @@ fn apply(
             let mut published = Published::default();
             for (done, row) in rows.iter().enumerate() {
                 match store::publish(connection, row, room, now, days)? {
-                    Added::Now(seq) if *offered => published.offered.push((seq, row.id)),
-                    Added::Now(_) | Added::Before => {}
-                    Added::NoRoom => {
+                    Some(number) if *offered => published.offered.push((number, row.id)),
+                    Some(_) => {}
+                    None => {
                         published.refused = Some((rows.len() - done, PublishError::Full));
                         break;
                     }
@@ -399,10 +449,12 @@ fn apply(
             Ok(Reply::Published(published))
         }
         Command::Amend { events, .. } => {
+            inbox::sweep(connection, usize::MAX, days)?;
             let amended = events.iter().map(|event| store::amend(connection, event, now));
             amended.collect::<rusqlite::Result<_>>().map(Reply::Amended)
         }
         Command::Claim { max, now, lease_end, .. } => {
+            inbox::sweep(connection, SWEEP_ROWS.max(*max), days)?;
             store::claim(connection, *max, *now, *lease_end).map(Reply::Claimed)
         }
         Command::Settle { outcomes, .. } => {
@@ -421,7 +473,7 @@ fn apply(
 }
 
 /// Answers; gives the rows back that nobody waits for any more.
-fn answer(command: Command, reply: Reply) -> Vec<(Seq, EventId)> {
+fn answer(command: Command, reply: Reply) -> Vec<Offered> {
     match (command, reply) {
         (Command::Publish { answer, .. }, Reply::Published(published)) => {
             let result = published.refused.map_or(Ok(()), |(_, error)| Err(error));
