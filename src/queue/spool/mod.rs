@@ -308,4 +308,6 @@ impl Inner {
 }
 
 #[cfg(test)]
+mod power_tests;
+#[cfg(test)]
 mod tests;
