@@ -52,6 +52,10 @@ impl Site {
         match std::env::var("MAILTAP_TEST_AMQP") {
             Ok(url) => Some(Self::new(Some((&url, test)))),
             Err(_) => {
+                assert!(
+                    std::env::var_os("MAILTAP_TEST_REQUIRED").is_none(),
+                    "MAILTAP_TEST_AMQP names no broker"
+                );
                 eprintln!("skipped: MAILTAP_TEST_AMQP names no broker");
                 None
             }

@@ -6,7 +6,7 @@ use mailtap::collector::judge::{Behaviour, judge};
 use mailtap::event::{BounceClass, Data, Event, EventId, Kind, Machine};
 use mailtap::identity::{MessageId, Pseudonym, Timestamp};
 use mailtap::relay::batch::batch;
-use mailtap::relay::map::{Mapping, PARAMS, client_id, map};
+use mailtap::relay::map::{Mapped, Mapping, PARAMS, client_id, map};
 use mailtap::relay::validate::{MAX_BODY_BYTES, validate};
 use proptest::prelude::*;
 
@@ -205,4 +205,28 @@ fn only_people_engage_and_properties_are_chosen_by_domain() {
     assert!(!machine.params.contains_key("engagement_time_msec"));
     assert_eq!(map(&event(0, 1, 0, Data::default()), &domains).unwrap().property, 2);
     assert_eq!(map(&event(0, 1, 0, Data::default()), &domains[..2]), None);
+}
+
+/// Google's own examples: the collector says of each what Google says, and the relay sends just those that it lets through.
+#[test]
+fn googles_examples_are_judged_alike() {
+    let text = include_str!("data/ga4/examples.json");
+    let examples: Vec<serde_json::Value> = serde_json::from_str(text).unwrap();
+    for example in &examples {
+        let (request, code) = (&example["request"], example["code"].as_str());
+        let relaxed = example["relaxed"] == true;
+        let behaviour = if relaxed { Behaviour::Relaxed } else { Behaviour::Enforce };
+        let judged = judge(request.to_string().as_bytes(), NOW * 1_000_000, behaviour);
+        assert_eq!(judged.messages.first().map(|message| message.code), code, "{example}");
+        let event = &request["events"][0];
+        let mapped = Mapped {
+            name: event["name"].as_str().unwrap(),
+            params: event["params"].as_object().unwrap().clone(),
+            timestamp_micros: NOW * 1_000_000,
+            client_id: request["client_id"].as_str().unwrap().to_owned(),
+            property: 0,
+        };
+        assert_eq!(validate(mapped, Timestamp::from_secs(NOW)).is_ok(), code.is_none(), "{example}");
+    }
+    assert!(examples.iter().any(|example| example["code"].is_null()));
 }

@@ -87,11 +87,20 @@ async fn each(
     count: &mut u64,
 ) -> std::result::Result<(), String> {
     let text = |error: AmqpError| error.to_string();
+    // Those that are meant leave the queue; those that are not are held until the end, so there is a bound on them.
+    let mut held = 0;
     while let Some(letter) = letters.next().await.map_err(text)? {
         if stop.is_cancelled() {
             return Err("interrupted".into());
         }
+        if held == LOOKED_AT {
+            say(&format!(
+                "only {LOOKED_AT} of the letters in RabbitMQ were looked at; run it again with a narrower filter"
+            ));
+            break;
+        }
         if !letter.is_meant_by(filter) {
+            held += 1;
             continue;
         }
         match change {

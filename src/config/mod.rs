@@ -212,6 +212,8 @@ pub struct AmqpConfig {
 pub struct RelayConfig {
     /// Requests under way at once.
     pub max_in_flight: usize,
+    /// Of them to one property; 0: all.
+    pub per_property: usize,
     /// Of them over one connection.
     pub streams: usize,
     /// HTTP/2 without TLS.

@@ -369,6 +369,8 @@ table! {
         enabled: bool = true,
         /// Requests under way at once.
         max_in_flight: u64 = 256,
+        /// Of them to one property; 0: all.
+        max_per_property: u64 = 0,
         /// Of them over one HTTP/2 connection.
         streams_per_connection: u64 = 100,
         /// HTTP/2 without TLS, to a receiver that speaks it.

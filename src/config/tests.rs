@@ -253,3 +253,21 @@ fn a_pattern_that_is_none_is_named() {
     let report = Config::load(&path).unwrap_err().to_string();
     assert!(report.contains("policy.skip_link_patterns"), "{report}");
 }
+
+/// Who does not need a credential that only the unit has is not held up by it.
+#[test]
+fn a_credential_of_the_unit_is_missed_only_where_it_is_needed() {
+    assert!(std::env::var_os("CREDENTIALS_DIRECTORY").is_none(), "this test runs in no unit");
+    let text = EXAMPLE
+        .replace("#measurement_id = \"\"", "measurement_id = \"G-1\"")
+        .replace("#api_secret_file = \"\"", "api_secret_file = \"credential:ga4\"")
+        .replace("#url = \"\"\n# More addresses", "url = \"amqp://u@localhost\"\n# More addresses")
+        .replace("#password_file = \"\"", "password_file = \"credential:amqp\"");
+    let (_directory, path) = site(&text);
+    let config = Config::load(&path).unwrap();
+    let missing = config.properties[0].missing.as_deref().unwrap();
+    assert!(missing.contains("ga4.api_secret_file: credential:ga4"), "{missing}");
+    let amqp = config.amqp.unwrap();
+    assert!(amqp.missing.unwrap().contains("amqp.password_file: credential:amqp"));
+    assert!(amqp.urls.iter().all(|url| !url.expose().contains("u:")));
+}

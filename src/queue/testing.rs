@@ -1,7 +1,8 @@
 //! What tests of the event path share: events, a broker, a proxy that cuts connections.
 //!
 //! - Layer: edge
-//! - Takes: `MAILTAP_TEST_AMQP`, the URL of a broker that tests may fill; without it, tests of the broker do nothing.
+//! - Takes: `MAILTAP_TEST_AMQP`, the URL of a broker that tests may fill; without it, tests of the broker do nothing, or
+//!   fail where `MAILTAP_TEST_REQUIRED` is set.
 //! - Gives: events by number; settings with names of the test's own.
 //! - On failure: a test fails.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -34,6 +35,7 @@ pub(crate) fn event(number: u64) -> Event {
 /// The broker for tests, with names that only this test has and one retry tier of a second.
 pub(crate) fn broker(test: &str) -> Option<Settings> {
     let Ok(uri) = std::env::var("MAILTAP_TEST_AMQP") else {
+        assert!(std::env::var_os("MAILTAP_TEST_REQUIRED").is_none(), "MAILTAP_TEST_AMQP names no broker");
         eprintln!("skipped: MAILTAP_TEST_AMQP names no broker");
         return None;
     };

@@ -48,6 +48,8 @@ pub struct Settings {
     pub properties: Vec<Property>,
     /// Requests under way at once.
     pub max_in_flight: usize,
+    /// Of them to one property; 0: all.
+    pub per_property: usize,
     /// Of them over one HTTP/2 connection.
     pub streams: usize,
     /// HTTP/2 without TLS.

@@ -173,6 +173,7 @@ impl Outage {
         let settings = Settings {
             properties: vec![property],
             max_in_flight: IN_FLIGHT,
+            per_property: 0,
             streams: 100,
             h2c: false,
             batch_window: Duration::from_millis(200),

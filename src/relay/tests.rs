@@ -186,6 +186,8 @@ struct Site {
     replays: bool,
     suspects: bool,
     in_flight: usize,
+    per_property: usize,
+    retry_uncertain: bool,
     mapping: Mapping,
 }
 
@@ -202,6 +204,8 @@ impl Site {
             replays: false,
             suspects: false,
             in_flight: 4,
+            per_property: 0,
+            retry_uncertain: false,
             mapping: Mapping::default(),
         }
     }
@@ -227,11 +231,12 @@ impl Site {
         Settings {
             properties,
             max_in_flight: self.in_flight,
+            per_property: self.per_property,
             streams: 100,
             h2c: false,
             batch_window: Duration::from_millis(20),
             timeout: Duration::from_millis(400),
-            retry_uncertain: false,
+            retry_uncertain: self.retry_uncertain,
         }
     }
 
@@ -303,6 +308,51 @@ async fn what_is_sent_and_never_settled_is_not_sent_by_the_next_life() {
     relay.await.unwrap().unwrap();
     assert_eq!(site.receiver.counts(), (40, 40));
     assert_eq!((status.dead, status.uncertain), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_property_has_no_more_requests_under_way_than_it_may() {
+    let mut site = Site { per_property: 1, ..Site::new(Answer::Status(204)).await };
+    site.spool().publish(vec![event(1)]).await.unwrap();
+    let relay = site.relay();
+    site.until(nothing_waits).await;
+    *site.receiver.answer.lock().unwrap() = Answer::Never;
+    site.spool().publish((2..30).map(event).collect()).await.unwrap();
+    while *site.receiver.requests.lock().unwrap() < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(*site.receiver.requests.lock().unwrap(), 2);
+    *site.receiver.answer.lock().unwrap() = Answer::Status(204);
+    site.until(nothing_waits).await;
+    site.life.stop.cancel();
+    relay.await.unwrap().unwrap();
+}
+
+/// The other evil: what may have arrived is sent again, over a kill too, so it may count twice and is never lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_retry_what_may_have_arrived_is_sent_again() {
+    let mut site = Site { retry_uncertain: true, ..Site::new(Answer::Close).await };
+    site.spool().publish(vec![event(1)]).await.unwrap();
+    let relay = site.relay();
+    while *site.receiver.requests.lock().unwrap() == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    *site.receiver.answer.lock().unwrap() = Answer::Never;
+    site.until(|status| status.pending == 1).await;
+    while *site.receiver.requests.lock().unwrap() == 1 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    relay.abort();
+    let _ = relay.await;
+    *site.receiver.answer.lock().unwrap() = Answer::Status(204);
+    let relay = site.relay();
+    let status = site.until(nothing_waits).await;
+    site.life.stop.cancel();
+    relay.await.unwrap().unwrap();
+    assert_eq!((status.uncertain, status.dead), (0, 0));
+    let (events, times) = site.receiver.counts();
+    assert!(events == 1 && times >= 3, "{times}");
 }
 
 /// What another relay had in hand is set aside, but for what this one knows was sent.

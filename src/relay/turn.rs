@@ -35,6 +35,8 @@ pub(super) struct Turns {
     sending: JoinSet<(usize, Vec<Settled>)>,
     /// The most events in hand that no request was begun with.
     most: usize,
+    /// The most requests to one property under way.
+    per_property: usize,
 }
 
 impl Turns {
@@ -48,6 +50,7 @@ impl Turns {
             gathered: Gathered::default(),
             sending: JoinSet::new(),
             most: settings.max_in_flight.saturating_mul(validate::MAX_EVENTS).max(1),
+            per_property: if settings.per_property == 0 { usize::MAX } else { settings.per_property },
             relay: Arc::new(relay),
             source,
             life,
@@ -86,8 +89,10 @@ impl Turns {
     /// Begins the requests that may begin.
     fn start(&mut self) {
         while !self.is_paused() {
-            let breakers = &self.breakers;
-            let Some(request) = self.lanes.start(|property| breakers.allowed(property)) else { break };
+            let (breakers, most) = (&self.breakers, self.per_property);
+            let Some(request) = self.lanes.start(|property| breakers.allowed(property).min(most)) else {
+                break;
+            };
             let property = request.property;
             let (request, expired) = work::fresh(request, clock::now());
             self.settler.add(expired, &mut self.breakers);
@@ -106,11 +111,11 @@ impl Turns {
     async fn wait(&mut self) -> bool {
         let stopping = self.life.stop.is_cancelled();
         let room = self.most.saturating_sub(self.gathered.deliveries.len() + self.lanes.waiting_events());
-        let breakers = &self.breakers;
+        let (breakers, most) = (&self.breakers, self.per_property);
         let may_take = room > 0
             && !self.is_paused()
             && !self.settler.is_stuck()
-            && self.lanes.wants_more(|property| breakers.allowed(property));
+            && self.lanes.wants_more(|property| breakers.allowed(property).min(most));
         let (pause, again) = (self.breakers.next_end(), self.settler.again);
         let telling = self.settler.is_telling();
         let Self { source, life, breakers, lanes, settler, gathered, sending, .. } = self;

@@ -144,6 +144,19 @@ fn nulls_and_lists_are_left_out() {
 }
 
 #[test]
+fn a_client_has_20_digits_on_each_side_and_not_21() {
+    let digits = |count: usize| "9".repeat(count);
+    for (random, time) in [(20, 20), (1, 20), (20, 1)] {
+        let client_id = format!("{}.{}", digits(random), digits(time));
+        assert!(checked(Mapped { client_id, ..event() }).is_ok());
+    }
+    for (random, time) in [(21, 1), (1, 21)] {
+        let client_id = format!("{}.{}", digits(random), digits(time));
+        assert_eq!(checked(Mapped { client_id, ..event() }), Err(Reject::ClientId));
+    }
+}
+
+#[test]
 fn clients_are_two_numbers() {
     let digits = "9".repeat(20);
     for good in ["1.2", "0.0", &format!("{digits}.{digits}")] {
