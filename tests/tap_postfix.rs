@@ -119,6 +119,8 @@ fn every_transport() {
     let site = site(
         &[
             ("set", &transports),
+            // virtual(8).
+            ("mailboxes", "own.example:dora"),
             ("set", "mydestination = local.example"),
             (
                 "set",
@@ -145,6 +147,7 @@ fn every_transport() {
         "67@pipe.example",
         "75@pipe.example",
     ]);
+    hello(&["dora@own.example"]);
     hello(&["x@void.example", "x@lmtp.example", "anna@relay.example", "x@relay.example"]);
     // smtpd(8) would refuse these itself.
     submit(&site, "x@error.example");
@@ -158,6 +161,7 @@ fn every_transport() {
             ("0@pipe.example", &["delivered - 1"]),
             ("67@pipe.example", &["bounced hard 1"]),
             ("75@pipe.example", &["deferred soft 1"]),
+            ("dora@own.example", &["delivered - 1"]),
             ("x@void.example", &[]),
             ("x@lmtp.example", &["delivered - 1"]),
             ("x@error.example", &["bounced policy 1"]),
@@ -175,7 +179,8 @@ fn every_transport() {
 fn deferred_then_sent_held_and_requeued() {
     let [late] = free_ports::<1>();
     let transports = format!("transport_maps = inline:{{ late.example=smtp:[127.0.0.1]:{late} }}");
-    let site = site(&[("set", &transports)], &[]);
+    // An instance among several: it logs as `postfix-out`, and its relay(8) as `postfix-out/relay`.
+    let site = site(&[("name", "out"), ("set", &transports)], &[]);
     let busy = sink(late, &["-r", "rcpt"]);
     let (late_one, held, requeued) = ("late@late.example", "held@late.example", "requeued@late.example");
     send(&site, &[late_one, held, requeued]);

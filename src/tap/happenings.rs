@@ -94,8 +94,6 @@ impl PublishFailed<'_> {
 /// Many attempts, and not one reference in the log.
 pub(super) struct RefsMissing {
     pub(super) attempts: u64,
-    /// How many messages the milter of this process has tracked.
-    pub(super) tracked: u64,
 }
 
 impl RefsMissing {
@@ -103,7 +101,6 @@ impl RefsMissing {
         counter!("mailtap_tap_refs_missing_total").increment(1);
         tracing::warn!(
             attempts = self.attempts,
-            tracked = self.tracked,
             setting = "milter_header_checks = regexp:{{/^X-Mailtap-(Ref|Campaign):/ INFO}}",
             "no delivery in this log has a logged X-Mailtap-Ref: if mail is tracked, this setting is missing in main.cf"
         );

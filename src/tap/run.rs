@@ -195,7 +195,7 @@ impl Worker {
             && after.refs + after.unverified_refs == 0
         {
             self.reported_missing = true;
-            happened::RefsMissing { attempts, tracked: 0 }.emit();
+            happened::RefsMissing { attempts }.emit();
         }
         self.reported = after;
         std::mem::take(&mut self.events)
