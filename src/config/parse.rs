@@ -79,7 +79,7 @@ fn compare(table: &mut Table, known: &Table, path: &str, problems: &mut Vec<Prob
 }
 
 fn compare_list(items: &mut [Value], samples: &[Value], path: &str, problems: &mut Vec<Problem>) -> bool {
-    // Every list of ours holds texts, unless its sample holds a table.
+    // Every list of ours holds texts, unless its sample holds something else.
     let sample = samples.first().cloned().unwrap_or_else(|| Value::String(String::new()));
     let mut good = true;
     for (at, item) in items.iter_mut().enumerate() {

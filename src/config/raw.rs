@@ -507,6 +507,7 @@ impl Raw {
         });
         raw.ga4.properties.push(Property::default());
         raw.tracking.hosts.push(TrackingHost::default());
+        raw.relay.queues.push(1);
         raw
     }
 }

@@ -87,13 +87,14 @@ fn a_good_file_is_read_with_its_units() {
         .replace("#measurement_id = \"\"", "measurement_id = \"G-1\"")
         .replace("#api_secret_file = \"\"", "api_secret_file = \"ga4.secret\"");
     let text = text.replace("#previous_urls = []", "previous_urls = [\"http://old.example.org/t\"]");
+    let text = text.replace("#partitions = 1", "partitions = 2").replace("#queues = []", "queues = [2]");
     let (directory, path) = site(&text);
     let config = Config::load(&path).unwrap();
     assert_eq!(config.tracking_hosts[0].url, "https://t.example.org/");
     assert_eq!(config.previous_tracking_urls, ["http://old.example.org/t/"]);
     assert_eq!(config.keyring, directory.path().join("keyring.json"));
     assert_eq!(config.tracker.late_after, Duration::from_secs(90 * 86_400));
-    assert_eq!(config.properties.len(), 1);
+    assert_eq!((config.relay.queues.as_slice(), config.properties.len()), (&[2][..], 1));
     assert_eq!(config.properties[0].api_secret.as_ref().unwrap().expose(), "s3cret");
 }
 
