@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::harness::wait_for;
 use crate::load::{Key, Promises};
-use crate::site::Site;
+use crate::site::{RELAYS, Site};
 
 /// Where every event is, by its id.
 pub struct Account {
@@ -19,7 +19,7 @@ pub struct Account {
     uncertain: BTreeSet<String>,
     /// Listed there as anything else.
     dead: BTreeSet<String>,
-    /// What the relay said in its log that it does not know of, in all its lives.
+    /// What the relays said in their logs that they don't know of, in all their lives.
     said: BTreeSet<String>,
     /// What each event is of, by all that is known of it.
     keys: BTreeMap<String, (String, String)>,
@@ -61,7 +61,7 @@ impl Account {
             arrived: BTreeMap::new(),
             uncertain: BTreeSet::new(),
             dead: BTreeSet::new(),
-            said: said_uncertain(&site.log("relay")),
+            said: RELAYS.iter().flat_map(|relay| said_uncertain(&site.log(relay))).collect(),
             keys: BTreeMap::new(),
             unconfirmed: unconfirmed(&site.log("tracker")),
         };

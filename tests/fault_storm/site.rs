@@ -12,8 +12,17 @@ use crate::harness::letters::Dice;
 use crate::harness::proxy::{Proxy, Way};
 use crate::harness::{self, Daemon, free_ports, mailtap, repository, run};
 
-/// The roles, in the order in which they are started.
-const ROLES: [&str; 5] = ["milter", "tap", "tracker", "forward", "relay"];
+/// The processes, in the order in which they are started: the name of each and its role.
+const ROLES: [(&str, &str); 6] = [
+    ("milter", "milter"),
+    ("tap", "tap"),
+    ("tracker", "tracker"),
+    ("forward", "forward"),
+    ("relay1", "relay"),
+    ("relay2", "relay"),
+];
+/// The relays: each has a work queue of its own, events are spread by recipient.
+pub const RELAYS: [&str; 2] = ["relay1", "relay2"];
 
 /// What strikes. Each strikes at least once, in an order that the seed gives.
 #[derive(Debug, Clone, Copy)]
@@ -32,18 +41,20 @@ pub enum Blow {
     Ga4(&'static str),
 }
 
-pub const BLOWS: [Blow; 18] = [
+pub const BLOWS: [Blow; 20] = [
     Blow::Kill("milter"),
     Blow::Kill("tap"),
     Blow::Kill("tracker"),
     Blow::Kill("forward"),
-    Blow::Kill("relay"),
+    Blow::Kill("relay1"),
+    Blow::Kill("relay2"),
     Blow::Cut("forward", Way::ToServer),
     Blow::Cut("forward", Way::ToClient),
-    Blow::Cut("relay", Way::ToServer),
-    Blow::Cut("relay", Way::ToClient),
+    Blow::Cut("relay1", Way::ToServer),
+    Blow::Cut("relay1", Way::ToClient),
+    Blow::Cut("relay2", Way::ToServer),
     Blow::Stall("forward"),
-    Blow::Stall("relay"),
+    Blow::Stall("relay2"),
     Blow::Ga4("500"),
     Blow::Ga4("503:0.3"),
     Blow::Ga4("hang-before:0.2"),
@@ -56,11 +67,11 @@ pub const BLOWS: [Blow; 18] = [
 impl Blow {
     pub fn name(self) -> String {
         match self {
-            Self::Kill(role) => format!("kill {role}"),
+            Self::Kill(name) => format!("kill {}", role(name)),
             Self::KillBroker => "kill broker".into(),
             Self::RestartBroker => "restart broker".into(),
-            Self::Cut(role, _) => format!("cut {role}"),
-            Self::Stall(role) => format!("stall {role}"),
+            Self::Cut(name, _) => format!("cut {}", role(name)),
+            Self::Stall(name) => format!("stall {}", role(name)),
             Self::Ga4(fault) => fault.split(':').next().unwrap_or_default().into(),
         }
     }
@@ -79,29 +90,21 @@ pub struct Site {
 impl Site {
     pub fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("mailtap-storm-").tempdir().unwrap();
-        let [broker, collector_port, tracker, forward, relay] = free_ports::<5>();
+        let [broker, collector_port, tracker, forward, relay1, relay2] = free_ports::<6>();
         let path = dir.path();
         let tracking_url = format!("http://127.0.0.1:{tracker}");
         rabbitmq(path, &["start", "--port", &broker.to_string()]);
-        let proxies = BTreeMap::from([
-            ("forward", Proxy::start(forward, broker)),
-            ("relay", Proxy::start(relay, broker)),
-        ]);
-        configure(
-            path,
-            &tracking_url,
-            tracker,
-            collector_port,
-            [("mailtap", broker), ("forward", forward), ("relay", relay)],
-        );
+        let ports = [("forward", forward), ("relay1", relay1), ("relay2", relay2)];
+        let proxies = ports.into_iter().map(|(name, port)| (name, Proxy::start(port, broker))).collect();
+        configure(path, &tracking_url, tracker, collector_port, broker, &ports);
         let mut collector = mailtap();
         collector.args(["collector", "--listen", &format!("127.0.0.1:{collector_port}"), "--record"]);
         let collector = logged(collector.arg(path.join("record.jsonl")), &path.join("collector.log"));
         let roles = BTreeMap::new();
         let mut site =
             Self { roles, proxies, collector_port, tracker, tracking_url, _collector: collector, dir };
-        for role in ROLES {
-            site.start_role(role);
+        for (name, _) in ROLES {
+            site.start_role(name);
         }
         harness::wait_for("milter and tracker", Duration::from_secs(30), || {
             site.file("milter.sock").exists() && TcpStream::connect(("127.0.0.1", tracker)).is_ok()
@@ -113,12 +116,12 @@ impl Site {
         self.dir.path().join(name)
     }
 
-    fn start_role(&mut self, role: &'static str) {
-        let name = if self.proxies.contains_key(role) { role } else { "mailtap" };
-        let config = self.file(&format!("etc/{name}.toml"));
-        let daemon =
-            logged(mailtap().arg("--config").arg(config).arg(role), &self.file(&format!("{role}.log")));
-        self.roles.insert(role, daemon);
+    fn start_role(&mut self, name: &'static str) {
+        let config = if self.proxies.contains_key(name) { name } else { "mailtap" };
+        let config = self.file(&format!("etc/{config}.toml"));
+        let log = self.file(&format!("{name}.log"));
+        let daemon = logged(mailtap().arg("--config").arg(config).arg(role(name)), &log);
+        self.roles.insert(name, daemon);
     }
 
     pub fn strike(&mut self, blow: Blow, dice: &mut Dice) {
@@ -182,10 +185,10 @@ impl Drop for Site {
     fn drop(&mut self) {
         self.roles.clear();
         if std::thread::panicking() {
-            for role in ROLES {
-                let text = self.log(role);
+            for (name, _) in ROLES {
+                let text = self.log(name);
                 let lines: Vec<&str> = text.lines().collect();
-                eprintln!("---- {role} ----\n{}", lines[lines.len().saturating_sub(15)..].join("\n"));
+                eprintln!("---- {name} ----\n{}", lines[lines.len().saturating_sub(15)..].join("\n"));
             }
         }
         let tool = repository().join("tests/lib/rabbitmq");
@@ -193,12 +196,22 @@ impl Drop for Site {
     }
 }
 
-/// The configuration, in a file for each way to the broker.
-fn configure(dir: &Path, tracking_url: &str, tracker: u16, collector: u16, brokers: [(&str, u16); 3]) {
+fn role(name: &str) -> &'static str {
+    ROLES.iter().find(|(other, _)| *other == name).map(|(_, role)| *role).unwrap()
+}
+
+/// The configuration, and one for each process with a way of its own to the broker.
+fn configure(
+    dir: &Path,
+    tracking_url: &str,
+    tracker: u16,
+    collector: u16,
+    broker: u16,
+    ways: &[(&str, u16)],
+) {
     fs::write(dir.join("secret"), "test-secret\n").unwrap();
     fs::write(dir.join("maillog"), "").unwrap();
     let url = |port: u16| format!("amqp://guest@127.0.0.1:{port}/%2f");
-    let [(_, broker), ..] = brokers;
     let mut init = mailtap();
     init.args([
         "init",
@@ -223,6 +236,7 @@ fn configure(dir: &Path, tracking_url: &str, tracker: u16, collector: u16, broke
         ("#format = \"auto\"", "format = \"json\""),
         // That an answer went out before its event was stored is only said at this level.
         ("#level = \"info\"", "level = \"info,mailtap::tracker=debug\""),
+        ("#partitions = 1", "partitions = 2"),
         ("#answer_wait = \"250ms\"", "answer_wait = \"30s\""),
         ("#socket_group = \"postfix\"", "socket_group = \"\""),
         ("#milter = \"127.0.0.1:9741\"", "milter = \"\""),
@@ -234,10 +248,18 @@ fn configure(dir: &Path, tracking_url: &str, tracker: u16, collector: u16, broke
         assert!(text.contains(from), "{from}");
         text = text.replace(from, to);
     }
-    for (name, port) in brokers {
-        let of_role = text.replace(&url(broker), &url(port));
-        assert!(of_role.contains(&url(port)), "{port}");
-        fs::write(dir.join(format!("etc/{name}.toml")), of_role).unwrap();
+    fs::write(&path, &text).unwrap();
+    for (name, port) in ways {
+        let mut own = text.replace(&url(broker), &url(*port));
+        assert!(own.contains(&url(*port)), "{port}");
+        if let Some(number) = RELAYS.iter().position(|relay| relay == name) {
+            // Its memory is its own.
+            let state = dir.join(name);
+            own = own.replace(&format!("{:?}", dir.join("state")), &format!("{state:?}"));
+            own = own.replace("#queues = []", &format!("queues = [{}]", number + 1));
+            assert!(own.contains(&format!("{state:?}")) && own.contains("\nqueues = ["), "{name}");
+        }
+        fs::write(dir.join(format!("etc/{name}.toml")), own).unwrap();
     }
 }
 
