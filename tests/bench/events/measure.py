@@ -84,8 +84,9 @@ class Run:
         return total
 
     def measure(self, count, others):
-        events, samples, end = self.args.events, [], time.monotonic() + PATIENCE
+        events, end = self.args.events, time.monotonic() + PATIENCE
         watched = {"own": [process.pid for process in self.processes], **others}
+        samples = [(time.monotonic(), 0, {name: sum(map(cpu, pids)) for name, pids in watched.items()})]
         while True:
             done = count()
             used = {name: sum(map(cpu, pids)) for name, pids in watched.items()}
@@ -95,9 +96,8 @@ class Run:
             if time.monotonic() > end or any(process.poll() is not None for process in self.processes):
                 sys.exit(f"{self.role}: {done:.0f} of {events} events")
             time.sleep(0.02)
-        inner = [sample for sample in samples if events * 0.1 <= sample[1] <= events * 0.9]
-        inner = inner if len(inner) > 1 else samples
-        (start, first, before), (stop, last, after) = inner[0], inner[-1]
+        start, first, before = [sample for sample in samples if sample[1] <= events * 0.1][-1]
+        stop, last, after = [sample for sample in samples if sample[1] >= events * 0.9][0]
         figures = {"events_s": (last - first) / (stop - start)}
         for name in watched:
             figures[f"{name}_cpu_us"] = (after[name] - before[name]) * 1e6 / (last - first)
