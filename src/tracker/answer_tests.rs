@@ -136,6 +136,21 @@ async fn case_64_paths_are_the_sites_own() {
 }
 
 #[tokio::test]
+async fn cases_60_and_73_a_link_that_nobody_remembers_redirects_and_is_late() {
+    let tracker = Tracker::start(Settings::default()).await;
+    let key = tracker.ring.by_id(1).unwrap();
+    for (days, late) in [(1, false), (89, false), (91, true), (3_650, true)] {
+        let sent = MessageId::new(clock::now().minus(Duration::from_secs(days * 24 * 3_600)), 7);
+        let link = format!("/c/{}", sign(&click("https://shop.example/", sent), key));
+        assert_eq!(tracker.get(&link).await.header("location"), Some("https://shop.example/"), "{days}");
+        assert_eq!(tracker.take_event().data.late, Some(late), "{days}");
+        let forged = format!("{}{}", &link[..link.len() - 1], if link.ends_with('A') { 'B' } else { 'A' });
+        assert!(!tracker.get(&forged).await.is_redirect(), "{days}");
+    }
+    assert_eq!(tracker.events(), []);
+}
+
+#[tokio::test]
 async fn case_65_old_keys_verify_and_a_leaked_one_asks() {
     let now = clock::now();
     let (first, later) = (Keyring::new([7; 32], now), now.plus(Duration::from_millis(1)));

@@ -1,0 +1,129 @@
+"""The parts of the tracker's benchmark that are no load tool's: links, idle connections, the report."""
+
+import email
+import email.policy
+import json
+import os
+import platform
+import re
+import socket
+import statistics
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+RATIOS = {"clicks": "nginx-302", "pixels": "nginx-gif"}
+
+
+def answers(url):
+    """Whether somebody answers at all."""
+
+    class Stay(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_):
+            return None
+
+    try:
+        urllib.request.build_opener(Stay, urllib.request.ProxyHandler({})).open(url, timeout=2)
+    except urllib.error.HTTPError:
+        pass
+    except OSError:
+        return 1
+    return 0
+
+
+def message():
+    links = "".join(f'<p><a href="https://shop.example/spring?a={n}">link {n}</a></p>\r\n' for n in range(200))
+    sys.stdout.write(
+        "From: news@shop.example\r\nTo: anna@example.net\r\nSubject: spring\r\nMIME-Version: 1.0\r\n"
+        "Content-Type: text/html; charset=utf-8\r\n\r\n<html><body>\r\n" + links + "</body></html>\r\n"
+    )
+
+
+def links(clicks, pixels):
+    text = email.message_from_bytes(sys.stdin.buffer.read(), policy=email.policy.default).get_content()
+    for path, kind in ((clicks, "c"), (pixels, "o")):
+        urls = re.findall(rf"http://127\.0\.0\.1:\d+/{kind}/[\w-]+", text)
+        if not urls:
+            raise SystemExit(f"no {kind} link in the message")
+        Path(path).write_text("".join(url + "\n" for url in urls))
+
+
+def rate(path):
+    """Requests a second; an error where not all were answered well."""
+    text = Path(path).read_text()
+    found = re.search(r"finished in [\d.]+\w+, ([\d.]+) req/s", text)
+    codes = re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", text)
+    failed = re.search(r"(\d+) failed, (\d+) errored, (\d+) timeout", text)
+    if not found or not codes or any(int(number) for number in codes.groups()[2:] + (failed.groups() if failed else ())):
+        raise SystemExit(f"not all requests were answered well:\n{text}")
+    return float(found.group(1))
+
+
+def half(clients, *paths):
+    """The requests a second of each client at half of the median load."""
+    print(max(1, round(statistics.median(map(rate, paths)) / 2 / int(clients))))
+
+
+def memory(pid):
+    """Resident kilobytes of a process and its children."""
+    total, pids = 0, {int(pid)}
+    for entry in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":", 1) for line in entry.read_text().splitlines() if ":" in line)
+        except OSError:
+            continue
+        if int(fields["Pid"]) in pids or int(fields["PPid"]) in pids:
+            total += int(fields.get("VmRSS", "0 kB").split()[0])
+    return total
+
+
+def idle(count, address, pid):
+    """Memory before and with idle connections, each of which has had one answer."""
+    host, port = address.split(":")
+    before, held = memory(pid), []
+    for _ in range(int(count)):
+        connection = socket.create_connection((host, int(port)))
+        connection.sendall(b"GET /robots.txt HTTP/1.1\r\nHost: t\r\n\r\n")
+        connection.recv(4096)
+        held.append(connection)
+    time.sleep(0.5)
+    print(json.dumps({"connections": len(held), "before_kb": before, "with_kb": memory(pid)}))
+
+
+def percentile(path):
+    """The 99th percentile of the times of h2load's log, in milliseconds."""
+    times = sorted(int(line.split("\t")[2]) for line in Path(path).read_text().splitlines())
+    return times[min(len(times) - 1, len(times) * 99 // 100)] / 1000 if times else None
+
+
+def report(form, work, *subjects):
+    work = Path(work)
+    rates = {subject: statistics.median(map(rate, work.glob(f"{subject}.*.load"))) for subject in subjects}
+    result = {
+        "machine": {"processors": os.cpu_count(), "system": platform.platform(), "load": os.getloadavg()},
+        "subjects": {
+            subject: {
+                "requests_per_second": round(rates[subject]),
+                "ratio_to_nginx": round(rates[subject] / rates[RATIOS[subject.split("-")[0]]], 3)
+                if subject.split("-")[0] in RATIOS
+                else None,
+                "p99_ms_at_half_load": percentile(work / f"{subject}.times"),
+            }
+            for subject in subjects
+        },
+        "idle": {name: json.loads((work / f"{name}.idle").read_text()) for name in ("nginx", "mailtap")},
+    }
+    if form == "json":
+        print(json.dumps(result, indent=2))
+        return
+    print(f"{'subject':<16}{'requests/s':>12}{'of nginx':>10}{'p99 at half load':>20}")
+    for subject, row in result["subjects"].items():
+        ratio = f"{row['ratio_to_nginx']:.0%}" if row["ratio_to_nginx"] else "–"
+        print(f"{subject:<16}{row['requests_per_second']:>12,}{ratio:>10}{row['p99_ms_at_half_load']:>17.2f} ms")
+    for name, row in result["idle"].items():
+        print(f"{name}: {row['before_kb'] / 1024:.1f} MiB, with {row['connections']:,} idle connections {row['with_kb'] / 1024:.1f} MiB")
+
+
+if __name__ == "__main__":
+    sys.exit(globals()[sys.argv[1]](*sys.argv[2:]))
