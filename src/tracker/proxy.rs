@@ -5,7 +5,7 @@
 //! - Gives: the header with its length; nothing yet, when more bytes are needed.
 //! - On failure: `ProxyError`; version 1 and everything else is none.
 //! - Limits: 536 bytes after the fixed 16, as the specification has it; what stands behind the addresses is skipped.
-//! - See: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, section 2.2.
+//! - See: <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>, section 2.2.
 #![warn(clippy::indexing_slicing)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
