@@ -5,7 +5,7 @@
 //! - Gives: that the queue is its own, and whether it was another's until now.
 //! - On failure: `AmqpError::Owned`; `Consumed` where the other one still works. Nothing was consumed.
 //! - Limits: one small message in a queue of its own beside each work queue.
-//! - See: `docs/decisions/0008-one-memory-a-queue.md`.
+//! - See: `docs/decisions/0010-one-memory-a-queue.md`.
 
 use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
