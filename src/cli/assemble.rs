@@ -15,11 +15,14 @@ use super::exit::{Exit, Failure, OrExit, Result};
 use super::own_hosts::own_hosts;
 use crate::config::units::Listen;
 use crate::config::{self, AmqpConfig, Config, PropertyConfig, TapSource};
+use crate::consent::file::WithdrawnFile;
+use crate::consent::{Consents, Strictest};
 use crate::delivery::Classifier;
 use crate::filter::campaign::CampaignRule;
 use crate::filter::decide::Policy;
 use crate::filter::rules::Rule;
 use crate::identity::PseudonymKey;
+use crate::keys::ring::Use;
 use crate::keys::token::{self, Standing, Token};
 use crate::keys::{self, Keys};
 use crate::queue::amqp::{self, Owner};
@@ -106,6 +109,21 @@ pub(super) fn served(config: &Config) -> Result<Option<Served>> {
 /// Opens the keyring.
 pub(super) fn keyring(config: &Config) -> Result<Keys> {
     Keys::open(&config.keyring).or_exit(Exit::Config)
+}
+
+/// Opens the keyring of hand-offs, where there are some.
+pub(super) fn handoff(config: &Config) -> Result<Option<Keys>> {
+    let open = |path: &PathBuf| Keys::open_for(path, Use::Handoff).or_exit(Exit::Config);
+    config.handoff_keys.as_ref().map(open).transpose()
+}
+
+/// What recipients agreed to: the site's answer and the list of those who withdrew; and that list.
+pub(super) fn consents(config: &Config) -> Result<(Strictest, Option<WithdrawnFile>)> {
+    let open = |path: &PathBuf| WithdrawnFile::open(path).or_exit(Exit::Config);
+    let withdrawn = config.withdrawn_file.as_ref().map(open).transpose()?;
+    let mut sources: Vec<Arc<dyn Consents>> = vec![Arc::new(config.consent)];
+    sources.extend(withdrawn.iter().map(|file| Arc::new(file.clone()) as Arc<dyn Consents>));
+    Ok((Strictest(sources), withdrawn))
 }
 
 /// Reads the pseudonym key.

@@ -11,7 +11,7 @@ use url::Url;
 use crate::config::{Config, PropertyConfig, TrackingHost};
 use crate::filter::campaign::matches_domain;
 use crate::filter::hosts::{self, CLICK_SEGMENT, OPEN_SEGMENT};
-use crate::tracker::{Limits, Rates, Settings, Site, TlsFiles};
+use crate::tracker::{HandoffTerms, Limits, Rates, Settings, Site, TlsFiles};
 
 /// The tracker's settings; `inherit` where a socket of systemd's can only be its own.
 pub(super) fn settings(config: &Config, inherit: bool) -> Settings {
@@ -24,6 +24,7 @@ pub(super) fn settings(config: &Config, inherit: bool) -> Settings {
         site: sites.next().unwrap_or_default(),
         hosts: sites.collect(),
         rules_file: tracker.rules_file.clone(),
+        terms: tracker.terms,
         answer_wait: tracker.answer_wait,
         limits: Limits {
             head_bytes: tracker.max_head_bytes,
@@ -58,12 +59,22 @@ fn site(config: &Config, host: &TrackingHost) -> Site {
         utm: host.utm.clone(),
         utm_hosts: host.utm_hosts.clone(),
         ga_streams: streams,
+        click_implies_open: config.tracker.click_implies_open,
+        // Both are for https only, and the cookie would be refused otherwise.
+        cookie: host.url.starts_with("https://").then(|| config.tracker.cookie.clone()),
+        handoff: handoff(config, host),
         operator: host.operator.clone(),
         privacy_url: host.privacy_url.clone(),
         languages: host.languages.clone(),
         well_known: host.well_known_dir.clone(),
         tls: host.tls.clone().map(|(certificate, key)| TlsFiles { certificate, key }),
     }
+}
+
+fn handoff(config: &Config, host: &TrackingHost) -> Option<HandoffTerms> {
+    let (hosts, parameter, lifetime) = config.tracker.handoff.clone();
+    let issuer = host.url.trim_end_matches('/').to_owned();
+    (!hosts.is_empty()).then_some(HandoffTerms { hosts, parameter, issuer, lifetime })
 }
 
 /// The sender domain that clicks at a host are counted for: any of the host's, as all have the same GA4 property.

@@ -18,7 +18,7 @@ use super::print;
 use super::terminal::{BAD, CARE, DIM, GOOD, paint, table};
 use crate::config::{Config, units};
 use crate::identity::Timestamp;
-use crate::keys::ring::{Key, KeyId, Keyring, RingError, State};
+use crate::keys::ring::{Key, KeyId, Keyring, RingError, State, Use};
 use crate::keys::{self, KeyFileError, Keys};
 use crate::service::clock;
 
@@ -31,13 +31,17 @@ Examples:
   mailtap keys rotate --site shop          a key for the tracking host with `site` shop only
   mailtap keys retire 1                    links signed by key 1 go on working
   mailtap keys revoke 1                    key 1 leaked: its links ask before they redirect
-  mailtap keys remove 1                    links signed by key 1 stop working")]
+  mailtap keys remove 1                    links signed by key 1 stop working
+  mailtap keys --use handoff rotate        the keys of hand-offs to websites, on trackers only")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
     /// The keyring file, instead of the one that the configuration names.
     #[arg(long, global = true, value_name = "FILE")]
     keyring: Option<PathBuf>,
+    /// What the keys are for: tokens (`keys.keyring`), or hand-offs to websites (`keys.handoff`).
+    #[arg(long = "use", global = true, value_enum, default_value = "tokens")]
+    use_: What,
     /// As JSON, for scripts.
     #[arg(long, global = true)]
     json: bool,
@@ -75,16 +79,38 @@ enum Command {
     },
 }
 
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum What {
+    Tokens,
+    Handoff,
+}
+
+impl From<What> for Use {
+    fn from(what: What) -> Self {
+        match what {
+            What::Tokens => Self::Tokens,
+            What::Handoff => Self::Handoff,
+        }
+    }
+}
+
 impl Args {
     pub(super) fn run(self, config: &Path) -> Result {
         let path = match &self.keyring {
             Some(path) => path.clone(),
-            None => Config::keyring_path(config).or_exit(Exit::Config)?,
+            None => match self.use_ {
+                What::Tokens => Config::keyring_path(config).or_exit(Exit::Config)?,
+                What::Handoff => Config::handoff_path(config).or_exit(Exit::Config)?,
+            },
         };
+        if !matches!(self.command, Command::Init) {
+            // Before anything changes: a ring of the other use is somebody's mistake.
+            Keys::open_for(&path, self.use_.into()).map_err(failure)?;
+        }
         let now = clock::now();
         let (action, id) = match &self.command {
             Command::Init => {
-                keys::create_ring(&path).map_err(failure)?;
+                keys::create_ring_for(&path, self.use_.into()).map_err(failure)?;
                 ("init", 1)
             }
             Command::List => return self.list(&path, now),
@@ -101,7 +127,7 @@ impl Args {
         audit(&path, action, id, now);
         // A key made just now signs from just now on.
         let now = clock::now();
-        let ring = Keys::open(&path).map_err(failure)?.current();
+        let ring = Keys::open_for(&path, self.use_.into()).map_err(failure)?.current();
         let key = ring.by_id(id);
         if self.json {
             let key = key.map(|key| entry(&ring, key, now));
@@ -115,7 +141,7 @@ impl Args {
     }
 
     fn list(&self, path: &Path, now: Timestamp) -> Result {
-        let ring = Keys::open(path).map_err(failure)?.current();
+        let ring = Keys::open_for(path, self.use_.into()).map_err(failure)?.current();
         if self.json {
             let keys: Vec<_> = ring.keys().iter().map(|key| entry(&ring, key, now)).collect();
             return print(json!({ "keyring": path, "keys": keys }).to_string() + "\n");

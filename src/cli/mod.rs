@@ -14,6 +14,7 @@ mod bounce;
 mod classes;
 mod collector;
 mod config;
+mod consent;
 mod dead;
 mod dead_broker;
 mod diff;
@@ -100,6 +101,8 @@ enum Command {
     Rewrite(rewrite::Args),
     /// Make, list and change keys
     Keys(keys::Args),
+    /// Keep the list of recipients who withdrew their consent
+    Consent(consent::Args),
     /// Look into tokens
     Token(token::Args),
     /// Print the pseudonym of an address
@@ -167,6 +170,7 @@ impl Cli {
             Command::Forward(_) => roles::run(&load()?, roles::Which::Forward),
             Command::Rewrite(args) => args.run(load),
             Command::Keys(args) => args.run(&self.config),
+            Command::Consent(args) => args.run(&self.config),
             Command::Token(args) => args.run(&load()?),
             Command::Pseudonym(args) => args.run(&load()?),
             Command::Events(args) => args.run(&load()?),

@@ -68,12 +68,13 @@ impl Args {
         let policy = assemble::policy(config).or_exit(Exit::Config)?;
         let ring = Keys::open(&config.keyring).or_exit(Exit::Config)?.current();
         let pseudonyms = keys::load_pseudonym_key(&config.pseudonym_key).or_exit(Exit::Config)?;
+        let (consents, _) = assemble::consents(config)?;
         let input = read_input()?;
         let means = Means {
             policy: &policy,
             ring: &ring,
             pseudonyms: &pseudonyms,
-            consents: &config.consent,
+            consents: &consents,
             now: clock::now(),
             random: rand::random(),
         };

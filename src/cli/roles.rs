@@ -11,8 +11,11 @@ use std::time::Duration;
 use super::exit::{Exit, Failure, OrExit, Result};
 use super::{assemble, assemble_tracker};
 use crate::config::Config;
+use crate::consent::file::WithdrawnFile;
+use crate::consent::{Consents, Strictest};
 use crate::keys::Keys;
 use crate::queue::spool::Spool;
+use crate::queue::{Publisher, deliveries};
 use crate::service::process::{self, Plan, ProcessError, Role};
 use crate::{filter, forward, relay, tap, telemetry, tracker};
 
@@ -57,14 +60,13 @@ pub(super) fn run(config: &Config, which: Which) -> Result {
     // Fails only when a provider is installed already, which then serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let metrics = telemetry::start_metrics().or_exit(Exit::Software)?;
-    let (roles, keys) = roles(config, which)?;
+    let (roles, mut files) = roles(config, which)?;
     if roles.is_empty() {
         return Err(Failure::new(
             Exit::Config,
             "no role is enabled; set enabled = true in one of the roles' tables",
         ));
     }
-    let mut trouble = None;
     let plan = Plan {
         admin: config.admin_address(which.name()),
         metrics,
@@ -72,8 +74,8 @@ pub(super) fn run(config: &Config, which: Which) -> Result {
         drain: config.milter.drain.max(config.tracker.drain).max(Duration::from_secs(5))
             + Duration::from_secs(5),
         refresh: Box::new(move |asked| {
-            if let Some(keys) = &keys {
-                refresh(keys, asked, &mut trouble);
+            for file in &mut files {
+                file.refresh(asked);
             }
         }),
     };
@@ -91,7 +93,7 @@ const fn exit_of(error: &ProcessError) -> Exit {
     }
 }
 
-fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Option<Keys>)> {
+fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Vec<Watched>)> {
     let raw = &config.raw;
     let milter = which.includes(Which::Milter, raw.milter.enabled);
     let tap = which.includes(Which::Tap, raw.tap.enabled);
@@ -106,19 +108,41 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Option<Keys>)> {
     let keys = (milter || tap || tracker).then(|| assemble::keyring(config)).transpose()?;
     let needs_spool = milter || tap || tracker || forward;
     let spool = needs_spool.then(|| assemble::spool(config)).transpose()?;
+    let (consents, withdrawn) =
+        if milter || tracker { assemble::consents(config)? } else { (Strictest(Vec::new()), None) };
+    let consents: Arc<dyn Consents> = Arc::new(consents);
+    let handoff = if tracker { assemble::handoff(config)? } else { None };
+    let mut files: Vec<Watched> = keys.iter().map(|keys| Watched::keys("keyring", keys)).collect();
+    files.extend(handoff.iter().map(|keys| Watched::keys("keyring of hand-offs", keys)));
+    files.extend(withdrawn.map(Watched::withdrawn));
     let mut roles = Vec::new();
     if let (Some(keys), Some(spool)) = (&keys, &spool) {
+        let mut deliveries = None;
+        if tap {
+            let mut publisher: Publisher = Arc::new(spool.clone());
+            if tracker {
+                let (telling, news) = deliveries::telling(publisher);
+                (publisher, deliveries) = (telling, Some(news));
+            }
+            roles.push(tap_role(config, keys, publisher)?);
+        }
         if tracker {
             for warning in assemble_tracker::warnings(config) {
                 tracing::warn!("{warning}");
             }
-            roles.push(tracker_role(config, which, keys, spool));
-        }
-        if tap {
-            roles.push(tap_role(config, keys, spool)?);
+            let settings = assemble_tracker::settings(config, which == Which::Tracker);
+            let deps = tracker::Deps {
+                keys: keys.clone(),
+                publisher: Arc::new(spool.clone()),
+                handoff,
+                deliveries,
+                consents: Arc::clone(&consents),
+                host: config.host.clone(),
+            };
+            roles.insert(0, Role::new("tracker", move |life| tracker::run(settings, deps, life)));
         }
         if milter {
-            roles.push(milter_role(config, keys, spool)?);
+            roles.push(milter_role(config, keys, spool, consents)?);
         }
     }
     if let (Some(spool), true) = (&spool, forward) {
@@ -129,15 +153,15 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Option<Keys>)> {
     if relay {
         roles.push(relay_role(config, spool, takes_over)?);
     }
-    Ok((roles, keys))
+    Ok((roles, files))
 }
 
-fn milter_role(config: &Config, keys: &Keys, spool: &Spool) -> Result<Role> {
+fn milter_role(config: &Config, keys: &Keys, spool: &Spool, consents: Arc<dyn Consents>) -> Result<Role> {
     let settings = assemble::milter(config)?;
     let deps = filter::Deps {
         keys: keys.clone(),
         pseudonyms: assemble::pseudonyms(config)?,
-        consents: Arc::new(config.consent),
+        consents,
         publisher: Arc::new(spool.clone()),
         served: assemble::served(config)?,
         host: config.host.clone(),
@@ -145,27 +169,16 @@ fn milter_role(config: &Config, keys: &Keys, spool: &Spool) -> Result<Role> {
     Ok(Role::new("milter", move |life| filter::run(settings, deps, life)))
 }
 
-fn tap_role(config: &Config, keys: &Keys, spool: &Spool) -> Result<Role> {
+fn tap_role(config: &Config, keys: &Keys, publisher: Publisher) -> Result<Role> {
     let settings = assemble::tap(config);
     let deps = tap::Deps {
         pseudonyms: assemble::pseudonyms(config)?,
         verify_ref: assemble::verify_ref(keys.clone()),
-        publisher: Arc::new(spool.clone()),
+        publisher,
         host: config.host.clone(),
     };
     let finite = matches!(settings.source, tap::Source::Stdin);
     Ok(Role { finite, ..Role::new("tap", move |life| tap::run(settings, deps, life)) })
-}
-
-fn tracker_role(config: &Config, which: Which, keys: &Keys, spool: &Spool) -> Role {
-    let settings = assemble_tracker::settings(config, which == Which::Tracker);
-    let deps = tracker::Deps {
-        keys: keys.clone(),
-        publisher: Arc::new(spool.clone()),
-        consents: Arc::new(config.consent),
-        host: config.host.clone(),
-    };
-    Role::new("tracker", move |life| tracker::run(settings, deps, life))
 }
 
 fn relay_role(config: &Config, spool: Option<Spool>, takes_over: bool) -> Result<Role> {
@@ -187,24 +200,44 @@ fn relay_role(config: &Config, spool: Option<Spool>, takes_over: bool) -> Result
     }))
 }
 
-/// Brings in a changed keyring; the old one stays where the new one can't be read, which is said once for each trouble.
-fn refresh(keys: &Keys, asked: bool, trouble: &mut Option<String>) {
-    match keys.refresh() {
-        Ok(changed) => {
-            if changed {
-                tracing::info!(keys = keys.current().keys().len(), "keyring read again");
-            } else if asked {
-                tracing::info!("keyring unchanged");
+/// A file that is read again when it changed.
+struct Watched {
+    name: &'static str,
+    refresh: Box<dyn Fn() -> std::result::Result<bool, String> + Send>,
+    trouble: Option<String>,
+}
+
+impl Watched {
+    fn keys(name: &'static str, keys: &Keys) -> Self {
+        let keys = keys.clone();
+        let refresh = Box::new(move || keys.refresh().map_err(|error| error.to_string()));
+        Self { name, refresh, trouble: None }
+    }
+
+    fn withdrawn(file: WithdrawnFile) -> Self {
+        let refresh = Box::new(move || file.refresh().map_err(|error| error.to_string()));
+        Self { name: "list of withdrawn consents", refresh, trouble: None }
+    }
+
+    /// Brings in what changed; the old one stays where the new one can't be read, which is said once for each trouble.
+    fn refresh(&mut self, asked: bool) {
+        let file = self.name;
+        match (self.refresh)() {
+            Ok(changed) => {
+                if changed {
+                    tracing::info!(file, "read again");
+                } else if asked {
+                    tracing::info!(file, "unchanged");
+                }
+                self.trouble = None;
             }
-            *trouble = None;
-        }
-        Err(error) => {
-            let text = error.to_string();
-            if asked || trouble.as_ref() != Some(&text) {
-                tracing::error!(%error, "keyring changes nothing: the one in use stays");
-                metrics::counter!("mailtap_keyring_failures_total").increment(1);
+            Err(error) => {
+                if asked || self.trouble.as_ref() != Some(&error) {
+                    tracing::error!(file, %error, "can't be read again: the one in use stays");
+                    metrics::counter!("mailtap_keyring_failures_total", "file" => file).increment(1);
+                }
+                self.trouble = Some(error);
             }
-            *trouble = Some(text);
         }
     }
 }

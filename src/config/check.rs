@@ -21,7 +21,7 @@ use super::parse::Problem;
 use super::raw::{Ga4, Raw};
 use super::units::{self, Listen};
 use super::{CampaignSource, Config, MilterConfig, PropertyConfig, RelayConfig, SplitConfig, TapSource};
-use crate::consent::{Consent, Fixed};
+use crate::consent::{Consent, Fixed, SiteConsent};
 use crate::delivery::{Providers, Replies};
 use crate::rewrite::{DEFAULT_LOGIN_PATTERNS, LinkPatterns, PixelAt};
 use crate::service::files;
@@ -172,6 +172,8 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
         split: split(&mut at, &raw),
         campaigns: campaigns(&mut at, &raw),
         consent: consent(&mut at, &raw),
+        withdrawn_file: withdrawn_file(&mut at, &raw),
+        handoff_keys: handoff_keys(&mut at, &raw),
         milter: milter(&mut at, &raw),
         tap_source: tap_source(&mut at, &raw),
         time_zone: time_zone(&mut at, &raw.tap.time_zone),
@@ -279,13 +281,40 @@ fn campaigns(at: &mut Checker<'_>, raw: &Raw) -> Vec<CampaignSource> {
     campaigns
 }
 
-fn consent(at: &mut Checker<'_>, raw: &Raw) -> Fixed {
+fn consent(at: &mut Checker<'_>, raw: &Raw) -> SiteConsent {
     let words = [("granted", Some(Consent::Granted)), ("denied", Some(Consent::Denied))];
     let mut of = |key, text| at.one_of(key, text, &words).unwrap_or(Consent::Denied);
-    Fixed {
+    let fixed = Fixed {
         clicks: of("consent.clicks", &raw.consent.clicks),
         opens: of("consent.opens", &raw.consent.opens),
+    };
+    SiteConsent { fixed, identity: of("consent.identity", &raw.consent.identity) }
+}
+
+fn withdrawn_file(at: &mut Checker<'_>, raw: &Raw) -> Option<PathBuf> {
+    let file = &raw.consent.withdrawn_file;
+    let path = (!file.is_empty()).then(|| at.path(file))?;
+    if !path.exists() {
+        at.note(
+            "consent.withdrawn_file",
+            format!("{}: is not there; `mailtap consent init` makes it", path.display()),
+        );
     }
+    Some(path)
+}
+
+fn handoff_keys(at: &mut Checker<'_>, raw: &Raw) -> Option<PathBuf> {
+    if raw.tracker.handoff_hosts.is_empty() {
+        return None;
+    }
+    let path = at.path(&raw.keys.handoff);
+    if raw.tracker.enabled && !path.exists() {
+        at.note(
+            "keys.handoff",
+            format!("{}: is not there; `mailtap keys --use handoff init` makes it", path.display()),
+        );
+    }
+    Some(path)
 }
 
 fn link_patterns(at: &mut Checker<'_>, raw: &Raw) -> LinkPatterns {

@@ -23,7 +23,7 @@ pub use parse::Problem;
 use raw::{Raw, TrackingRule};
 use units::Listen;
 
-use crate::consent::Fixed;
+use crate::consent::SiteConsent;
 use crate::delivery::{Classifier, Providers, Replies};
 use crate::identity::CampaignId;
 use crate::relay::map::Mapping;
@@ -79,7 +79,11 @@ pub struct Config {
     /// Campaigns by sender.
     pub campaigns: Vec<CampaignSource>,
     /// The site's answer on consent.
-    pub consent: Fixed,
+    pub consent: SiteConsent,
+    /// The list of those who withdrew theirs.
+    pub withdrawn_file: Option<PathBuf>,
+    /// The keyring of hand-offs, where there are some.
+    pub handoff_keys: Option<PathBuf>,
     /// `[milter]`
     pub milter: MilterConfig,
     /// Where the log comes from.
@@ -309,12 +313,25 @@ impl Config {
     /// # Errors
     /// `ConfigError` when the file can't be read or is no TOML.
     pub fn keyring_path(path: &Path) -> Result<PathBuf, ConfigError> {
-        let text = read(path)?;
-        let (raw, problems) = parse::parse(&text);
-        match problems.into_iter().find(|problem| problem.key.is_empty()) {
-            Some(problem) => Err(ConfigError { path: path.to_owned(), problems: vec![problem] }),
-            None => Ok(directory_of(path).join(raw.keys.keyring)),
-        }
+        Ok(directory_of(path).join(raw_of(path)?.keys.keyring))
+    }
+
+    /// As `keyring_path`, for the keyring of hand-offs.
+    ///
+    /// # Errors
+    /// As `keyring_path`.
+    pub fn handoff_path(path: &Path) -> Result<PathBuf, ConfigError> {
+        Ok(directory_of(path).join(raw_of(path)?.keys.handoff))
+    }
+
+    /// As `keyring_path`: the list of those who withdrew, if there is to be one, and the pseudonym key.
+    ///
+    /// # Errors
+    /// As `keyring_path`.
+    pub fn consent_paths(path: &Path) -> Result<(Option<PathBuf>, PathBuf), ConfigError> {
+        let (raw, directory) = (raw_of(path)?, directory_of(path));
+        let file = Some(raw.consent.withdrawn_file).filter(|file| !file.is_empty());
+        Ok((file.map(|file| directory.join(file)), directory.join(raw.keys.pseudonym_key)))
     }
 
     /// The admin address of a role, or of `run`.
@@ -336,6 +353,15 @@ impl Config {
             }
         }
         raw
+    }
+}
+
+/// The file as it is, whatever is wrong with its values.
+fn raw_of(path: &Path) -> Result<Raw, ConfigError> {
+    let (raw, problems) = parse::parse(&read(path)?);
+    match problems.into_iter().find(|problem| problem.key.is_empty()) {
+        Some(problem) => Err(ConfigError { path: path.to_owned(), problems: vec![problem] }),
+        None => Ok(raw),
     }
 }
 

@@ -113,6 +113,8 @@ table! {
         keyring: String = text("keyring.json"),
         /// The pseudonym key.
         pseudonym_key: String = text("pseudonym.key"),
+        /// The keyring of hand-offs.
+        handoff: String = text("handoff.json"),
     }
 }
 
@@ -227,6 +229,10 @@ table! {
         clicks: String = text("granted"),
         /// granted or denied.
         opens: String = text("granted"),
+        /// granted or denied: the visitor's cookie, and hand-offs.
+        identity: String = text("denied"),
+        /// Recipients who withdrew; empty: no such list.
+        withdrawn_file: String = text(""),
     }
 }
 
@@ -471,6 +477,8 @@ table! {
         upgrade: String = text("upgrade"),
         /// See `docs/ga4.md`.
         implied: String = text("implied"),
+        /// See `docs/ga4.md`.
+        unique: String = text("unique"),
         /// See `docs/ga4.md`.
         late: String = text("late"),
         /// See `docs/ga4.md`.

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use rand::TryRng;
 
-use super::ring::{Key, Keyring, RingError};
+use super::ring::{Key, Keyring, RingError, Use};
 use crate::identity::PseudonymKey;
 use crate::service::{clock, files};
 
@@ -73,6 +73,7 @@ pub struct Keys(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
+    use_: Use,
     ring: ArcSwap<Keyring>,
     seen: Mutex<Option<Stamp>>,
 }
@@ -91,10 +92,19 @@ impl Keys {
     /// # Errors
     /// `Io`, `OpenToOthers`, `Ring`.
     pub fn open(path: &Path) -> Result<Self, KeyFileError> {
+        Self::open_for(path, Use::Tokens)
+    }
+
+    /// Opens a keyring of another use.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn open_for(path: &Path, use_: Use) -> Result<Self, KeyFileError> {
         let stamp = stamp(path);
-        let ring = load_ring(path)?;
+        let ring = load_ring_for(path, use_)?;
         Ok(Self(Arc::new(Shared {
             path: path.to_owned(),
+            use_,
             ring: ArcSwap::from_pointee(ring),
             seen: Mutex::new(stamp),
         })))
@@ -105,6 +115,7 @@ impl Keys {
     pub fn fixed(ring: Keyring) -> Self {
         Self(Arc::new(Shared {
             path: PathBuf::new(),
+            use_: Use::Tokens,
             ring: ArcSwap::from_pointee(ring),
             seen: Mutex::new(None),
         }))
@@ -126,7 +137,7 @@ impl Keys {
         if now.is_some() && now == *seen {
             return Ok(false);
         }
-        self.0.ring.store(Arc::new(load_ring(&self.0.path)?));
+        self.0.ring.store(Arc::new(load_ring_for(&self.0.path, self.0.use_)?));
         *seen = now;
         Ok(true)
     }
@@ -151,12 +162,25 @@ fn load_ring(path: &Path) -> Result<Keyring, KeyFileError> {
     Keyring::from_json(&bytes).map_err(|error| KeyFileError::Ring { path: path.to_owned(), error })
 }
 
+fn load_ring_for(path: &Path, use_: Use) -> Result<Keyring, KeyFileError> {
+    let error = |error| KeyFileError::Ring { path: path.to_owned(), error };
+    load_ring(path)?.only_for(use_).map_err(error)
+}
+
 /// Makes a keyring with one active key.
 ///
 /// # Errors
 /// `Exists`, `Io`, `Random`.
 pub fn create_ring(path: &Path) -> Result<Keyring, KeyFileError> {
-    let ring = Keyring::new(fresh_secret()?, clock::now());
+    create_ring_for(path, Use::Tokens)
+}
+
+/// As `create_ring`, for another use.
+///
+/// # Errors
+/// `Exists`, `Io`, `Random`.
+pub fn create_ring_for(path: &Path, use_: Use) -> Result<Keyring, KeyFileError> {
+    let ring = Keyring::new_for(use_, fresh_secret()?, clock::now());
     refuse_existing(path)?;
     save(path, ring.to_json().expose().as_bytes())?;
     Ok(ring)

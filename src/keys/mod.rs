@@ -7,7 +7,11 @@
 //! - See: `docs/token-format.md`, `docs/keys.md`.
 
 mod file;
+pub mod jwt;
 pub mod ring;
 pub mod token;
+pub mod visitor;
 
-pub use file::{KeyFileError, Keys, create_pseudonym_key, create_ring, load_pseudonym_key, update_ring};
+pub use file::{
+    KeyFileError, Keys, create_pseudonym_key, create_ring, create_ring_for, load_pseudonym_key, update_ring,
+};

@@ -111,6 +111,10 @@ impl Key {
         self.activates <= now && self.retired.is_none() && self.revoked.is_none()
     }
 
+    pub(super) const fn secret(&self) -> &[u8; Self::BYTES] {
+        self.secret.expose()
+    }
+
     pub(super) fn mac(&self) -> Hmac<Sha256> {
         self.mac.0.clone()
     }
@@ -123,9 +127,36 @@ pub fn is_site(text: &str) -> bool {
     (1..=MAX_SITE_BYTES).contains(&text.len()) && text.bytes().all(good)
 }
 
+/// What the keys of a ring sign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Use {
+    /// Tokens in links, pixels, headers and cookies, by HMAC: every host has the secrets.
+    #[default]
+    Tokens,
+    /// Hand-offs to websites, by Ed25519: only trackers have the secrets.
+    Handoff,
+}
+
+impl Use {
+    /// The word in files and on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tokens => "tokens",
+            Self::Handoff => "handoff",
+        }
+    }
+
+    fn is_tokens(&self) -> bool {
+        *self == Self::Tokens
+    }
+}
+
 /// All keys of a site, oldest first.
 #[derive(Debug, Clone)]
 pub struct Keyring {
+    use_: Use,
     keys: Vec<Key>,
     next_id: u32,
 }
@@ -150,6 +181,14 @@ pub enum RingError {
     /// Two keys with one id, or an id that was not given out.
     #[error("key {0}: its id is used twice or was never given out")]
     Id(KeyId),
+    /// A ring of another use.
+    #[error("its keys are for {}, not for {}", .found.as_str(), .wanted.as_str())]
+    Use {
+        /// What they are for.
+        found: Use,
+        /// What they should be for.
+        wanted: Use,
+    },
     /// A name of a tracking host that can't be one.
     #[error("`{0}` is no name for a site: 1 to 40 letters, digits, - or _")]
     Site(String),
@@ -176,7 +215,21 @@ impl Keyring {
     /// A keyring with one key, active from now on.
     #[must_use]
     pub fn new(secret: [u8; Key::BYTES], now: Timestamp) -> Self {
-        Self { keys: vec![Key::new(1, secret, now, now)], next_id: 2 }
+        Self::new_for(Use::Tokens, secret, now)
+    }
+
+    /// As `new`, for another use.
+    #[must_use]
+    pub fn new_for(use_: Use, secret: [u8; Key::BYTES], now: Timestamp) -> Self {
+        Self { use_, keys: vec![Key::new(1, secret, now, now)], next_id: 2 }
+    }
+
+    /// The keyring, if it is for this use.
+    ///
+    /// # Errors
+    /// `RingError::Use`.
+    pub fn only_for(self, wanted: Use) -> Result<Self, RingError> {
+        if self.use_ == wanted { Ok(self) } else { Err(RingError::Use { found: self.use_, wanted }) }
     }
 
     /// The keys, oldest first.
@@ -311,6 +364,8 @@ impl Keyring {
 #[serde(deny_unknown_fields)]
 struct RingFile {
     version: u32,
+    #[serde(default, rename = "use", skip_serializing_if = "Use::is_tokens")]
+    use_: Use,
     next_id: u32,
     keys: Vec<KeyEntry>,
 }
@@ -368,7 +423,7 @@ impl Keyring {
             (key.retired, key.revoked, key.site) = (entry.retired, entry.revoked, entry.site.clone());
             keys.push(key);
         }
-        Ok(Self { keys, next_id: file.next_id })
+        Ok(Self { use_: file.use_, keys, next_id: file.next_id })
     }
 
     /// The text for the keyring file. It holds the secrets.
@@ -387,7 +442,7 @@ impl Keyring {
                 secret: data_encoding::BASE64URL_NOPAD.encode(key.secret.expose()),
             })
             .collect();
-        let file = RingFile { version: VERSION, next_id: self.next_id, keys };
+        let file = RingFile { version: VERSION, use_: self.use_, next_id: self.next_id, keys };
         // Numbers and strings only: serialising them to memory cannot fail.
         Secret::new(serde_json::to_string_pretty(&file).unwrap_or_default() + "\n")
     }
@@ -467,6 +522,16 @@ mod tests {
         assert_eq!(back.to_json().expose(), json.expose());
         let shown = format!("{ring:?} {json:?} {json}");
         assert!(!shown.contains("[1, 1") && !shown.contains("AQEB"), "{shown}");
+    }
+
+    #[test]
+    fn a_ring_is_for_one_use() {
+        let ring = Keyring::new_for(Use::Handoff, [1; 32], at(100));
+        let again = Keyring::from_json(ring.to_json().expose().as_bytes()).unwrap();
+        assert!(again.clone().only_for(Use::Handoff).is_ok());
+        let error = again.only_for(Use::Tokens).unwrap_err();
+        assert_eq!(error.to_string(), "its keys are for handoff, not for tokens");
+        assert!(Keyring::new(Default::default(), at(1)).only_for(Use::Tokens).is_ok());
     }
 
     #[test]

@@ -145,3 +145,13 @@ impl WaitedTooLong {
         metrics::counter!("mailtap_spool_expired_total", "fate" => fate).increment(events as u64);
     }
 }
+
+/// Nobody took the news of a delivery in time.
+#[derive(Debug)]
+pub(super) struct DeliveryMissed;
+
+impl DeliveryMissed {
+    pub(super) fn emit(&self) {
+        metrics::counter!("mailtap_queue_deliveries_missed_total").increment(1);
+    }
+}

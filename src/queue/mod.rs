@@ -9,6 +9,7 @@
 pub mod amqp;
 pub mod backoff;
 pub mod dedupe;
+pub mod deliveries;
 pub mod source;
 pub mod spool;
 

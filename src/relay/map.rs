@@ -53,6 +53,7 @@ pub const PARAMS: [&str; 21] = [
     "agent",
     "upgrade",
     "implied",
+    "unique",
     "late",
     "session_id",
     "engagement_time_msec",
@@ -234,6 +235,7 @@ impl Mapping {
         put("agent", text(&data.agent));
         put("upgrade", yes(data.upgrade));
         put("implied", yes(data.implied));
+        put("unique", data.unique.map(|unique| json!(if unique { "yes" } else { "no" })));
         put("late", yes(data.late));
         // A session is one of its own client; with another it would be a new one.
         put("session_id", visitor(event).and_then(|_| text(&data.ga_session_id)));
@@ -395,7 +397,7 @@ mod tests {
         (data.provider, data.attempt, data.delay_ms) = (Some("gmail".into()), Some(1), Some(1));
         (data.machine, data.machine_rule, data.late) = (Some(Machine::No), Some("r".into()), Some(true));
         (data.network, data.agent) = (Some("other".into()), Some("firefox".into()));
-        (data.upgrade, data.implied) = (Some(true), Some(true));
+        (data.upgrade, data.implied, data.unique) = (Some(true), Some(true), Some(false));
         (data.ga_client_id, data.ga_session_id) = (Some("1.2".into()), Some("3".into()));
         event.kind = Kind::Clicked;
         event.data.reason = Some("the mailbox is full".into());

@@ -83,6 +83,37 @@ impl Unconfirmed {
     }
 }
 
+/// Events that were held say something else now, or it was too late for that.
+pub(super) struct Amended<'a> {
+    pub(super) amended: usize,
+    pub(super) late: usize,
+    pub(super) error: Option<&'a PublishError>,
+}
+
+impl Amended<'_> {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tracker_amended_total").increment(self.amended as u64);
+        counter!("mailtap_tracker_amended_late_total").increment(self.late as u64);
+        if let Some(error) = self.error {
+            tracing::warn!(%error, events = self.late, "events can't be amended: they go out as they were");
+        }
+    }
+}
+
+/// What was seen had to be forgotten before its time.
+pub(super) struct Forgotten {
+    pub(super) count: u64,
+}
+
+impl Forgotten {
+    pub(super) fn emit(&self) {
+        if self.count > 0 {
+            counter!("mailtap_tracker_watch_forgotten_total").increment(self.count);
+            tracing::debug!(count = self.count, "hits forgotten early");
+        }
+    }
+}
+
 /// Events could not be stored now; they are tried again.
 pub(super) struct PublishFailed<'a> {
     pub(super) error: &'a PublishError,

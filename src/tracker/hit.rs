@@ -7,22 +7,27 @@
 //! - See: `docs/tracker.md`.
 
 use std::hash::RandomState;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::Answer;
+use super::handoff::{self, Comer};
+use super::held::FirstKey;
+use super::ledger::{self, Track};
 use super::machine::{self, Evidence};
-use super::pages::Pages;
+use super::pages::{Pages, etag};
 use super::request::Request;
 use super::route::Route;
 use super::rules::{Rules, Scope};
 use super::settings::Site;
 use super::target::Target;
 use super::utm::{self, UtmParameter};
-use super::well_known::Files;
-use super::{cookies, watch};
+use super::well_known::{File, Files};
+use super::{cookies, visitor, watch};
 use crate::consent::{Consent, Consents, Purpose};
 use crate::event::{Data, Event, EventId, Kind};
 use crate::identity::{MessageId, Pseudonym, Timestamp};
+use crate::keys::jwt;
 use crate::keys::ring::Keyring;
 use crate::keys::token::{self, Click, Open, Standing, Token};
 
@@ -52,6 +57,10 @@ pub struct World<'a> {
     pub now: Timestamp,
     /// A number that no other request of this process has.
     pub sequence: u64,
+    /// The hand-off's keys, where there are some.
+    pub handoff: Option<&'a Keyring>,
+    /// Hashes networks, by a key that nobody knows.
+    pub hasher: &'a RandomState,
 }
 
 /// What became of a request.
@@ -61,6 +70,10 @@ pub struct Outcome {
     pub answer: Answer,
     /// What to record.
     pub event: Option<Event>,
+    /// What the event has to do with others; nothing if it says nothing personal.
+    pub(super) track: Option<Track>,
+    /// Headers of the answer beside its own: `set-cookie`.
+    pub headers: Vec<(&'static str, String)>,
     /// Why a link or pixel was not taken for one.
     pub refused: Option<Refusal>,
     /// Why the event says nothing personal.
@@ -108,6 +121,7 @@ pub fn decide(request: &Request<'_>, world: &World<'_>) -> Outcome {
             None => not_found(request, world),
         }),
         Route::Robots => Outcome::plain(Answer::Robots),
+        Route::JwkSet => Outcome::plain(jwk_set(request, world)),
         Route::Unknown => Outcome::plain(not_found(request, world)),
         Route::WrongMethod => Outcome::plain(Answer::WrongMethod),
     }
@@ -123,12 +137,25 @@ fn not_found(request: &Request<'_>, world: &World<'_>) -> Answer {
 
 impl Outcome {
     const fn plain(answer: Answer) -> Self {
-        Self { answer, event: None, refused: None, anonymous: None }
+        Self { answer, event: None, track: None, headers: Vec::new(), refused: None, anonymous: None }
     }
 
-    const fn refused(answer: Answer, kind: &'static str, reason: &'static str) -> Self {
-        Self { answer, event: None, refused: Some(Refusal { kind, reason }), anonymous: None }
+    fn refused(answer: Answer, kind: &'static str, reason: &'static str) -> Self {
+        Self { refused: Some(Refusal { kind, reason }), ..Self::plain(answer) }
     }
+}
+
+/// The public keys of hand-offs, for websites.
+fn jwk_set(request: &Request<'_>, world: &World<'_>) -> Answer {
+    let Some(keys) = world.handoff.filter(|_| world.site.handoff.is_some()) else {
+        return match world.files.find("jwks.json") {
+            Some(file) => Answer::WellKnown(file),
+            None => not_found(request, world),
+        };
+    };
+    let bytes = jwt::jwk_set(keys, world.now).into_bytes();
+    let file = File { etag: etag(&bytes), content_type: "application/jwk-set+json", bytes: bytes.into() };
+    Answer::WellKnown(Arc::new(file))
 }
 
 fn click(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
@@ -152,9 +179,10 @@ fn click(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
         text,
         message: click.message,
         recipient: click.recipient,
+        link: Some(click.link),
     };
-    let (mut event, anonymous) = hit.event(request, world);
-    let Click { link, campaign, .. } = click;
+    let Click { link, campaign, recipient: own, .. } = click;
+    let Seen { mut event, anonymous, mut track } = hit.seen(request, world);
     event.data.link = Some(link);
     event.data.link_host = Some(target.host()).filter(|host| host.len() <= MAX_HOST_BYTES).map(str::to_owned);
     if anonymous.is_none() {
@@ -166,13 +194,47 @@ fn click(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
     } else {
         target
     };
+    // Nothing personal for who wants that, and nothing without consent.
+    let known = event.data.recipient.filter(|recipient| may_be_known(recipient, world));
+    let target = match (known, &world.site.handoff, world.handoff) {
+        (Some(recipient), Some(terms), Some(keys)) => {
+            let jti = EventId::of("hand-off").part(world.source).part(world.sequence.to_be_bytes()).finish();
+            let jti = jti.to_string();
+            let comer = Comer { recipient, campaign: campaign.as_ref(), link, jti: &jti };
+            handoff::hand_off(target, terms, keys, comer, world.now)
+        }
+        _ => target,
+    };
+    let cookie = match (known.filter(|known| own == Some(*known)), &world.site.cookie) {
+        (Some(recipient), Some(terms)) => {
+            visitor::set_cookie(recipient, terms, world.site, world.keys, world.now)
+        }
+        _ => None,
+    };
     event.data.campaign = campaign;
-    Outcome {
-        answer: Answer::Redirect(target.location().to_owned()),
-        event: Some(event),
-        refused: None,
-        anonymous,
+    if let Some(track) = &mut track {
+        track.implied = implied(&event, world);
     }
+    let answer = Answer::Redirect(target.location().to_owned());
+    let headers = cookie.into_iter().map(|cookie| ("set-cookie", cookie)).collect();
+    Outcome { answer, event: Some(event), track, headers, refused: None, anonymous }
+}
+
+/// The open that a click implies, where the site wants it and the recipient agreed to opens, too.
+fn implied(click: &Event, world: &World<'_>) -> Option<(Event, FirstKey)> {
+    let recipient = click.data.recipient.filter(|_| world.site.click_implies_open)?;
+    if world.consents.decide(Some(&recipient), Purpose::Opens) == Consent::Denied {
+        return None;
+    }
+    let mut event = Event { id: ledger::implied_id(&click.id), kind: Kind::Opened, ..click.clone() };
+    event.data.implied = Some(true);
+    (event.data.link, event.data.link_host, event.data.link_path) = (None, None, None);
+    Some((event, ledger::first_key(Kind::Opened, &click.message, &recipient, None)))
+}
+
+/// Whether a cookie or a hand-off may say who a recipient is.
+fn may_be_known(recipient: &Pseudonym, world: &World<'_>) -> bool {
+    world.consents.decide(Some(recipient), Purpose::Identity) == Consent::Granted
 }
 
 fn open(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
@@ -186,10 +248,11 @@ fn open(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
         return refuse("revoked");
     }
     let (kind, scope, purpose) = (Kind::Opened, Scope::Open, Purpose::Opens);
-    let hit = Hit { kind, what: "open", scope, purpose, text, message, recipient };
-    let (mut event, anonymous) = hit.event(request, world);
+    let hit = Hit { kind, what: "open", scope, purpose, text, message, recipient, link: None };
+    let Seen { mut event, anonymous, track } = hit.seen(request, world);
     event.data.campaign = campaign;
-    Outcome { answer: Answer::Pixel, event: Some(event), refused: None, anonymous }
+    let (answer, event) = (Answer::Pixel, Some(event));
+    Outcome { answer, event, track, headers: Vec::new(), refused: None, anonymous }
 }
 
 /// Whether a host, or a domain above it, is in the list; an empty list means all.
@@ -209,13 +272,21 @@ struct Hit<'a> {
     text: &'a str,
     message: MessageId,
     recipient: Option<Pseudonym>,
+    link: Option<u16>,
+}
+
+/// What became of one.
+struct Seen {
+    event: Event,
+    anonymous: Option<Anonymous>,
+    track: Option<Track>,
 }
 
 impl Hit<'_> {
-    fn event(self, request: &Request<'_>, world: &World<'_>) -> (Event, Option<Anonymous>) {
+    fn seen(self, request: &Request<'_>, world: &World<'_>) -> Seen {
         let evidence = Evidence::new(*request, self.scope, Some(&self.message), world.now, world.rules);
         let verdict = machine::judge(&evidence, world.rules);
-        let mut data = Data {
+        let data = Data {
             sender_domain: world.site.sender_domain.clone(),
             machine: Some(verdict.machine),
             machine_rule: verdict.rule.map(str::to_owned),
@@ -224,34 +295,56 @@ impl Hit<'_> {
             late: Some(world.now.since(self.message.time()) > world.site.late_after),
             ..Data::default()
         };
-        let anonymous = if request.wants_privacy() {
+        let wants_privacy = request.wants_privacy();
+        let recipient =
+            if wants_privacy { None } else { self.recipient.or_else(|| self.known(request, world)) };
+        let anonymous = if wants_privacy {
             Some(Anonymous::Gpc)
-        } else if world.consents.decide(self.recipient.as_ref(), self.purpose) == Consent::Denied {
+        } else if world.consents.decide(recipient.as_ref(), self.purpose) == Consent::Denied {
             Some(Anonymous::Consent)
         } else {
             None
         };
-        let mut message = self.message;
+        let mut event = Event {
+            id: self.id(anonymous.is_some(), world),
+            source: world.source.to_owned(),
+            kind: self.kind,
+            time: world.now,
+            message: if anonymous.is_some() { nobodys(self.message) } else { self.message },
+            data,
+        };
         if anonymous.is_some() {
-            message = nobodys(message);
-        } else {
-            data.recipient = self.recipient;
-            let visitor = cookies::visitor(request.all("cookie"), &world.site.ga_streams);
-            data.ga_client_id = visitor.client_id;
-            data.ga_session_id = visitor.session_id;
+            return Seen { event, anonymous, track: None };
         }
-        let id = EventId::of(self.what)
-            .part(world.source)
-            .part(self.text)
-            .part(world.now.as_micros().to_be_bytes())
-            .part(world.sequence.to_be_bytes())
-            .finish();
-        let source = world.source.to_owned();
-        (Event { id, source, kind: self.kind, time: world.now, message, data }, anonymous)
+        let visitor = cookies::visitor(request.all("cookie"), &world.site.ga_streams);
+        event.data.recipient = recipient;
+        event.data.ga_client_id = visitor.client_id;
+        event.data.ga_session_id = visitor.session_id;
+        let hit = watched_hit(&evidence, world.rules, world.hasher, event.id, self.message, self.recipient);
+        let key = |recipient: &Pseudonym| ledger::first_key(self.kind, &self.message, recipient, self.link);
+        let first = recipient.as_ref().map(key);
+        let track = Track { hit: watch::Hit { link: self.link, ..hit }, first, implied: None };
+        Seen { event, anonymous, track: Some(track) }
+    }
+
+    /// Whose browser it is, where the token is everybody's.
+    fn known(&self, request: &Request<'_>, world: &World<'_>) -> Option<Pseudonym> {
+        let terms = world.site.cookie.as_ref()?;
+        let site = world.site.key_site.as_deref();
+        let known = visitor::recipient(request.all("cookie"), terms, site, world.keys, world.now)?;
+        Some(known).filter(|known| may_be_known(known, world))
+    }
+
+    /// The id of an event that says nothing personal is not made of the token: whoever has the mail could find it.
+    fn id(&self, anonymous: bool, world: &World<'_>) -> EventId {
+        let id = EventId::of(self.what).part(world.source);
+        let id = if anonymous { id.part("anonymous") } else { id.part(self.text) };
+        id.part(world.now.as_micros().to_be_bytes()).part(world.sequence.to_be_bytes()).finish()
     }
 }
 
 /// What `watch` is told of a click or an open; the link is left to the caller.
+#[must_use]
 pub fn watched_hit(
     evidence: &Evidence<'_>,
     rules: &Rules,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::consent::Fixed;
+use crate::consent::{Fixed, SiteConsent};
 use crate::event::Machine;
 use crate::keys::token::{Ref, sign};
 use crate::tracker::request::Method;
@@ -20,7 +20,10 @@ struct Bench {
     ring: Keyring,
     rules: Rules,
     site: Site,
-    consents: Fixed,
+    consents: SiteConsent,
+    handoff: Option<Keyring>,
+    hasher: RandomState,
+    sequence: u64,
 }
 
 impl Bench {
@@ -29,7 +32,10 @@ impl Bench {
             ring: Keyring::new([7; 32], Timestamp::from_secs(1)),
             rules: Rules::parse(CATALOGUE).unwrap(),
             site: Site::default(),
-            consents: Fixed { opens: Consent::Granted, clicks: Consent::Granted },
+            consents: fixed(Consent::Granted, Consent::Granted),
+            handoff: None,
+            hasher: RandomState::new(),
+            sequence: 1,
         }
     }
 
@@ -59,10 +65,16 @@ impl Bench {
             consents: &self.consents,
             source: "mailtap/tracker/test",
             now: Timestamp::from_secs(SENT_SECS + after_secs),
-            sequence: 1,
+            sequence: self.sequence,
+            handoff: self.handoff.as_ref(),
+            hasher: &self.hasher,
         };
         decide(&Request { method, path, headers: &all, client }, &world)
     }
+}
+
+fn fixed(opens: Consent, clicks: Consent) -> SiteConsent {
+    SiteConsent { fixed: Fixed { opens, clicks }, identity: Consent::Denied }
 }
 
 fn message() -> MessageId {
@@ -190,8 +202,7 @@ fn without_consent_the_link_works_and_nothing_personal_is_recorded() {
     let cookie: &[u8] = b"_ga=GA1.1.12.34; _ga_ABC=GS2.1.s56$o1";
     let with_gpc = [("cookie", cookie), ("sec-gpc", b"1".as_slice())];
     let granted = Bench::new();
-    let denied =
-        Bench { consents: Fixed { opens: Consent::Denied, clicks: Consent::Denied }, ..Bench::new() };
+    let denied = Bench { consents: fixed(Consent::Denied, Consent::Denied), ..Bench::new() };
     for (bench, headers, why) in
         [(&granted, &with_gpc[..], Anonymous::Gpc), (&denied, &with_gpc[..1], Anonymous::Consent)]
     {
@@ -215,8 +226,7 @@ fn without_consent_the_link_works_and_nothing_personal_is_recorded() {
 
 #[test]
 fn consent_is_asked_for_each_purpose() {
-    let bench =
-        Bench { consents: Fixed { opens: Consent::Denied, clicks: Consent::Granted }, ..Bench::new() };
+    let bench = Bench { consents: fixed(Consent::Denied, Consent::Granted), ..Bench::new() };
     assert_eq!(bench.get(&bench.link("https://e.com/"), &[]).anonymous, None);
     let open = bench.get(&format!("/o/{}", bench.token(&pixel())), &[]);
     assert_eq!(open.anonymous, Some(Anonymous::Consent));
@@ -260,3 +270,6 @@ proptest! {
         prop_assert!(good.event.unwrap().to_json().len() < Event::MAX_BYTES);
     }
 }
+
+#[path = "identity_tests.rs"]
+mod identity;

@@ -101,6 +101,8 @@ async fn what_cannot_work_is_said_at_the_start() {
         keys: Keys::fixed(tracker.ring.clone()),
         publisher: tracker.spool.clone(),
         consents: Arc::new(Fixed { opens: Consent::Denied, clicks: Consent::Denied }),
+        handoff: None,
+        deliveries: None,
         host: "test".into(),
     };
     assert!(matches!(run(taken, deps, Lifecycle::detached()).await, Err(TrackerError::Listen { .. })));

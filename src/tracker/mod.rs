@@ -12,9 +12,12 @@
 pub mod answer;
 pub mod client;
 pub mod cookies;
+mod handoff;
+mod held;
 pub mod hit;
 pub mod hosts;
 pub mod language;
+mod ledger;
 pub mod machine;
 pub mod pages;
 pub mod percent;
@@ -26,7 +29,9 @@ pub mod rules;
 mod rules_file;
 pub mod settings;
 pub mod target;
+pub mod terms;
 pub mod utm;
+mod visitor;
 pub mod watch;
 pub mod well_known;
 mod words;
@@ -43,6 +48,7 @@ mod serve;
 mod tls;
 
 pub use settings::{Limits, Rates, Settings, Site, TlsFiles};
+pub use terms::{CookieTerms, HandoffTerms, Terms};
 pub use tls::TlsError;
 pub use utm::{UtmError, UtmParameter};
 
@@ -58,10 +64,12 @@ use tokio_rustls::TlsAcceptor;
 use crate::consent::Consents;
 use crate::keys::Keys;
 use crate::queue::Holder;
-use crate::service::{Lifecycle, files};
+use crate::queue::deliveries::News;
+use crate::service::{Lifecycle, clock, files};
 use directory::Directory;
 use happenings::{RulesLoaded, RulesRejected};
 use hosts::Hosts;
+use ledger::Ledger;
 use pages::Pages;
 use record::Recorder;
 use rules::{Rules, RulesError};
@@ -74,12 +82,16 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const MAX_RULES_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What the tracker works with.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Deps {
     /// What tokens are verified with; whoever made it refreshes it.
     pub keys: Keys,
     /// Where events go.
     pub publisher: Holder,
+    /// What hand-offs are signed with, if the site wants them; whoever made it refreshes it.
+    pub handoff: Option<Keys>,
+    /// News of deliveries, where the tap runs in this process.
+    pub deliveries: Option<News>,
     /// Who may be followed.
     pub consents: Arc<dyn Consents>,
     /// The name of this host in events.
@@ -150,12 +162,15 @@ pub async fn run_on(
 ) -> Result<(), TrackerError> {
     let health = life.health.component("tracker");
     let hosts = check(&settings)?;
-    let rules = load_rules(&settings)?;
+    let rules = Arc::new(load_rules(&settings)?);
     let certificates = certificates(&settings)?.map(Arc::new);
-    let (recorder, worker) = Recorder::start(deps.publisher, settings.queue_events, settings.answer_wait);
+    let ledger = Ledger::new(Arc::clone(&rules), settings.terms, clock::now());
+    let (recorder, worker) =
+        Recorder::start(deps.publisher, ledger, deps.deliveries, settings.queue_events, settings.answer_wait);
     let drain = settings.limits.drain;
+    let keys = (deps.keys, deps.handoff);
     let state =
-        Arc::new(State::new(settings, hosts, rules, deps.keys, deps.consents, recorder.clone(), &deps.host));
+        Arc::new(State::new(settings, hosts, rules, keys, deps.consents, recorder.clone(), &deps.host));
     let tls = certificates
         .clone()
         .map(tls::server_config)

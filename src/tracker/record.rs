@@ -1,12 +1,16 @@
 //! Events on their way to the spool, without letting an answer wait for it.
 //!
 //! - Layer: edge
-//! - Takes: publications, one by one.
-//! - Gives: them to the publisher in batches; tells each caller when its event is stored.
+//! - Takes: what was found, one by one; news of deliveries.
+//! - Gives: events to the publisher in batches, with the ledger's last word; amendments of those that are still held;
+//!   tells each caller when its event is stored.
 //! - On failure: tries again for as long as the queue has room; beyond it, and at the end of a stop, events are lost
 //!   and counted.
+//!   An amendment that fails is counted: the event goes out as it was.
 //! - Limits: the queue; batches of 256.
 
+use std::collections::VecDeque;
+use std::iter::Peekable;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,8 +20,13 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::happenings::{Lost, PublishFailed, Recorded, Unconfirmed, Waiting};
-use crate::queue::{Holder, Publication, PublishError};
+use super::happenings::{Amended, Forgotten, Lost, PublishFailed, Recorded, Unconfirmed, Waiting};
+use super::held::Change;
+use super::ledger::{self, Found, Ledger};
+use crate::event::Event;
+use crate::queue::deliveries::{Delivery, News};
+use crate::queue::{First, Holder, Publication, PublishError};
+use crate::service::clock;
 
 const BATCH_EVENTS: usize = 256;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -27,7 +36,7 @@ const LOG_EVERY_MS: u64 = 1_000;
 
 /// An event, and who waits for it.
 struct Job {
-    publication: Publication,
+    found: Found,
     stored: oneshot::Sender<()>,
 }
 
@@ -53,7 +62,13 @@ struct Counts {
 
 impl Recorder {
     /// Begins to publish; hand the task to `finish` at the end.
-    pub(super) fn start(publisher: Holder, queue_events: usize, wait: Duration) -> (Self, JoinHandle<()>) {
+    pub(super) fn start(
+        publisher: Holder,
+        ledger: Ledger,
+        news: Option<News>,
+        queue_events: usize,
+        wait: Duration,
+    ) -> (Self, JoinHandle<()>) {
         let (queue, jobs) = mpsc::channel(queue_events.max(1));
         let closing = CancellationToken::new();
         let counts = Arc::new(Counts {
@@ -62,17 +77,17 @@ impl Recorder {
             logged_ms: AtomicU64::new(0),
             began: Instant::now(),
         });
-        let worker = tokio::spawn(work(jobs, publisher, closing.clone(), Arc::clone(&counts)));
+        let worker = Worker { publisher, ledger, counts: Arc::clone(&counts) };
+        let worker = tokio::spawn(worker.run(jobs, news, closing.clone()));
         (Self { queue, wait, closing, counts }, worker)
     }
 
     /// Takes an event; returns when it is stored, or after the configured wait while storing goes on.
-    pub(super) async fn record(&self, publication: Publication) {
-        Recorded { event: &publication.event }.emit();
+    pub(super) async fn record(&self, found: Found) {
         let (stored, is_stored) = oneshot::channel();
         // Counted before it is sent: the worker may have it stored before this line's end.
         self.counts.waiting.fetch_add(1, Ordering::Relaxed);
-        if self.queue.try_send(Job { publication, stored }).is_err() {
+        if self.queue.try_send(Job { found, stored }).is_err() {
             self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
             self.counts.lost(1, if self.closing.is_cancelled() { "stopping" } else { "queue-full" });
             return;
@@ -98,39 +113,130 @@ impl Recorder {
     }
 }
 
-async fn work(
-    mut queue: mpsc::Receiver<Job>,
+/// What the task works with.
+struct Worker {
     publisher: Holder,
-    closing: CancellationToken,
+    ledger: Ledger,
     counts: Arc<Counts>,
-) {
-    let mut jobs = Vec::with_capacity(BATCH_EVENTS);
-    loop {
-        let taken = tokio::select! {
-            taken = queue.recv_many(&mut jobs, BATCH_EVENTS) => taken,
-            () = closing.cancelled(), if !queue.is_closed() => {
-                queue.close();
-                continue;
+}
+
+impl Worker {
+    async fn run(mut self, mut queue: mpsc::Receiver<Job>, news: Option<News>, closing: CancellationToken) {
+        let mut jobs = Vec::with_capacity(BATCH_EVENTS);
+        let mut deliveries = Vec::with_capacity(BATCH_EVENTS);
+        let mut news = news;
+        loop {
+            let taken = tokio::select! {
+                taken = queue.recv_many(&mut jobs, BATCH_EVENTS) => taken,
+                () = heard(&mut news, &mut deliveries) => {
+                    self.delivered(deliveries.drain(..)).await;
+                    continue;
+                }
+                () = closing.cancelled(), if !queue.is_closed() => {
+                    queue.close();
+                    continue;
+                }
+            };
+            if taken == 0 {
+                return;
             }
-        };
-        if taken == 0 {
-            return;
+            self.record(&mut jobs.drain(..).peekable()).await;
+            Forgotten { count: self.ledger.take_forgotten() }.emit();
         }
-        Waiting { events: counts.waiting.load(Ordering::Relaxed) }.emit();
-        let (publications, waiting): (Vec<_>, Vec<_>) =
-            jobs.drain(..).map(|job| (job.publication, job.stored)).unzip();
-        let stored = store(&publisher, &publications).await;
-        counts.waiting.fetch_sub(publications.len() as u64, Ordering::Relaxed);
+    }
+
+    async fn record(&mut self, jobs: &mut Peekable<impl Iterator<Item = Job>>) {
+        Waiting { events: self.counts.waiting.load(Ordering::Relaxed) }.emit();
+        while jobs.peek().is_some() {
+            self.batch(jobs).await;
+        }
+        Waiting { events: self.counts.waiting.load(Ordering::Relaxed) }.emit();
+    }
+
+    /// Publishes together what nothing changes in between: a swap is done before the ledger goes on.
+    async fn batch(&mut self, jobs: &mut impl Iterator<Item = Job>) {
+        let (mut publications, mut waiting, mut changes) = (Vec::new(), Vec::new(), Vec::new());
+        let within = self.ledger.unique_window();
+        for Job { found, stored } in jobs {
+            let (publish, more) = self.ledger.take(found, clock::now());
+            waiting.push(stored);
+            changes.extend(more);
+            for ledger::Publish { event, held_until, first } in publish {
+                Recorded { event: &event }.emit();
+                let first = first.map(|key| First { key, within });
+                publications.push(Publication { event, held_until, first });
+            }
+            if changes.iter().any(|change| matches!(change, Change::Swap { .. })) {
+                break;
+            }
+        }
+        let stored = store(&self.publisher, &publications).await;
+        self.counts.waiting.fetch_sub(waiting.len() as u64, Ordering::Relaxed);
         if stored {
             for stored in waiting {
                 // Nobody may be waiting any more.
                 let _ = stored.send(());
             }
+            self.change(changes).await;
         } else {
-            counts.lost(publications.len() as u64, "spool-closed");
+            self.counts.lost(waiting.len() as u64, "spool-closed");
         }
-        Waiting { events: counts.waiting.load(Ordering::Relaxed) }.emit();
     }
+
+    async fn delivered(&mut self, deliveries: impl Iterator<Item = Delivery>) {
+        for Delivery { message, recipient, time } in deliveries {
+            let changes = self.ledger.delivered(message, recipient, time, clock::now());
+            self.change(changes).await;
+        }
+    }
+
+    /// Amends events, in order.
+    async fn change(&mut self, changes: Vec<Change>) {
+        let mut changes = VecDeque::from(changes);
+        while let Some(change) = changes.pop_front() {
+            match change {
+                Change::Amend(event) => {
+                    let mut events = vec![event];
+                    while let Some(Change::Amend(event)) = changes.front() {
+                        events.push(event.clone());
+                        changes.pop_front();
+                    }
+                    self.amend(&events).await;
+                }
+                Change::Swap { first, then, person, machine } => {
+                    if self.amend(&[first]).await {
+                        self.amend(&[then]).await;
+                    } else {
+                        changes.extend(self.ledger.too_late(person, machine));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether all of them were still held.
+    async fn amend(&self, events: &[Event]) -> bool {
+        let (amended, late, error) = match self.publisher.amend(events).await {
+            Ok(held) => {
+                let amended = held.iter().filter(|held| **held).count();
+                (amended, events.len() - amended, None)
+            }
+            Err(error) => (0, events.len(), Some(error)),
+        };
+        Amended { amended, late, error: error.as_ref() }.emit();
+        late == 0
+    }
+}
+
+/// Waits for news; for ever where nobody tells any.
+async fn heard(news: &mut Option<News>, deliveries: &mut Vec<Delivery>) {
+    if let Some(listening) = news
+        && listening.recv_many(deliveries, BATCH_EVENTS).await > 0
+    {
+        return;
+    }
+    *news = None;
+    std::future::pending().await
 }
 
 /// Publishes until it works; `false` when it never will.

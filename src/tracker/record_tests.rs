@@ -48,7 +48,7 @@ impl crate::queue::Hold for Spool {
     }
 }
 
-fn event(number: u32) -> Publication {
+fn event(number: u32) -> Found {
     let event = Event {
         id: EventId::of("test").part(number.to_be_bytes()).finish(),
         source: "test".into(),
@@ -57,12 +57,17 @@ fn event(number: u32) -> Publication {
         message: MessageId::new(Timestamp::default(), number),
         data: Data::default(),
     };
-    event.into()
+    Found { event, track: None, rules: rules() }
+}
+
+fn rules() -> Arc<crate::tracker::rules::Rules> {
+    Arc::new(crate::tracker::rules::Rules::parse("version = 2").unwrap())
 }
 
 fn start(spool: &Arc<Spool>, queue_events: usize) -> (Recorder, JoinHandle<()>) {
     let publisher: Holder = Arc::clone(spool) as Holder;
-    Recorder::start(publisher, queue_events, Duration::from_millis(250))
+    let ledger = Ledger::new(rules(), crate::tracker::terms::Terms::default(), clock::now());
+    Recorder::start(publisher, ledger, None, queue_events, Duration::from_millis(250))
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,7 +23,9 @@ use super::connection::Shared;
 use super::connections::Watch;
 use super::happenings::{Anonymised, Answered, Limited, Refused};
 use super::hit::Outcome;
+use super::ledger::Found;
 use super::request::{Method, Request};
+use super::rules::Rules;
 use super::serve::State;
 
 pub(super) async fn answer(
@@ -35,7 +37,8 @@ pub(super) async fn answer(
     let state = &shared.state;
     let answering = watch.answering(request.version() == Version::HTTP_2);
     let began = Instant::now();
-    let Outcome { answer, event, refused, anonymous } = decide(&request, peer, state);
+    let (Outcome { answer, event, track, headers, refused, anonymous }, rules) =
+        decide(&request, peer, state);
     drop(request);
     if let Some(refusal) = refused {
         Refused(refusal).emit();
@@ -44,14 +47,14 @@ pub(super) async fn answer(
         Anonymised { reason: reason.as_str() }.emit();
     }
     if let Some(event) = event {
-        state.recorder().record(event.into()).await;
+        state.recorder().record(Found { event, track, rules }).await;
     }
     Answered { kind: answer.as_str(), took: began.elapsed() }.emit();
     drop(answering);
-    Ok(response(answer))
+    Ok(response(answer, headers))
 }
 
-fn decide(request: &hyper::Request<Incoming>, peer: IpAddr, state: &State) -> Outcome {
+fn decide(request: &hyper::Request<Incoming>, peer: IpAddr, state: &State) -> (Outcome, Arc<Rules>) {
     let mut headers: Vec<(&str, &[u8])> = Vec::with_capacity(request.headers().len() + 1);
     // HTTP/2 has no Host header, and where the request line names the host, it counts (RFC 9112 section 3.2.2).
     let authority = request.uri().host();
@@ -72,22 +75,27 @@ fn decide(request: &hyper::Request<Incoming>, peer: IpAddr, state: &State) -> Ou
         headers: &headers,
         client: client_address(peer, forwarded_for, &state.settings().trusted_proxies),
     };
-    let mut outcome = state.decide(&request);
+    let (mut outcome, rules) = state.decide(&request);
     if let Some(whose) = state.exceeds(&request, &outcome) {
         Limited { whose, event: outcome.event.is_some() }.emit();
         outcome.event = None;
         outcome.answer = outcome.answer.limited();
     }
     outcome.answer = outcome.answer.unless_known(request.all("if-none-match"));
-    outcome
+    (outcome, rules)
 }
 
-fn response(answer: Answer) -> Response<Whole> {
+fn response(answer: Answer, more: Vec<(&'static str, String)>) -> Response<Whole> {
     let mut response = Response::new(Whole::default());
     *response.status_mut() = StatusCode::from_u16(answer.status()).unwrap_or(StatusCode::NOT_FOUND);
     let headers = response.headers_mut();
     for (name, value) in answer.headers() {
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    for (name, value) in more {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
     }
     if let Some(location) = answer.location() {
         // A location is visible ASCII; were it not, the answer would be a redirect to nowhere, not an injection.

@@ -13,6 +13,9 @@ use super::percent;
 use super::request::Method;
 use super::settings::{CLICK, OPEN, Site};
 
+/// At the root, and below the base path, where the issuer of hand-offs is (RFC 8615).
+const JWK_SET: &str = "/.well-known/jwks.json";
+
 /// A resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route<'a> {
@@ -26,6 +29,8 @@ pub enum Route<'a> {
     Robots,
     /// A file below `/.well-known/`, by its name.
     WellKnown(&'a str),
+    /// The public keys of hand-offs.
+    JwkSet,
     /// Nothing that we have.
     Unknown,
     /// Neither GET nor HEAD.
@@ -42,6 +47,7 @@ impl<'a> Route<'a> {
         match path {
             "/" | "" => return Self::Home,
             "/robots.txt" => return Self::Robots,
+            JWK_SET => return Self::JwkSet,
             _ => {}
         }
         // At the root whatever the base path is (RFC 8615 section 3).
@@ -51,6 +57,9 @@ impl<'a> Route<'a> {
         let Some(rest) = path.strip_prefix(site.base_path.as_str()) else { return Self::Unknown };
         if matches!(rest, "" | "/") {
             return Self::Home;
+        }
+        if rest == JWK_SET {
+            return Self::JwkSet;
         }
         let Some((segment, token)) = rest.strip_prefix('/').and_then(|rest| rest.split_once('/')) else {
             return Self::Unknown;
@@ -107,6 +116,9 @@ mod tests {
         }
         assert_eq!(route("/robots.txt", "/m"), Route::Robots);
         assert_eq!(route("/.well-known/a/b", "/m"), Route::WellKnown("a/b"));
+        for keys in ["/.well-known/jwks.json", "/m/.well-known/jwks.json"] {
+            assert_eq!(route(keys, "/m"), Route::JwkSet);
+        }
         for unknown in
             ["/c/abc", "/mm/c/abc", "/m/c", "/m/track/abc", "/m//c/abc", "/m/../c/abc", "c/abc", "/M/c/a"]
         {

@@ -50,12 +50,14 @@ pub(super) struct State {
     hosts: Hosts<Host>,
     rules: ArcSwap<Rules>,
     keys: Keys,
+    handoff: Option<Keys>,
     consents: Arc<dyn Consents>,
     recorder: Recorder,
     source: String,
     sequence: AtomicU64,
     askers: Table<RandomState>,
     began: Instant,
+    hasher: RandomState,
 }
 
 /// A tracking host, ready to answer.
@@ -71,13 +73,13 @@ impl State {
     pub(super) fn new(
         settings: Settings,
         hosts: Hosts<Host>,
-        rules: Rules,
-        keys: Keys,
+        rules: Arc<Rules>,
+        (keys, handoff): (Keys, Option<Keys>),
         consents: Arc<dyn Consents>,
         recorder: Recorder,
         host: &str,
     ) -> Self {
-        let rules = ArcSwap::from_pointee(rules);
+        let rules = ArcSwap::new(rules);
         let source = format!("mailtap/tracker/{host}");
         // Another process of this host may have had the same moment.
         let sequence = AtomicU64::new(rand::random());
@@ -87,12 +89,14 @@ impl State {
             hosts,
             rules,
             keys,
+            handoff,
             consents,
             recorder,
             source,
             sequence,
             askers,
             began: Instant::now(),
+            hasher: RandomState::new(),
         }
     }
 
@@ -112,9 +116,10 @@ impl State {
         &self.recorder
     }
 
-    pub(super) fn decide(&self, request: &Request<'_>) -> Outcome {
+    pub(super) fn decide(&self, request: &Request<'_>) -> (Outcome, Arc<Rules>) {
         let keys = self.keys.current();
-        let rules = self.rules.load();
+        let handoff = self.handoff.as_ref().map(Keys::current);
+        let rules = self.rules.load_full();
         let host = self.hosts.of(request.host());
         let world = World {
             site: &host.site,
@@ -127,8 +132,10 @@ impl State {
             source: &self.source,
             now: clock::now(),
             sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
+            handoff: handoff.as_deref(),
+            hasher: &self.hasher,
         };
-        hit::decide(request, &world)
+        (hit::decide(request, &world), rules)
     }
 
     /// Whose rate a request is beyond, if any.

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use super::language::Language;
 use super::rate::Rate;
+use super::terms::{CookieTerms, HandoffTerms, Terms};
 
 /// The files of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct Settings {
     pub hosts: Vec<Site>,
     /// The file of rules that tell machines from people; `None` (default) means the catalogue that comes with mailtap.
     pub rules_file: Option<PathBuf>,
+    /// What becomes of events that wait.
+    pub terms: Terms,
     /// How long an answer waits for its event to be stored. Default 250 ms; then it goes out, and storing goes on.
     pub answer_wait: Duration,
     /// How many events may wait to be stored; beyond it they are lost, and counted. Default 20,000.
@@ -105,6 +108,12 @@ pub struct Site {
     pub utm_hosts: Vec<String>,
     /// Streams whose `_ga_<stream>` cookie counts: measurement ids without `G-`. Empty (default) means any.
     pub ga_streams: Vec<String>,
+    /// Whether a click of a person says that the message was opened. Default: no.
+    pub click_implies_open: bool,
+    /// The visitor's cookie, where one may be given. Default: none.
+    pub cookie: Option<CookieTerms>,
+    /// The hand-off, where there is one. Default: none.
+    pub handoff: Option<HandoffTerms>,
     /// Who runs this host, as shown on its pages. Default: nobody named.
     pub operator: Option<String>,
     /// The privacy notice that the pages link to. Default: none.
@@ -148,6 +157,7 @@ impl Default for Settings {
             site: Site::default(),
             hosts: Vec::new(),
             rules_file: None,
+            terms: Terms::default(),
             answer_wait: Duration::from_millis(250),
             queue_events: 20_000,
             limits: Limits::default(),
@@ -170,6 +180,9 @@ impl Default for Site {
             utm: Vec::new(),
             utm_hosts: Vec::new(),
             ga_streams: Vec::new(),
+            click_implies_open: false,
+            cookie: None,
+            handoff: None,
             operator: None,
             privacy_url: None,
             languages: vec![Language::En],

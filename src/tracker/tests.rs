@@ -98,6 +98,8 @@ impl Tracker {
             keys: Keys::fixed(ring.clone()),
             publisher: spool.clone(),
             consents: Arc::new(Fixed { opens: Consent::Granted, clicks: Consent::Granted }),
+            handoff: None,
+            deliveries: None,
             host: "test".into(),
         };
         let (reload, reloads) = watch::channel(0);

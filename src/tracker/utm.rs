@@ -96,7 +96,8 @@ pub fn tag(target: Target, parameters: &[UtmParameter], campaign: Option<&Campai
     target.with_location(tagged)
 }
 
-fn has(query: &str, name: &str) -> bool {
+/// Whether a query has a parameter of this name, however it is written.
+pub(super) fn has(query: &str, name: &str) -> bool {
     query.split('&').any(|pair| {
         let known = pair.split_once('=').map_or(pair, |(known, _)| known);
         percent::decode(known).eq_ignore_ascii_case(name.as_bytes())

@@ -16,6 +16,10 @@ use super::Checker;
 use crate::config::raw::{self, Raw};
 use crate::config::units;
 use crate::tracker::language::Language;
+use crate::tracker::terms::{CookieTerms, HandoffTerms, Terms};
+
+const LONGEST_HOLD: Duration = Duration::from_secs(600);
+const LONGEST_HANDOFF: Duration = Duration::from_secs(600);
 
 /// `[tracker]`, checked.
 #[derive(Debug, Clone)]
@@ -44,6 +48,14 @@ pub struct TrackerConfig {
     pub idle_timeout: Duration,
     /// A stop may take as long.
     pub drain: Duration,
+    /// What becomes of events that wait.
+    pub terms: Terms,
+    /// Whether a click says that the message was opened.
+    pub click_implies_open: bool,
+    /// The visitor's cookie.
+    pub cookie: CookieTerms,
+    /// Hosts that are told who comes, the parameter, and how long it is good for.
+    pub handoff: (Vec<String>, String, Duration),
 }
 
 /// A tracking host, the first from `[tracking]` and `[tracker]`, the others from `[[tracking.hosts]]`.
@@ -319,7 +331,49 @@ pub(super) fn tracker(at: &mut Checker<'_>, raw: &Raw) -> TrackerConfig {
         head_timeout: some_time(at, "tracker.head_timeout", &tracker.head_timeout),
         idle_timeout: some_time(at, "tracker.idle_timeout", &tracker.idle_timeout),
         drain: at.ok("tracker.drain", units::duration(&tracker.drain)),
+        terms: terms(at, tracker),
+        click_implies_open: tracker.click_implies_open,
+        cookie: cookie(at, tracker),
+        handoff: handoff(at, tracker),
     }
+}
+
+fn terms(at: &mut Checker<'_>, tracker: &raw::Tracker) -> Terms {
+    let hold = at.ok("tracker.hold", units::duration(&tracker.hold));
+    if hold > LONGEST_HOLD {
+        at.note("tracker.hold", "is above 10m: nothing is learnt so late, and memory is held for it");
+    }
+    Terms { hold, unique_window: some_time(at, "tracker.unique_window", &tracker.unique_window) }
+}
+
+fn cookie(at: &mut Checker<'_>, tracker: &raw::Tracker) -> CookieTerms {
+    if !CookieTerms::is_name(&tracker.visitor_cookie) {
+        at.note(
+            "tracker.visitor_cookie",
+            "must be 1 to 40 letters, digits, -, _ or ., and not begin with __Host-",
+        );
+    }
+    let max_age = some_time(at, "tracker.visitor_max_age", &tracker.visitor_max_age);
+    CookieTerms { name: tracker.visitor_cookie.clone(), max_age }
+}
+
+fn handoff(at: &mut Checker<'_>, tracker: &raw::Tracker) -> (Vec<String>, String, Duration) {
+    let mut hosts = at.domains("tracker.handoff_hosts", &tracker.handoff_hosts);
+    if hosts.iter().any(|host| host.starts_with("*.")) {
+        at.note("tracker.handoff_hosts", "takes whole names: a token is meant for one host");
+    }
+    hosts.iter_mut().for_each(|host| host.make_ascii_lowercase());
+    if !HandoffTerms::is_parameter(&tracker.handoff_parameter) {
+        at.note(
+            "tracker.handoff_parameter",
+            "must be 1 to 40 letters, digits, - or _, and not begin with utm_",
+        );
+    }
+    let lifetime = some_time(at, "tracker.handoff_lifetime", &tracker.handoff_lifetime);
+    if lifetime > LONGEST_HANDOFF {
+        at.note("tracker.handoff_lifetime", "is above 10m: verifiers believe nothing that lives longer");
+    }
+    (hosts, tracker.handoff_parameter.clone(), lifetime)
 }
 
 fn head_bytes(at: &mut Checker<'_>, text: &str) -> usize {

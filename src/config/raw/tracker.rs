@@ -89,6 +89,24 @@ table! {
         late_after: String = text("90d"),
         /// A redirect waits this long for the spool.
         answer_wait: String = text("250ms"),
+        // What is known of clicks and opens beyond each of them, and of visitors.
+        /// Events wait this long for what may still become known of them; 0s: not at all.
+        hold: String = text("30s"),
+        /// Opens and clicks of one recipient and link are unique once within this time.
+        unique_window: String = text("24h"),
+        /// A person's click says that the message was opened.
+        click_implies_open: bool = false,
+        /// Name of the visitor's cookie.
+        visitor_cookie: String = text("__Secure-mt"),
+        /// How long a browser keeps it.
+        visitor_max_age: String = text("180d"),
+        /// Hosts of targets that are told who comes; empty: none.
+        handoff_hosts: Vec<String> = Vec::new(),
+        /// The parameter that tells it.
+        handoff_parameter: String = text("mt"),
+        /// How long it is good for.
+        handoff_lifetime: String = text("120s"),
+
         /// Added to targets unless they have it: source, medium.
         utm_source: String = text(""),
         /// utm_medium.
