@@ -34,7 +34,7 @@ pub struct Mapped<'a> {
 }
 
 /// The parameters that an event can have, by the names that they have unless a site gives them others.
-pub const PARAMS: [&str; 21] = [
+pub const PARAMS: [&str; 22] = [
     "event_id",
     "email_id",
     "campaign_id",

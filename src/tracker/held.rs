@@ -37,14 +37,14 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Change {
     /// This one says something else now.
-    Amend(Event),
+    Amend(Box<Event>),
     /// Two with one key change places: the first of them is a person's now. `first` goes first; only if it is still
     /// held may `then` follow.
     Swap {
         /// The person's, under the id of the first.
-        first: Event,
+        first: Box<Event>,
         /// The machine's, under the other id.
-        then: Event,
+        then: Box<Event>,
         /// The hit of the person.
         person: EventId,
         /// The hit of the machine.
@@ -177,7 +177,7 @@ impl Held {
         data.machine_rule = Some(correction.rule.to_string());
         data.upgrade = None;
         let key = entry.key;
-        let mut changes = vec![Change::Amend(entry.event.clone())];
+        let mut changes = vec![Change::Amend(Box::new(entry.event.clone()))];
         if let Some(key) = key {
             changes.extend(self.another_person(key, hit, now));
         }
@@ -198,7 +198,7 @@ impl Held {
         let next = next?;
         self.set_upgrade(next, true);
         let change = self.swap(key, next, now);
-        change.or_else(|| self.entries.get(&next).map(|entry| Change::Amend(entry.event.clone())))
+        change.or_else(|| self.entries.get(&next).map(|entry| Change::Amend(Box::new(entry.event.clone()))))
     }
 
     /// Puts the person's event in the place of the unique one, if that is still held.
@@ -209,7 +209,7 @@ impl Held {
             return None;
         }
         self.exchange(key, person, machine);
-        let event = |hit: &EventId| self.entries.get(hit).map(|entry| entry.event.clone());
+        let event = |hit: &EventId| self.entries.get(hit).map(|entry| Box::new(entry.event.clone()));
         let (first, then) = (event(&person)?, event(&machine)?);
         Some(Change::Swap { first, then, person, machine })
     }
@@ -238,7 +238,7 @@ impl Held {
         self.set_upgrade(person, true);
         // Never again: what is sent can't be amended.
         self.entries.remove(&machine);
-        self.entries.get(&person).map(|entry| Change::Amend(entry.event.clone()))
+        self.entries.get(&person).map(|entry| Change::Amend(Box::new(entry.event.clone())))
     }
 
     fn set_upgrade(&mut self, hit: EventId, upgrade: bool) {

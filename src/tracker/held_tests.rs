@@ -65,10 +65,10 @@ impl Bench {
     fn apply(&mut self, changes: Vec<Change>, ms: u64) {
         for change in changes {
             match change {
-                Change::Amend(event) => drop(self.amend(event, ms)),
+                Change::Amend(event) => drop(self.amend(*event, ms)),
                 Change::Swap { first, then, person, machine } => {
-                    if self.amend(first, ms) {
-                        assert!(self.amend(then, ms), "what came later is held longer");
+                    if self.amend(*first, ms) {
+                        assert!(self.amend(*then, ms), "what came later is held longer");
                     } else {
                         let change = self.held.too_late(person, machine);
                         self.apply(change.into_iter().collect(), ms);

@@ -196,16 +196,16 @@ impl Worker {
         while let Some(change) = changes.pop_front() {
             match change {
                 Change::Amend(event) => {
-                    let mut events = vec![event];
+                    let mut events = vec![*event];
                     while let Some(Change::Amend(event)) = changes.front() {
-                        events.push(event.clone());
+                        events.push(Event::clone(event));
                         changes.pop_front();
                     }
                     self.amend(&events).await;
                 }
                 Change::Swap { first, then, person, machine } => {
-                    if self.amend(&[first]).await {
-                        self.amend(&[then]).await;
+                    if self.amend(std::slice::from_ref(&*first)).await {
+                        self.amend(std::slice::from_ref(&*then)).await;
                     } else {
                         changes.extend(self.ledger.too_late(person, machine));
                     }

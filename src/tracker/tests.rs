@@ -5,6 +5,8 @@
 mod abuse;
 #[path = "answer_tests.rs"]
 mod answers;
+#[path = "hold_tests.rs"]
+mod hold;
 #[path = "host_tests.rs"]
 mod hosts;
 #[path = "life_tests.rs"]

@@ -260,6 +260,8 @@ impl Site {
         let mut text = fs::read_to_string(self.config()).unwrap();
         let action = format!("default_action = \"{}\"", options.default_action);
         let mut changes = vec![("#default_action = \"tempfail\"", action)];
+        // Long enough to be held at all, and no longer: tests wait for what comes after it.
+        changes.push(("#hold = \"30s\"", "hold = \"1s\"".to_owned()));
         if options.milter_only {
             changes.push(("#milter = \"127.0.0.1:9741\"", format!("milter = \"127.0.0.1:{}\"", self.admin)));
         }

@@ -25,7 +25,8 @@ const server = createServer(async (request, response) => {
   }
   const session = /(?:^|; )session=([\w-]+)/.exec(request.headers.cookie ?? "");
   const visitor = session && sessions.get(session[1]);
-  response.writeHead(200, { "Content-Type": "text/plain; charset=utf-8" });
-  response.end(visitor ? `recipient ${visitor.recipient}\n` : "nobody we know\n");
+  const text = visitor ? `recipient ${visitor.recipient}\n` : "nobody we know\n";
+  response.writeHead(200, { "Content-Type": "text/plain; charset=utf-8", "Content-Length": Buffer.byteLength(text) });
+  response.end(text);
 });
 server.listen(Number(port), "127.0.0.1", () => console.log(`listening on ${server.address().port}`));

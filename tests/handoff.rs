@@ -1,0 +1,278 @@
+//! The hand-off, from a click at a real tracker to a real website that verifies it: the examples for Node.js and Flask.
+//!
+//! Where `node`, or Python with `flask` and `cryptography`, can't be had, its half passes without doing anything; with
+//! `MAILTAP_TEST_LONG=1` it fails.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod harness;
+
+use std::fs;
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use harness::{Daemon, free_ports, http, long, mailtap, repository, run, wait_for};
+use mailtap::identity::{MessageId, Pseudonym, Timestamp};
+use mailtap::keys::Keys;
+use mailtap::keys::jwt::{self, Claims};
+use mailtap::keys::ring::{Keyring, Use};
+use mailtap::keys::token::{self, Click, Token};
+use mailtap::service::clock;
+use serde_json::Value;
+
+const AUDIENCE: &str = "www.example.org";
+
+struct Tracker {
+    dir: tempfile::TempDir,
+    port: u16,
+    _daemon: Daemon,
+}
+
+impl Tracker {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let [port, admin] = free_ports::<2>();
+        let url = format!("http://127.0.0.1:{port}");
+        run(mailtap()
+            .args(["init", "--domain", "example.org", "--tracking-url", &url, "--dir"])
+            .arg(dir.path())
+            .args(["--tracker-listen", &format!("127.0.0.1:{port}")]));
+        let config = dir.path().join("mailtap.toml");
+        let mut text = fs::read_to_string(&config).unwrap();
+        for (from, to) in [
+            ("#identity = \"denied\"", "identity = \"granted\"".to_owned()),
+            ("#withdrawn_file = \"\"", "withdrawn_file = \"withdrawn.list\"".to_owned()),
+            ("#handoff_hosts = []", format!("handoff_hosts = [\"{AUDIENCE}\", \"other.example.org\"]")),
+            ("#tracker = \"127.0.0.1:9743\"", format!("tracker = \"127.0.0.1:{admin}\"")),
+        ] {
+            assert!(text.contains(from), "{from}");
+            text = text.replace(from, &to);
+        }
+        fs::write(&config, text).unwrap();
+        let command = |arguments: &[&str]| {
+            let mut command = mailtap();
+            command.arg("--config").arg(&config).args(arguments);
+            command
+        };
+        run(&mut command(&["consent", "init"]));
+        run(&mut command(&["keys", "--use", "handoff", "init"]));
+        let daemon = Daemon::start(command(&["tracker"]).stdout(Stdio::null()).stderr(Stdio::null()));
+        wait_for("the tracker", Duration::from_secs(20), || {
+            http(admin, "GET", "/readyz", &[]).is_some_and(|answer| answer.status == 200)
+        });
+        Self { dir, port, _daemon: daemon }
+    }
+
+    fn issuer(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = mailtap();
+        command.arg("--config").arg(self.dir.path().join("mailtap.toml")).args(arguments);
+        command
+    }
+
+    /// Follows ann's link; gives the JWT of the redirect, if there is one.
+    fn click(&self, target: &str) -> Option<String> {
+        let keys = Keys::open(&self.dir.path().join("keyring.json")).unwrap().current();
+        let now = clock::now();
+        let token = Token::Click(Click {
+            message: MessageId::new(now.minus(Duration::from_secs(3_600)), 7),
+            recipient: Some(ann()),
+            link: 3,
+            campaign: Some("spring".parse().unwrap()),
+            target: target.to_owned(),
+        });
+        let path = format!("/c/{}", token::sign(&token, keys.signing(now).unwrap()));
+        let answer = http(self.port, "GET", &path, &[("User-Agent", "Mozilla/5.0 Firefox/128.0")]).unwrap();
+        assert_eq!(answer.status, 302);
+        let location = answer.header("location").unwrap().to_owned();
+        let (front, rest) = location.split_once("mt=")?;
+        assert!(front.ends_with(['?', '&']), "{location}");
+        Some(rest.split(['&', '#']).next().unwrap().to_owned())
+    }
+
+    fn handoff_keys(&self) -> std::sync::Arc<Keyring> {
+        Keys::open_for(&self.dir.path().join("handoff.json"), Use::Handoff).unwrap().current()
+    }
+}
+
+fn ann() -> Pseudonym {
+    Pseudonym::from([0x11; 12])
+}
+
+/// A website that is one of the examples.
+struct Website {
+    port: u16,
+    _daemon: Daemon,
+}
+
+impl Website {
+    fn start(mut command: Command, issuer: &str) -> Self {
+        let [port] = free_ports::<1>();
+        command.arg(port.to_string()).args([issuer, AUDIENCE]);
+        let daemon = Daemon::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
+        wait_for("the website", Duration::from_secs(30), || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Self { port, _daemon: daemon }
+    }
+
+    /// Who the website takes the visitor for, who comes with this token.
+    fn visit(&self, jwt: &str) -> String {
+        let path = format!("/shop?a=1&mt={jwt}&b=%20");
+        let answer = http(self.port, "GET", &path, &[]).unwrap();
+        assert_eq!(answer.status, 303, "the token leaves the address bar, good or bad");
+        let location = answer.header("location").unwrap();
+        assert!(location.starts_with("/shop?a=1&b=") && !location.contains("mt="), "{location}");
+        let cookie = answer.header("set-cookie").map(|cookie| cookie.split(';').next().unwrap().to_owned());
+        let headers: Vec<(&str, &str)> = cookie.iter().map(|cookie| ("Cookie", cookie.as_str())).collect();
+        String::from_utf8(http(self.port, "GET", location, &headers).unwrap().body).unwrap()
+    }
+}
+
+fn node() -> Option<Command> {
+    let known = Command::new("node").arg("--version").output().is_ok_and(|output| output.status.success());
+    let mut command = Command::new("node");
+    command.arg(repository().join("examples/handoff/node/server.mjs"));
+    known.then_some(command)
+}
+
+fn flask() -> Option<Command> {
+    // Debian's packages belong to its own Python.
+    let pythons = ["/usr/bin/python3", "python3"];
+    let python = pythons.into_iter().find(|python| {
+        let imports = Command::new(python).args(["-c", "import flask, cryptography"]).output();
+        imports.is_ok_and(|output| output.status.success())
+    })?;
+    let mut command = Command::new(python);
+    command.arg("-B").arg(repository().join("examples/handoff/flask/app.py"));
+    Some(command)
+}
+
+fn verifier(name: &str, website: impl Fn() -> Option<Command>) {
+    let Some(command) = website() else {
+        assert!(!long(), "{name} is not here");
+        eprintln!("skipped: {name} is not here");
+        return;
+    };
+    let tracker = Tracker::start();
+    let issuer = tracker.issuer();
+    let site = Website::start(command, &issuer);
+    let known = format!("recipient {}\n", ann());
+    let nobody = "nobody we know\n";
+
+    let good = tracker.click("https://www.example.org/shop#part").unwrap();
+    // Everything that is not the token itself, first: a token is spent only by being good.
+    for (what, bad) in forgeries(&tracker, &good) {
+        assert_eq!(site.visit(&bad), nobody, "{name}: {what}");
+    }
+    assert_eq!(site.visit(&good), known, "{name}");
+    assert_eq!(site.visit(&good), nobody, "{name}: once");
+    assert_eq!(site.visit(&tracker.click("https://www.example.org/").unwrap()), known, "{name}: another");
+    let other = tracker.click("https://other.example.org/").unwrap();
+    assert_eq!(site.visit(&other), nobody, "{name}: meant for another host");
+
+    // A key that leaked is gone for whoever asks for the keys from now on.
+    let leaked = tracker.handoff_keys();
+    run(&mut tracker.command(&["keys", "--use", "handoff", "rotate"]));
+    run(&mut tracker.command(&["keys", "--use", "handoff", "revoke", "1"]));
+    wait_for("the new keys", Duration::from_secs(10), || {
+        let set = http(tracker.port, "GET", "/.well-known/jwks.json", &[]).unwrap();
+        !String::from_utf8(set.body).unwrap().contains("\"kid\":\"1\"")
+    });
+    let site = Website::start(website().unwrap(), &issuer);
+    let forged = sign(&leaked, |claims| claims.iss = &issuer);
+    assert_eq!(site.visit(&forged), nobody, "{name}: signed by a revoked key");
+    assert_eq!(site.visit(&tracker.click("https://www.example.org/").unwrap()), known, "{name}: the new key");
+
+    // Who withdraws is told of to nobody.
+    run(&mut tracker.command(&["consent", "withdraw", &ann().to_string()]));
+    wait_for("the withdrawal", Duration::from_secs(10), || {
+        tracker.click("https://www.example.org/").is_none()
+    });
+}
+
+/// Tokens that a website must not believe, each for one reason.
+fn forgeries(tracker: &Tracker, good: &str) -> Vec<(&'static str, String)> {
+    let (issuer, keys) = (tracker.issuer(), tracker.handoff_keys());
+    let now = clock::now().as_secs();
+    let parts: Vec<&str> = good.split('.').collect();
+    let none = data_encoding_base64url(br#"{"alg":"none","typ":"JWT"}"#);
+    let hmac = data_encoding_base64url(br#"{"alg":"HS256","kid":"1","typ":"JWT"}"#);
+    let stranger = Keyring::new_for(Use::Handoff, [5; 32], Timestamp::from_secs(1));
+    let mut list = vec![
+        ("no token", "x".to_owned()),
+        ("no algorithm", format!("{none}.{}.", parts[1])),
+        ("no algorithm, old signature", format!("{none}.{}.{}", parts[1], parts[2])),
+        ("another algorithm", format!("{hmac}.{}.{}", parts[1], parts[2])),
+        ("another key by the same name", sign(&stranger, |claims| claims.iss = &issuer)),
+        ("another issuer", sign(&keys, |claims| claims.iss = "http://127.0.0.1:1")),
+        ("another audience", sign(&keys, |claims| (claims.iss, claims.aud) = (&issuer, "example.org"))),
+        ("its time is over", sign(&keys, |claims| (claims.iss, claims.exp) = (&issuer, now - 1))),
+        ("it lives too long", sign(&keys, |claims| (claims.iss, claims.exp) = (&issuer, now + 86_400))),
+        ("not made yet", sign(&keys, |claims| (claims.iss, claims.iat) = (&issuer, now + 60))),
+        ("too many parts", format!("{good}.{}", parts[2])),
+        ("padding", format!("{good}=")),
+    ];
+    // A byte altered here and there: every one is the matter of the verifier's own signature check.
+    for at in (0..good.len()).step_by(17) {
+        let mut bytes = good.to_owned().into_bytes();
+        bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+        list.push(("an altered byte", String::from_utf8(bytes).unwrap()));
+    }
+    list
+}
+
+/// A token of our own, good but for what `change` does.
+fn sign<'a>(keys: &Keyring, change: impl FnOnce(&mut Claims<'a>)) -> String {
+    let now = clock::now().as_secs();
+    let mut claims = Claims {
+        iss: "",
+        aud: AUDIENCE,
+        sub: ann(),
+        iat: now,
+        exp: now + 100,
+        jti: "forged",
+        campaign: None,
+        link: 1,
+    };
+    change(&mut claims);
+    jwt::sign(&claims, keys.by_id(1).unwrap()).unwrap()
+}
+
+fn data_encoding_base64url(bytes: &[u8]) -> String {
+    data_encoding::BASE64URL_NOPAD.encode(bytes)
+}
+
+#[test]
+fn the_example_for_node_believes_what_is_true_once() {
+    verifier("node", node);
+}
+
+#[test]
+fn the_example_for_flask_believes_what_is_true_once() {
+    verifier("flask", flask);
+}
+
+#[test]
+fn the_keys_are_published_with_a_tag() {
+    let tracker = Tracker::start();
+    let first = http(tracker.port, "GET", "/.well-known/jwks.json", &[]).unwrap();
+    assert_eq!((first.status, first.header("cache-control")), (200, Some("max-age=300")));
+    let set: Value = serde_json::from_slice(&first.body).unwrap();
+    assert_eq!(set["keys"][0]["crv"], "Ed25519");
+    let tag = first.header("etag").unwrap();
+    let again = http(tracker.port, "GET", "/.well-known/jwks.json", &[("If-None-Match", tag)]).unwrap();
+    assert_eq!((again.status, again.body.len(), again.header("etag")), (304, 0, Some(tag)));
+    let gpc = tracker.command(&["keys", "--use", "tokens", "list"]).output().unwrap();
+    assert!(gpc.status.success());
+    let mixed = mailtap()
+        .args(["keys", "--keyring"])
+        .arg(tracker.dir.path().join("handoff.json"))
+        .arg("list")
+        .output();
+    let mixed = mixed.unwrap();
+    assert!(!mixed.status.success());
+    let said = harness::said(&mixed);
+    assert!(said.contains("for handoff, not for tokens"), "{said}");
+}
