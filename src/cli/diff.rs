@@ -9,7 +9,7 @@
 use mail_parser::{Message, MessageParser, MessagePart, MimeHeaders as _, PartType};
 use similar::{ChangeTag, TextDiff};
 
-use super::terminal::{BAD, DIM, GOOD, paint};
+use super::terminal::{BAD, DIM, GOOD, paint, shown};
 use crate::filter::header;
 
 /// Lines shown around a change.
@@ -93,20 +93,6 @@ fn unified(what: &str, before: &str, after: &str) -> String {
         }
     }
     output
-}
-
-/// Text that can do nothing to a terminal.
-fn shown(text: &str) -> String {
-    let sign = |c: char| match c {
-        '\t' => c,
-        '\0'..='\x1F' => char::from_u32(0x2400 + u32::from(c)).unwrap_or(char::REPLACEMENT_CHARACTER),
-        '\x7F' => '\u{2421}',
-        '\u{80}'..='\u{9F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' => {
-            char::REPLACEMENT_CHARACTER
-        }
-        _ => c,
-    };
-    text.chars().map(sign).collect()
 }
 
 #[cfg(test)]

@@ -16,12 +16,12 @@ use serde_json::{Value, json};
 use super::assemble;
 use super::diff;
 use super::exit::{Exit, OrExit, Result};
-use super::terminal::{CARE, DIM, GOOD, paint};
+use super::terminal::{CARE, DIM, GOOD, paint, shown};
 use super::via_milter;
 use crate::config::Config;
 use crate::filter::decide::{self, Decision, Envelope, Means};
 use crate::keys::{self, Keys};
-use crate::rewrite::{LinkWhat, PartWhat, Report, line_of};
+use crate::rewrite::{LineCounter, LinkWhat, PartWhat, Reason, Report};
 use crate::service::clock;
 
 /// Rewrite one message from standard input, just as the milter does.
@@ -149,38 +149,28 @@ fn as_text(decision: &Decision, message: &[u8]) -> String {
     }
     let Some(report) = report(decision) else { return text };
     for part in &report.parts {
-        let charset = part.charset.as_deref().unwrap_or("no charset");
-        let what = match &part.what {
+        let what = match part.what {
             PartWhat::Rewritten => paint(GOOD, "rewritten"),
-            PartWhat::Left(reason) => {
-                format!(
-                    "{}: {} {}",
-                    paint(CARE, "left"),
-                    reason.explain(),
-                    paint(DIM, &format!("({})", reason.as_str()))
-                )
-            }
+            PartWhat::Opened => "its parts follow".to_owned(),
+            PartWhat::Left(reason) => left(reason),
         };
-        let _ = writeln!(
-            text,
-            "part {:<5} {}, {}, {charset}: {what}",
-            part.path, part.content_type, part.encoding
-        );
+        let path = if part.path.is_empty() { "-" } else { &part.path };
+        let labels = [part.encoding.as_str(), part.charset.as_deref().unwrap_or_default()];
+        let labels: String =
+            labels.iter().filter(|label| !label.is_empty()).map(|label| format!(", {label}")).collect();
+        let _ = writeln!(text, "part {path:<5} {}: {what}", shown(&format!("{}{labels}", part.content_type)));
     }
+    let mut lines = LineCounter::new(message);
     for link in &report.links {
-        let what = match &link.what {
+        let what = match link.what {
             LinkWhat::Tracked => paint(GOOD, &format!("link {}", link.number.unwrap_or_default())),
-            LinkWhat::Left(reason) => {
-                format!(
-                    "{}: {} {}",
-                    paint(CARE, "left"),
-                    reason.explain(),
-                    paint(DIM, &format!("({})", reason.as_str()))
-                )
-            }
+            LinkWhat::Left(reason) => left(reason),
         };
-        let _ =
-            writeln!(text, "line {:<5} {}\n           {what}", line_of(message, link.offset), link.target);
+        let (line, target) = (lines.line_of(link.offset), shown(&link.target));
+        let _ = writeln!(text, "line {line:<5} {target}\n           {what}");
+    }
+    if report.unlisted_links > 0 {
+        let _ = writeln!(text, "links      {} more, which are not listed", report.unlisted_links);
     }
     for (name, pixel) in [("pixel", Some(&report.pixel)), ("AMP pixel", report.amp_pixel.as_ref())] {
         let _ = match pixel {
@@ -192,6 +182,11 @@ fn as_text(decision: &Decision, message: &[u8]) -> String {
         };
     }
     text
+}
+
+fn left(reason: Reason) -> String {
+    let label = paint(DIM, &format!("({})", reason.as_str()));
+    format!("{}: {} {label}", paint(CARE, "left"), reason.explain())
 }
 
 fn as_json(decision: &Decision, message: &[u8]) -> Value {
@@ -209,12 +204,14 @@ fn as_json(decision: &Decision, message: &[u8]) -> Value {
         .map(|part| {
             let (what, reason) = match &part.what {
                 PartWhat::Rewritten => ("rewritten", None),
+                PartWhat::Opened => ("opened", None),
                 PartWhat::Left(reason) => ("left", Some(reason.as_str())),
             };
             json!({ "part": part.path, "type": part.content_type, "encoding": part.encoding, "charset": part.charset,
                     "what": what, "reason": reason })
         })
         .collect();
+    let mut lines = LineCounter::new(message);
     object["links"] = report
         .links
         .iter()
@@ -223,10 +220,17 @@ fn as_json(decision: &Decision, message: &[u8]) -> Value {
                 LinkWhat::Tracked => None,
                 LinkWhat::Left(reason) => Some(reason.as_str()),
             };
-            json!({ "part": part_of(link.part), "line": line_of(message, link.offset), "target": link.target,
+            json!({ "part": part_of(link.part), "line": lines.line_of(link.offset), "target": link.target,
                     "number": link.number, "reason": reason })
         })
         .collect();
+    let counts: serde_json::Map<_, _> =
+        report.left_links.iter().map(|(reason, count)| (reason.as_str().to_owned(), json!(count))).collect();
+    object["tracked"] = json!(report.tracked);
+    object["left"] = Value::Object(counts);
+    object["unlisted_links"] = json!(report.unlisted_links);
+    let wish = report.opt_out;
+    object["opt_out"] = json!({ "clicks": wish.clicks, "text": wish.text, "opens": wish.opens });
     for (name, pixel) in [("pixel", Some(&report.pixel)), ("amp_pixel", report.amp_pixel.as_ref())] {
         object[name] = match pixel {
             Some(Ok(part)) => json!({ "part": part_of(*part) }),

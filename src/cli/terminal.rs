@@ -24,6 +24,21 @@ pub(super) fn paint(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
+/// Text that can do nothing to a terminal.
+#[must_use]
+pub(super) fn shown(text: &str) -> String {
+    let sign = |c: char| match c {
+        '\t' => c,
+        '\0'..='\x1F' => char::from_u32(0x2400 + u32::from(c)).unwrap_or(char::REPLACEMENT_CHARACTER),
+        '\x7F' => '\u{2421}',
+        '\u{80}'..='\u{9F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' => {
+            char::REPLACEMENT_CHARACTER
+        }
+        _ => c,
+    };
+    text.chars().map(sign).collect()
+}
+
 /// Rows under a head, columns two blanks apart. Cells hold no colours: widths count characters.
 #[must_use]
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {

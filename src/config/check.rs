@@ -23,7 +23,7 @@ use super::units::{self, Listen};
 use super::{CampaignSource, Config, MilterConfig, PropertyConfig, RelayConfig, SplitConfig, TapSource};
 use crate::consent::{Consent, Fixed, SiteConsent};
 use crate::delivery::{Providers, Replies};
-use crate::rewrite::{DEFAULT_LOGIN_PATTERNS, LinkPatterns, PixelAt};
+use crate::rewrite::{DEFAULT_LOGIN_PATTERNS, LinkPatterns, PixelAt, check_pixel};
 use crate::service::files;
 use crate::service::secret::Secret;
 use crate::telemetry::Format;
@@ -123,6 +123,13 @@ impl<'a> Checker<'a> {
             self.note(key, "0 is too few");
         }
         usize::try_from(number).unwrap_or(usize::MAX)
+    }
+
+    fn up_to(&mut self, key: &str, number: u64, most: u64) {
+        self.count(key, number);
+        if number > most {
+            self.note(key, format!("must not be more than {most}"));
+        }
     }
 
     fn size(&mut self, key: &str, text: &str) -> usize {
@@ -227,13 +234,17 @@ fn policy(at: &mut Checker<'_>, config: &Config) {
             "is missing: list the domains of the envelope senders whose mail is tracked",
         );
     }
-    if !config.raw.policy.pixel.contains("{url}") {
-        at.note("policy.pixel", "must contain {url}, where the pixel's address goes");
+    if let Err(error) = check_pixel(&config.raw.policy.pixel) {
+        at.note("policy.pixel", error.why);
     }
     if config.raw.tracking.max_url_bytes < 200 {
         at.note("tracking.max_url_bytes", "is below 200, which no tracking URL fits");
     }
-    at.count("policy.max_links", config.raw.policy.max_links);
+    let limits = &config.raw.policy;
+    // The token has two bytes for a link's number; the walk through the parts goes one call deeper for each level.
+    at.up_to("policy.max_links", limits.max_links, u16::MAX.into());
+    at.up_to("policy.max_parts", limits.max_parts, 100_000);
+    at.up_to("policy.max_depth", limits.max_depth, 100);
     at.count("tap.max_tracked", config.raw.tap.max_tracked);
 }
 

@@ -133,6 +133,12 @@ table! {
         amp_parts: bool = true,
         /// Rewrite mail that carries a DKIM signature already (which breaks it).
         rewrite_dkim_signed: bool = false,
+        /// Rewrite mail that a program sent on its own (`Auto-Submitted: auto-generated`, `auto-notified`).
+        rewrite_auto_generated: bool = false,
+        /// Rewrite answers by programs (`Auto-Submitted: auto-replied` and others).
+        rewrite_auto_replies: bool = false,
+        /// Rewrite the HTML of meeting invitations.
+        rewrite_invitations: bool = false,
         /// Rewrite links in Outlook's conditional comments.
         outlook_comments: bool = true,
         /// Leave links whose text is their own URL.
@@ -147,10 +153,14 @@ table! {
         only_link_hosts: Vec<String> = Vec::new(),
         /// Several recipients in one transaction: `shared`, `split` or `skip`.
         several_recipients: String = text("shared"),
-        /// Messages with more links are left alone.
+        /// Links beyond so many in one message stay as they are.
         max_links: u64 = 1_000,
-        /// Larger messages are left alone.
+        /// Larger messages pass as they came.
         max_message: String = text("40MiB"),
+        /// Messages of more MIME parts pass as they came.
+        max_parts: u64 = 500,
+        /// Messages whose parts are nested deeper pass as they came.
+        max_depth: u64 = 20,
         /// The pixel; `{url}` is its address.
         pixel: String = text(DEFAULT_PIXEL),
         /// Where the pixel goes: `end`, `top` or `both`.

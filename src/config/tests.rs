@@ -186,6 +186,33 @@ fn rules_are_read_checked_and_may_leave_keys_out() {
 }
 
 #[test]
+fn a_pixel_that_could_not_be_added_and_limits_that_could_not_hold_are_problems() {
+    let with = |from: &str, to: &str| {
+        assert!(EXAMPLE.contains(from), "{from}");
+        let (_directory, path) = site(&EXAMPLE.replace(from, to));
+        Config::load(&path).err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    let pixel = EXAMPLE.lines().find(|line| line.starts_with("#pixel = ")).unwrap();
+    for (template, problem) in [
+        ("<img src='x'>", "must contain {url}"),
+        ("<img src='{url}' alt='\u{e9}'>", "must be one line of ASCII"),
+        ("<img src={url}>", "within the quotes"),
+        ("{url} <img src='{url}'>", "within the quotes"),
+        (&format!("<img src='{{url}}' alt='{}'>", "x".repeat(600)), "must not be longer"),
+    ] {
+        let report = with(pixel, &format!("pixel = \"{template}\""));
+        assert!(report.contains("policy.pixel: ") && report.contains(problem), "{template}: {report}");
+    }
+    assert_eq!(with(pixel, "pixel = \"<img src='{url}'>\""), "");
+    assert!(
+        with("#max_links = 1000", "max_links = 65536")
+            .contains("policy.max_links: must not be more than 65535")
+    );
+    assert!(with("#max_depth = 20", "max_depth = 101").contains("policy.max_depth: "));
+    assert!(with("#max_parts = 500", "max_parts = 0").contains("policy.max_parts: 0 is too few"));
+}
+
+#[test]
 fn mail_is_split_only_where_nobody_can_get_two_copies() {
     let text = EXAMPLE
         .replace("#several_recipients = \"shared\"", "several_recipients = \"split\"")

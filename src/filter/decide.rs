@@ -17,7 +17,7 @@ use crate::filter::hosts::{self, TrackingHost};
 use crate::filter::rules::{self, Rule};
 use crate::identity::{CampaignId, MessageId, Pseudonym, PseudonymKey, Timestamp};
 use crate::keys::ring::{Key, Keyring};
-use crate::keys::token::{self, Context, Open, Ref, Token};
+use crate::keys::token::{self, ClickSigner, Context, Open, Ref, Token};
 use crate::rewrite::{self, Mint, Outcome, Plan, Report};
 
 /// The header that names the message to log and DSN readers.
@@ -159,7 +159,10 @@ impl Tracked {
     /// The whole message as it goes out.
     #[must_use]
     pub fn apply(&self, message: &[u8]) -> Vec<u8> {
-        self.headers.apply(&rewrite::apply(message, &self.report.patches))
+        let patches = &self.report.patches;
+        let (mut output, body) = self.headers.apply_to_header(message, rewrite::growth(patches));
+        rewrite::apply_onto(&mut output, message, body, patches);
+        output
     }
 }
 
@@ -223,8 +226,14 @@ fn decide_or_pass(message: &[u8], envelope: Envelope<'_>, means: &Means<'_>) -> 
     let id = MessageId::new(means.now, means.random);
     let campaign = campaign::campaign(&fields, &policy.campaign_headers, &policy.campaign_rules, sender);
     let recipient = recipients.first().copied().filter(|_| single);
-    let mut minter =
-        Minter { key, host, max_url_bytes: policy.max_url_bytes, id, recipient, campaign: campaign.clone() };
+    let context = Context { message: id, recipient, campaign: campaign.as_ref() };
+    let mut minter = Minter {
+        key,
+        host,
+        max_url_bytes: policy.max_url_bytes,
+        context,
+        clicks: ClickSigner::new(context, key),
+    };
     let report = rewrite::rewrite(message, &plan, &mut minter);
     if let Outcome::LeftAlone(reason) = report.outcome {
         return Ok(Decision::Pass(Pass::Rewriter(reason), Some(report)));
@@ -266,36 +275,32 @@ struct Minter<'a> {
     key: &'a Key,
     host: &'a TrackingHost,
     max_url_bytes: usize,
-    id: MessageId,
-    recipient: Option<Pseudonym>,
-    campaign: Option<CampaignId>,
+    context: Context<'a>,
+    clicks: ClickSigner<'a>,
 }
 
-impl Minter<'_> {
-    fn url(&self, path: &str, sign: impl FnOnce(&mut String)) -> Option<String> {
-        let mut url = String::with_capacity(320);
-        for piece in [&self.host.url, path, "/"] {
-            url.push_str(piece);
-        }
-        sign(&mut url);
-        (url.len() <= self.max_url_bytes).then_some(url)
+/// The beginning of a tracking URL.
+fn base(host: &TrackingHost, path: &str) -> String {
+    let mut url = String::with_capacity(320);
+    for piece in [&host.url, path, "/"] {
+        url.push_str(piece);
     }
+    url
 }
 
 impl Mint for Minter<'_> {
     fn link(&mut self, target: &str, number: u16) -> Option<String> {
-        let Self { id, recipient, host, .. } = *self;
-        let context = Context { message: id, recipient, campaign: self.campaign.as_ref() };
-        self.url(&host.click, |url| token::sign_click_onto(url, context, number, target, self.key))
+        let mut url = base(self.host, &self.host.click);
+        self.clicks.sign_onto(&mut url, number, target);
+        (url.len() <= self.max_url_bytes).then_some(url)
     }
 
     fn pixel(&mut self) -> Option<String> {
-        let token = Token::Open(Open {
-            message: self.id,
-            recipient: self.recipient,
-            campaign: self.campaign.clone(),
-        });
-        self.url(&self.host.open, |url| token::sign_onto(url, &token, self.key))
+        let Context { message, recipient, campaign } = self.context;
+        let token = Token::Open(Open { message, recipient, campaign: campaign.cloned() });
+        let mut url = base(self.host, &self.host.open);
+        token::sign_onto(&mut url, &token, self.key);
+        (url.len() <= self.max_url_bytes).then_some(url)
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 
 use super::Deps;
 use super::decide::{self, Decision, Envelope, Means, Pass, Policy, Tracked};
-use super::happenings::{EventRefused, MessageDone, Protocol, SpoolTurn};
+use super::happenings::{EventRefused, LeftAlone, MessageDone, Protocol, SpoolTurn};
 use super::patience::{Patience, Turn};
 use super::split::{Copies, Splitter, without};
 use crate::event::{Event, EventId, Kind};
@@ -294,6 +294,9 @@ impl About {
             took: self.started.elapsed(),
         }
         .emit();
+        if let Some(tracked) = sent {
+            LeftAlone(&tracked.report).emit();
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use super::postconf::Said;
 use super::reinject::Sent;
 use crate::identity::MessageId;
 use crate::queue::{PublishError, StoreError};
+use crate::rewrite::Report;
 
 /// A message went through: the one line that each message gets.
 #[derive(Debug)]
@@ -51,6 +52,23 @@ impl MessageDone<'_> {
             .increment(1);
         metrics::histogram!("mailtap_milter_message_seconds").record(self.took.as_secs_f64());
         metrics::counter!("mailtap_milter_links_total").increment(u64::from(*links));
+    }
+}
+
+/// What of a tracked message was left as it came: links and parts, by reason.
+#[derive(Debug)]
+pub(super) struct LeftAlone<'a>(pub(super) &'a Report);
+
+impl LeftAlone<'_> {
+    pub(super) fn emit(&self) {
+        for (reason, count) in self.0.left_links.iter() {
+            metrics::counter!("mailtap_milter_links_left_total", "reason" => reason.as_str())
+                .increment(count.into());
+        }
+        for (reason, count) in self.0.left_parts().iter() {
+            metrics::counter!("mailtap_milter_parts_left_total", "reason" => reason.as_str())
+                .increment(count.into());
+        }
     }
 }
 

@@ -100,10 +100,17 @@ impl HeaderEdits {
     /// The message with these edits; everything else byte for byte.
     #[must_use]
     pub fn apply(&self, message: &[u8]) -> Vec<u8> {
+        let (mut output, end) = self.apply_to_header(message, 0);
+        output.extend_from_slice(message.get(end..).unwrap_or_default());
+        output
+    }
+
+    /// The edited header block, with room for the rest of the message and for so many bytes more; and where the rest begins.
+    pub(super) fn apply_to_header(&self, message: &[u8], growth: usize) -> (Vec<u8>, usize) {
         let (fields, end) = fields(message);
         let first_line = message.get(..line_end(message)).unwrap_or_default();
         let line_end: &[u8] = if first_line.ends_with(b"\r\n") { b"\r\n" } else { b"\n" };
-        let mut output = Vec::with_capacity(message.len() + 256);
+        let mut output = Vec::with_capacity(message.len() + growth + 256);
         let start = fields.first().map_or(end, |field| field.range.start);
         output.extend_from_slice(message.get(..start).unwrap_or_default());
         let deleted: HashSet<_> =
@@ -124,8 +131,7 @@ impl HeaderEdits {
             output.extend_from_slice(value.as_bytes());
             output.extend_from_slice(line_end);
         }
-        output.extend_from_slice(message.get(end..).unwrap_or_default());
-        output
+        (output, end)
     }
 }
 

@@ -20,7 +20,7 @@ use mailtap_milter::session::{Message, Path};
 
 use super::decide::{self, Decision, Envelope, Means, Pass, Tracked};
 use super::handler::{Filter, text};
-use super::happenings::{CopyDone, NoCopy, SplitStopped};
+use super::happenings::{CopyDone, LeftAlone, NoCopy, SplitStopped};
 use super::reinject::{Door, Sent};
 use crate::identity::Timestamp;
 use crate::queue::StoreError;
@@ -193,6 +193,9 @@ impl Filter {
             Err(sent) => sent,
         };
         CopyDone { sent, id: copy.tracked.as_ref().map(|tracked| tracked.id) }.emit();
+        if let (Sent::Accepted, Some(tracked)) = (sent, &copy.tracked) {
+            LeftAlone(&tracked.report).emit();
+        }
         match sent {
             Sent::Accepted => Ok(Some(copy.tracked.map_or(0, |tracked| tracked.report.tracked.into()))),
             Sent::Refused => Ok(None),

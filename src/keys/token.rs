@@ -148,7 +148,7 @@ pub fn sign_onto(text: &mut String, token: &Token, key: &Key) {
                 recipient: click.recipient,
                 campaign: click.campaign.as_ref(),
             };
-            sign_click_onto(text, context, click.link, &click.target, key);
+            ClickSigner::new(context, key).sign_onto(text, click.link, &click.target);
         }
         Token::Open(open) => {
             let mut bytes = begin(KIND_OPEN, key);
@@ -181,13 +181,37 @@ pub struct Context<'a> {
     pub campaign: Option<&'a CampaignId>,
 }
 
-/// Signs a click token at the end of a text, without a [`Click`] of its own: a newsletter has hundreds of links.
-pub fn sign_click_onto(text: &mut String, context: Context<'_>, link: u16, target: &str, key: &Key) {
-    let mut bytes = begin(KIND_CLICK, key);
-    put_context(&mut bytes, context);
-    bytes.extend_from_slice(&link.to_be_bytes());
-    bytes.extend_from_slice(target.as_bytes());
-    finish(text, bytes, key, KIND_CLICK, MAC_BYTES);
+/// Signs the click tokens of one message, without a [`Click`] for each: a newsletter has hundreds of links.
+#[derive(Debug)]
+pub struct ClickSigner<'k> {
+    key: &'k Key,
+    /// What is signed: the label, and the bytes of the token as far as all have them.
+    bytes: Vec<u8>,
+    common: usize,
+}
+
+impl<'k> ClickSigner<'k> {
+    /// For the links of a message.
+    #[must_use]
+    pub fn new(context: Context<'_>, key: &'k Key) -> Self {
+        let mut bytes = Vec::with_capacity(384);
+        bytes.extend_from_slice(purpose(KIND_CLICK));
+        bytes.push(VERSION | KIND_CLICK);
+        bytes.extend_from_slice(&key.id.to_be_bytes());
+        put_context(&mut bytes, context);
+        Self { key, common: bytes.len(), bytes }
+    }
+
+    /// Signs the token of a link, at the end of a text.
+    pub fn sign_onto(&mut self, text: &mut String, link: u16, target: &str) {
+        self.bytes.truncate(self.common);
+        self.bytes.extend_from_slice(&link.to_be_bytes());
+        self.bytes.extend_from_slice(target.as_bytes());
+        let mac = self.key.mac().chain_update(&self.bytes).finalize().into_bytes();
+        self.bytes.extend_from_slice(mac.get(..MAC_BYTES).unwrap_or_default());
+        let token = self.bytes.get(purpose(KIND_CLICK).len()..).unwrap_or_default();
+        BASE64URL_NOPAD.encode_append(token, text);
+    }
 }
 
 fn begin(kind: u8, key: &Key) -> Vec<u8> {

@@ -127,6 +127,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn part(&mut self, index: usize, part: Part, found: Result<Found<'_>, Reason>) {
         let what = match found {
+            _ if part.kind == Kind::Container => PartWhat::Opened,
             Ok(found) => self.found(index, part.body.start, found),
             Err(reason) => PartWhat::Left(reason),
         };
@@ -142,6 +143,7 @@ impl Writer<'_> {
     fn found(&mut self, index: usize, base: usize, found: Found<'_>) -> PartWhat {
         let Found { flavour, body, candidates, more, unchanged, scan } = found;
         self.report.unlisted_links += more;
+        self.report.left_links.add(Reason::TooManyLinks, more);
         let mut others = self.others(index, scan);
         others.reverse();
         let mut edits = Edits {
@@ -203,6 +205,9 @@ impl Writer<'_> {
             for range in link.strip.into_iter().chain(mark) {
                 edits.try_add(range, Vec::new());
             }
+        }
+        if let Err(reason) = verdict {
+            self.report.left_links.add(reason, 1);
         }
         let what = verdict.map_or_else(LinkWhat::Left, |()| LinkWhat::Tracked);
         if self.report.links.len() < super::report::MAX_REPORTED_LINKS {

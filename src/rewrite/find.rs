@@ -76,8 +76,11 @@ pub(super) fn examine<'m>(
     allowed: Allowed,
     unsubscribe: &HashSet<String>,
 ) -> Result<Result<Found<'m>, Reason>, Reason> {
-    if let Kind::Other(reason) = part.kind {
-        return Ok(Err(reason));
+    match part.kind {
+        Kind::Other(reason) => return Ok(Err(reason)),
+        // Never asked for: it has no text of its own.
+        Kind::Container => return Ok(Err(Reason::NotText)),
+        Kind::Html | Kind::Plain | Kind::Amp => {}
     }
     let raw = slice(message, &part.body);
     let body = match Body::decode(raw, &part.encoding) {
@@ -99,7 +102,7 @@ pub(super) fn examine<'m>(
 
 /// Whether something of a part has to go even where nothing is tracked: a scheme suffix that leads nowhere, our own marks.
 pub(super) fn holds_marks(message: &[u8], part: &Part) -> bool {
-    if matches!(part.kind, Kind::Other(_)) {
+    if matches!(part.kind, Kind::Other(_) | Kind::Container) {
         return false;
     }
     let body = Body::decode(slice(message, &part.body), &part.encoding);
@@ -119,7 +122,8 @@ fn charset_of(body: &Body<'_>, part: &Part) -> Result<Charset, Reason> {
         return Err(Reason::EmptyPart);
     }
     let charset = Charset::of(&part.charset, text)?;
-    if memchr(0, text).is_some() {
+    // Where the text is the encoding, it was looked at with the message.
+    if !matches!(body, Body::Identity(_)) && memchr(0, text).is_some() {
         return Err(Reason::Nul);
     }
     Ok(charset)

@@ -2,8 +2,8 @@
 //!
 //! - Layer: decision
 //! - Takes: the whole message.
-//! - Gives: the header block and every leaf, with what it is and where its body lies; containers are opened only where
-//!   their parts are what the reader sees.
+//! - Gives: every part, with what it is and where its body lies; containers are opened only where their parts are what the
+//!   reader sees.
 //! - On failure: a `Reason` for the whole message: disorder is never guessed at.
 //! - Limits: parts and depth by the plan; one pass over the bytes, then over the lines that begin with `--`.
 //! - See: RFC 2046 section 5.1
@@ -17,7 +17,7 @@ use super::lines::Lines;
 use super::plan::Plan;
 use super::reason::Reason;
 
-/// A leaf of the MIME tree, or a container that is not opened.
+/// A part of the MIME tree.
 #[derive(Debug)]
 pub(super) struct Part {
     /// Its number, as IMAP counts.
@@ -45,6 +45,8 @@ pub(super) enum Kind {
     Plain,
     /// AMP HTML that the reader sees instead of the HTML.
     Amp,
+    /// A multipart whose parts follow.
+    Container,
     /// Something that is not touched.
     Other(Reason),
 }
@@ -106,6 +108,15 @@ impl Walk<'_> {
             if !matches!(encoding.as_str(), "" | "7bit" | "8bit" | "binary") {
                 return Err(Reason::BadMultipartEncoding);
             }
+            self.parts.push(Part {
+                path: place.path.to_owned(),
+                media: media.to_owned(),
+                encoding,
+                charset: Ok(None),
+                delsp: false,
+                body: body.clone(),
+                kind: Kind::Container,
+            });
             return self.container(media, &content_type, body, place);
         }
         // An invitation is one whatever its part is called: mail programs show it as such.

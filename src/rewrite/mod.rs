@@ -28,10 +28,10 @@ mod transfer;
 pub use pattern::{DEFAULT_LOGIN_PATTERNS, LinkPatterns};
 pub use pixel::check_pixel;
 pub use plan::{DEFAULT_PIXEL, HostRule, Mint, PatternError, PixelAt, Plan};
-pub use reason::Reason;
+pub use reason::{Reason, Reasons};
 pub use report::{
-    LinkReport, LinkWhat, MAX_REPORTED_LINKS, Outcome, PartReport, PartWhat, Patch, Report, apply,
-    apply_from, line_of,
+    LineCounter, LinkReport, LinkWhat, MAX_REPORTED_LINKS, Outcome, PartReport, PartWhat, Patch, Report,
+    apply, apply_from, apply_onto, growth,
 };
 
 /// Decides what to change in a message.

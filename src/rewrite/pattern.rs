@@ -86,6 +86,8 @@ pub struct LinkPatterns {
     kinds: Arc<[PatternKind]>,
     /// `None` when there is nothing to look for.
     automaton: Option<AhoCorasick>,
+    /// Some piece holds a slash, which may be one of those that a path is thought to have at its ends.
+    slashed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +119,9 @@ impl LinkPatterns {
             .ascii_case_insensitive(true)
             .build(&texts)
             .map_err(|_| error("too many patterns"))?;
-        Ok(Self { texts: texts.into(), kinds: kinds.into(), automaton: Some(automaton) })
+        let slashed =
+            texts.iter().zip(&kinds).any(|(text, kind)| *kind == PatternKind::Piece && text.contains('/'));
+        Ok(Self { texts: texts.into(), kinds: kinds.into(), automaton: Some(automaton), slashed })
     }
 
     /// The patterns of [`DEFAULT_LOGIN_PATTERNS`].
@@ -130,6 +134,28 @@ impl LinkPatterns {
     /// Whether a link is of one of these patterns; `path` is what follows the host, `query` what follows the question mark.
     pub(super) fn matches(&self, path: &str, query: &str) -> bool {
         let Some(automaton) = &self.automaton else { return false };
+        if self.slashed || !(path.is_empty() || path.starts_with('/')) {
+            return self.matches_with_slashes(automaton, path, query);
+        }
+        let kind = |found: aho_corasick::Match| self.kinds.get(found.pattern().as_usize());
+        let in_path = automaton.find_overlapping_iter(path).any(|found| match kind(found) {
+            Some(PatternKind::Segments) => matches!(path.as_bytes().get(found.end()), None | Some(b'/')),
+            Some(PatternKind::Piece) => true,
+            _ => false,
+        });
+        in_path
+            || automaton.find_overlapping_iter(query).any(|found| match kind(found) {
+                Some(PatternKind::Parameter) => {
+                    let before = found.start().checked_sub(1).and_then(|at| query.as_bytes().get(at));
+                    matches!(before, None | Some(b'&' | b';'))
+                }
+                Some(PatternKind::Piece) => true,
+                _ => false,
+            })
+    }
+
+    /// As [`Self::matches`], for a path that is given slashes at its ends.
+    fn matches_with_slashes(&self, automaton: &AhoCorasick, path: &str, query: &str) -> bool {
         // With a slash at both ends, and between path and query what no pattern of ours can hold.
         let path = path.trim_matches('/');
         let mut text = String::with_capacity(path.len() + query.len() + 3);
@@ -225,6 +251,31 @@ mod tests {
             assert!(LinkPatterns::new([bad]).is_err(), "{bad}");
         }
         assert!(!LinkPatterns::default().matches("/login", ""));
+    }
+
+    #[test]
+    fn both_ways_to_look_say_the_same() {
+        let patterns = LinkPatterns::new(["/login", "/a/b", "token=", "secret"]).unwrap();
+        let automaton = patterns.automaton.as_ref().unwrap();
+        let paths = [
+            "",
+            "/",
+            "//",
+            "/login",
+            "/login/",
+            "//x//LOGIN//",
+            "/logins",
+            "/x/a/b",
+            "/a/bc",
+            "/token=",
+            "/mysecrets",
+        ];
+        for path in paths {
+            for query in ["", "token=", "x&token=1", "xtoken=1", "/login/", "a=secret", ";TOKEN=b"] {
+                let slow = patterns.matches_with_slashes(automaton, path, query);
+                assert_eq!(patterns.matches(path, query), slow, "{path} {query}");
+            }
+        }
     }
 
     #[test]

@@ -37,7 +37,9 @@ pub struct Plan {
     pub skip_visible_url: bool,
     /// Rewrites although the message carries a DKIM or ARC signature. Default false.
     pub rewrite_dkim_signed: bool,
-    /// Rewrites mail sent by machines (Auto-Submitted). Default false.
+    /// Rewrites mail that a machine sent on its own (Auto-Submitted: auto-generated, auto-notified). Default false.
+    pub rewrite_auto_generated: bool,
+    /// Rewrites answers by machines (any other Auto-Submitted but `no`). Default false.
     pub rewrite_auto_replies: bool,
     /// Rewrites the HTML of meeting invitations. Default false.
     pub rewrite_invitations: bool,
@@ -71,6 +73,7 @@ impl Default for Plan {
             conditional_comments: true,
             skip_visible_url: false,
             rewrite_dkim_signed: false,
+            rewrite_auto_generated: false,
             rewrite_auto_replies: false,
             rewrite_invitations: false,
             max_links: 1000,

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use proptest::prelude::*;
 
-use super::tests::{BASE, Fake, plan, run};
+use super::tests::{BASE, plan, run};
 use super::*;
 
 /// A piece of HTML: text that stays, or a link with its raw value.
@@ -57,7 +57,7 @@ impl Mint for Long {
     }
 }
 
-fn encode(text: &str, encoding: &str) -> String {
+pub(super) fn encode(text: &str, encoding: &str) -> String {
     match encoding {
         "base64" => {
             let encoded = data_encoding::BASE64.encode(text.as_bytes());
@@ -240,8 +240,16 @@ proptest! {
         mime in "(--a|--b|--|\r\n|\r\n\r\n|Content-Type: multipart/mixed; boundary=[ab]\r\n|Content-Type: text/html\r\n|<a href=https://e.com/>|x: y\r\n){0,40}",
     ) {
         let message = format!("Content-Type: multipart/mixed; boundary=a\r\n{mime}");
-        let (_, output) = run(message.as_bytes(), &plan());
-        prop_assert!(output.len() >= message.len().min(10));
+        let (report, output) = run(message.as_bytes(), &plan());
+        prop_assert_eq!(report.patches.is_empty(), output == message.as_bytes());
+        // Nothing goes but links, nothing comes but tracking URLs and the pixel, and no delimiter is lost.
+        for patch in &report.patches {
+            let gone = &message[patch.range.clone()];
+            let come = String::from_utf8(patch.bytes.clone()).unwrap();
+            prop_assert!(gone == "https://e.com/" && come.starts_with(BASE) || gone.is_empty() && come.contains(BASE), "{} {}", gone, come);
+        }
+        let delimiters = |text: &str| text.lines().filter(|line| line.starts_with("--")).count();
+        prop_assert_eq!(delimiters(&message), delimiters(&String::from_utf8(output).unwrap()));
     }
 
     #[test]
@@ -276,13 +284,32 @@ fn links_by_lol_html(html: &str) -> Vec<String> {
     found.take()
 }
 
+/// Counts how often it is asked.
+struct Counting(usize);
+
+impl Mint for Counting {
+    fn link(&mut self, target: &str, number: u16) -> Option<String> {
+        self.0 += 1;
+        Some(format!("{BASE}{number}/{}", target.len()))
+    }
+
+    fn pixel(&mut self) -> Option<String> {
+        None
+    }
+}
+
+/// The time it takes is measured in `cargo bench --bench rewrite hostile`.
 #[test]
-fn a_hundred_thousand_links_take_linear_time() {
+fn of_a_hundred_thousand_links_a_thousand_are_signed_and_all_are_counted() {
     let mut message = b"Content-Type: text/html\r\n\r\n".to_vec();
     for _ in 0..100_000 {
         message.extend_from_slice(b"<a href=https://e.com/x>y</a>\r\n");
     }
-    let report = rewrite(&message, &plan(), &mut Fake::default());
-    assert_eq!(usize::from(report.tracked), 1000);
+    let mut mint = Counting(0);
+    let report = rewrite(&message, &plan(), &mut mint);
+    assert_eq!((usize::from(report.tracked), mint.0, report.patches.len()), (1000, 1000, 1000));
+    assert_eq!(report.links.len(), MAX_REPORTED_LINKS, "memory is bounded");
     assert_eq!(report.links.len() + report.unlisted_links, 100_000);
+    let left: Vec<_> = report.left_links.iter().collect();
+    assert_eq!(left, [(Reason::TooManyLinks, 99_000)]);
 }

@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use super::optout::MessageOptOut;
-use super::reason::Reason;
+use super::reason::{Reason, Reasons};
 
 /// Most links listed in a report.
 pub const MAX_REPORTED_LINKS: usize = 20_000;
@@ -41,6 +41,8 @@ impl Outcome {
 pub enum PartWhat {
     /// Something in it is patched.
     Rewritten,
+    /// It is a container, whose parts are looked at one by one.
+    Opened,
     /// Nothing in it is patched.
     Left(Reason),
 }
@@ -66,7 +68,7 @@ pub struct Patch {
 /// A MIME part and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartReport {
-    /// Its number, as IMAP counts: `1`, `1.2`.
+    /// Its number, as IMAP counts: `1`, `1.2`; empty for the container of the whole message.
     pub path: String,
     /// Its media type in lower case.
     pub content_type: String,
@@ -100,12 +102,14 @@ pub struct Report {
     pub outcome: Outcome,
     /// Patches in ascending order, without overlap, in the body only.
     pub patches: Vec<Patch>,
-    /// Every leaf of the MIME tree, and containers that are not opened.
+    /// Every part of the MIME tree, but for what is within containers that are not opened.
     pub parts: Vec<PartReport>,
     /// Links in the order of the message, up to [`MAX_REPORTED_LINKS`].
     pub links: Vec<LinkReport>,
     /// How many links are tracked.
     pub tracked: u16,
+    /// Why the others are not, all of them.
+    pub left_links: Reasons,
     /// Links beyond what is listed in `links`; none of them is tracked.
     pub unlisted_links: usize,
     /// The part that got the pixel, as an index of `parts`, or why there is none.
@@ -124,11 +128,24 @@ impl Report {
             parts: Vec::new(),
             links: Vec::new(),
             tracked: 0,
+            left_links: Reasons::default(),
             unlisted_links: 0,
             pixel: Err(reason),
             amp_pixel: None,
             opt_out: MessageOptOut::default(),
         }
+    }
+
+    /// Why parts were left, and how many.
+    #[must_use]
+    pub fn left_parts(&self) -> Reasons {
+        let mut reasons = Reasons::default();
+        for part in &self.parts {
+            if let PartWhat::Left(reason) = part.what {
+                reasons.add(reason, 1);
+            }
+        }
+        reasons
     }
 
     /// Whether any part got a pixel.
@@ -155,8 +172,19 @@ pub fn apply(message: &[u8], patches: &[Patch]) -> Vec<u8> {
 /// As [`apply`], but only what follows `start`, such as the body. Patches before it are ignored.
 #[must_use]
 pub fn apply_from(message: &[u8], start: usize, patches: &[Patch]) -> Vec<u8> {
-    let growth: usize = patches.iter().map(|patch| patch.bytes.len()).sum();
-    let mut output = Vec::with_capacity(message.len().saturating_sub(start).saturating_add(growth));
+    let mut output = Vec::with_capacity(message.len().saturating_sub(start).saturating_add(growth(patches)));
+    apply_onto(&mut output, message, start, patches);
+    output
+}
+
+/// How many bytes patches bring, at most.
+#[must_use]
+pub fn growth(patches: &[Patch]) -> usize {
+    patches.iter().map(|patch| patch.bytes.len()).sum()
+}
+
+/// As [`apply_from`], at the end of what is there already.
+pub fn apply_onto(output: &mut Vec<u8>, message: &[u8], start: usize, patches: &[Patch]) {
     let mut at = start;
     for patch in patches {
         let Some(kept) = message.get(at..patch.range.start) else { continue };
@@ -168,14 +196,34 @@ pub fn apply_from(message: &[u8], start: usize, patches: &[Patch]) -> Vec<u8> {
         at = patch.range.end;
     }
     output.extend_from_slice(message.get(at..).unwrap_or_default());
-    output
 }
 
-/// The line, counted from 1, of an offset in the message.
-#[must_use]
-pub fn line_of(message: &[u8], offset: usize) -> usize {
-    let before = message.get(..offset).unwrap_or(message);
-    1 + memchr::memchr_iter(b'\n', before).count()
+/// Counts lines from offset to offset: what lies behind is not counted again.
+#[derive(Debug, Clone)]
+pub struct LineCounter<'m> {
+    message: &'m [u8],
+    offset: usize,
+    line: usize,
+}
+
+impl<'m> LineCounter<'m> {
+    /// Of a message.
+    #[must_use]
+    pub const fn new(message: &'m [u8]) -> Self {
+        Self { message, offset: 0, line: 1 }
+    }
+
+    /// The line, counted from 1, of an offset.
+    pub fn line_of(&mut self, offset: usize) -> usize {
+        if offset < self.offset {
+            *self = Self::new(self.message);
+        }
+        let offset = offset.min(self.message.len());
+        let between = self.message.get(self.offset..offset).unwrap_or_default();
+        self.line += memchr::memchr_iter(b'\n', between).count();
+        self.offset = offset;
+        self.line
+    }
 }
 
 #[cfg(test)]
@@ -198,7 +246,9 @@ mod tests {
 
     #[test]
     fn lines_count_from_one() {
-        assert_eq!(line_of(b"a\nb\nc", 0), 1);
-        assert_eq!(line_of(b"a\nb\nc", 4), 3);
+        let mut lines = LineCounter::new(b"a\nb\nc");
+        for (offset, line) in [(0, 1), (4, 3), (2, 2), (9, 3)] {
+            assert_eq!(lines.line_of(offset), line, "{offset}");
+        }
     }
 }

@@ -194,7 +194,8 @@ impl Scanner<'_> {
                 Some(b'/') => match html.get(open + 2) {
                     Some(byte) if byte.is_ascii_alphabetic() => self.end_tag(open),
                     Some(_) => after_mark(html, open + 2),
-                    None => Some(open + 2),
+                    // Whatever were put behind it would become a comment.
+                    None => None,
                 },
                 Some(b'!') => self.declaration(open)?,
                 Some(b'?') => after_mark(html, open + 2),
