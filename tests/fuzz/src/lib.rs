@@ -1,7 +1,7 @@
 //! What each fuzz target does with its bytes. A finding goes into `corpus/<target>/` and stays there.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use mailtap::bounce;
 use mailtap::collector::judge::{Behaviour, judge};
@@ -117,6 +117,15 @@ pub fn message(bytes: &[u8]) {
 
 const BASE: &str = "https://t.example.org/c/";
 
+/// Made once: its patterns are an automaton.
+static PLAN: LazyLock<Plan> = LazyLock::new(|| Plan {
+    own_prefixes: vec![BASE.into()],
+    text: true,
+    pixel_at: PixelAt::Both,
+    rewrite_dkim_signed: true,
+    ..Plan::default()
+});
+
 struct Marks;
 
 impl Mint for Marks {
@@ -132,14 +141,7 @@ impl Mint for Marks {
 /// What must hold for every message: no line gets too long, a second pass changes nothing more, and, where the text is its own
 /// encoding, nothing comes in but tracking URLs and pixels.
 fn rewritten(message: &[u8], own_encoding: bool) {
-    let plan = Plan {
-        own_prefixes: vec![BASE.into()],
-        text: true,
-        pixel_at: PixelAt::Both,
-        rewrite_dkim_signed: true,
-        ..Plan::default()
-    };
-    let report = rewrite(message, &plan, &mut Marks);
+    let report = rewrite(message, &PLAN, &mut Marks);
     let output = apply(message, &report.patches);
     if report.patches.is_empty() {
         assert_eq!(output, message);
@@ -156,7 +158,7 @@ fn rewritten(message: &[u8], own_encoding: bool) {
     // What an opt-out said in a mark that was taken out is not known any more.
     let text = String::from_utf8_lossy(message).to_lowercase();
     if !["notrack", "mailtap", "data-msys", "=\n", "=\r\n", "base64"].iter().any(|mark| text.contains(mark)) {
-        let again = rewrite(&output, &plan, &mut Marks);
+        let again = rewrite(&output, &PLAN, &mut Marks);
         assert!(again.patches.is_empty(), "{:?}", again.links);
     }
 }
