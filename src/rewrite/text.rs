@@ -98,7 +98,6 @@ fn glued(before: &[u8], charset: Charset) -> bool {
 fn link_from(text: &[u8], start: usize, charset: Charset, delsp: bool) -> TextLink {
     let rest = text.get(start..).unwrap_or_default();
     let (word, valid) = word_of(rest, charset);
-    let (word, cut) = first_of(word);
     let link = |len, doubt| {
         let range = start..start + len;
         TextLink { mark_end: range.end, range, doubt, opt_out: false }
@@ -107,7 +106,7 @@ fn link_from(text: &[u8], start: usize, charset: Charset, delsp: bool) -> TextLi
         let (opt_out, mark_end) = mark(rest, at);
         return TextLink { opt_out, mark_end: start + mark_end, ..link(at, None) };
     }
-    if !valid && !cut {
+    if !valid {
         return link(word.len(), Some(Reason::BadText));
     }
     let len = word.len();
@@ -132,28 +131,27 @@ fn mark(rest: &[u8], at: usize) -> (bool, usize) {
     (opt_out, at + len + 2)
 }
 
-/// The first of several links in one word, `https://a|https://b`, and whether there are more. A query may hold anything.
-fn first_of(word: &str) -> (&str, bool) {
-    let end = word.find(['?', '#']).unwrap_or(word.len());
-    let path = word.get(..end).unwrap_or_default();
-    for (at, _) in path.match_indices("://").skip(1) {
-        let start = path.get(..at).and_then(|before| scheme_start(before.as_bytes()));
-        let before = start.and_then(|start| path.get(..start)).unwrap_or_default();
-        if before.ends_with(['|', ',', ';']) {
-            return (before.get(..before.len() - 1).unwrap_or_default(), true);
-        }
-    }
-    (word, false)
+/// Whether another link begins, after what separates it from the one before: `https://a|https://b`.
+fn begins_another(rest: &[u8]) -> bool {
+    let begins =
+        |scheme: &str| rest.get(..scheme.len()).is_some_and(|b| b.eq_ignore_ascii_case(scheme.as_bytes()));
+    ["https://", "http://", "https+notrack://", "http+notrack://"].into_iter().any(begins)
 }
 
-/// What is written in one go, and whether it can be read up to its end.
+/// What is written in one go, up to the next link, and whether it can be read up to its end.
 fn word_of(rest: &[u8], charset: Charset) -> (&str, bool) {
     let mut len = 0;
     let mut valid = true;
+    // A query may hold anything, other links too.
+    let mut in_path = true;
     while let Some(&byte) = rest.get(len) {
         match byte {
             0..=b' ' | 0x7F | b'<' | b'>' | b'"' | b'`' => break,
-            0..0x7F => len += 1,
+            b',' | b';' | b'|' if in_path && begins_another(rest.get(len + 1..).unwrap_or_default()) => break,
+            0..0x7F => {
+                in_path &= !matches!(byte, b'?' | b'#');
+                len += 1;
+            }
             _ => match sign_at(rest, len).filter(|_| charset.is_utf8()) {
                 Some(sign) if ends_word(sign) => break,
                 Some(sign) => len += sign.len_utf8(),

@@ -2,7 +2,7 @@
 //!
 //! - `newsletter-64k-200-links`: against `lol_html` doing the same work on the HTML alone; compare the two of one run
 //! - `few-links`: messages of 1 KB to 10 MB with one link a 64 KB; what is looked at must cost as little as can be
-//! - `hostile`: input that would hurt if anything were worse than linear; the throughput must not fall with the size
+//! - `hostile`: input that would hurt if anything were worse than linear; the throughput must not fall with the size, up to 50 MB
 //!
 //! `cargo bench --bench rewrite [-- GROUP]`
 #![allow(clippy::unwrap_used, missing_docs)]
@@ -39,7 +39,7 @@ fn ring() -> Keyring {
     Keyring::new([7; 32], Timestamp::from_secs(1))
 }
 
-fn message(html: &str) -> String {
+fn html_message(html: &str) -> String {
     format!(
         "From: a@example.org\r\nMIME-Version: 1.0\r\nContent-Type: text/html; charset=utf-8\r\n\r\n{html}"
     )
@@ -59,6 +59,7 @@ impl Site {
         let plan = Plan {
             own_prefixes: vec!["https://t.example.org/c/".into(), "https://t.example.org/o/".into()],
             max_message_bytes: 128 << 20,
+            text: true,
             ..Plan::default()
         };
         Self {
@@ -106,7 +107,7 @@ impl Site {
 
 fn newsletter(criterion: &mut Criterion) {
     let html = html();
-    let message = message(&html);
+    let message = html_message(&html);
     let site = Site::new();
     assert_eq!(site.rewrite(&message).0, LINKS);
     let (means, ring, pseudonyms) = (site.means(), &site.ring, &site.pseudonyms);
@@ -160,7 +161,7 @@ fn sizes(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("few-links");
     group.sample_size(20);
     for kilobytes in [1, 16, 64, 256, 1_024, 10_240] {
-        let message = message(&few_links(kilobytes * 1_024));
+        let message = html_message(&few_links(kilobytes * 1_024));
         group.throughput(Throughput::Bytes(message.len() as u64));
         group.bench_function(BenchmarkId::from_parameter(format!("{kilobytes}-KiB")), |bencher| {
             bencher.iter(|| site.rewrite(&message));
@@ -174,18 +175,65 @@ fn repeated(piece: &str, bytes: usize) -> String {
     format!("{piece}\r\n").repeat(bytes / (piece.len() + 2))
 }
 
-/// A way to make hostile HTML of so many bytes.
+/// A way to make a hostile message of so many bytes.
 type Hostile = (&'static str, fn(usize) -> String);
 
+/// A message of one part with these headers.
+fn part(headers: &str, body: &str) -> String {
+    format!("From: a@example.org\r\nMIME-Version: 1.0\r\n{headers}\r\n\r\n{body}")
+}
+
+fn base64(headers: &str, body: &str) -> String {
+    let encoded = data_encoding::BASE64_MIME.encode(body.as_bytes());
+    part(&format!("{headers}\r\nContent-Transfer-Encoding: base64"), &encoded)
+}
+
+fn quoted(body: &str) -> String {
+    part("Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable", body)
+}
+
+/// Containers within containers, as deep as is allowed, and lines that look like delimiters in the innermost.
+fn deep(bytes: usize) -> String {
+    const LEVELS: usize = 19;
+    let mut message = String::from("From: a@example.org\r\nMIME-Version: 1.0\r\n");
+    for level in 0..LEVELS {
+        message.push_str(&format!("Content-Type: multipart/mixed; boundary=b{level}\r\n\r\n--b{level}\r\n"));
+    }
+    message.push_str("Content-Type: text/html\r\n\r\n");
+    message.push_str(&repeated("--b", bytes));
+    for level in (0..LEVELS).rev() {
+        message.push_str(&format!("\r\n--b{level}--\r\n"));
+    }
+    message
+}
+
 const HOSTILE: &[Hostile] = &[
-    ("links", |bytes| repeated("<a href=\"https://e.org/a\">x</a>", bytes)),
-    ("attributes", |bytes| format!("<a {} href=\"https://e.org/\">x</a>", repeated("a=b", bytes))),
-    ("nesting", |bytes| repeated("<div>", bytes)),
-    ("open-quotes", |bytes| repeated("<a href=\"https://e.org/", bytes)),
-    ("open-comments", |bytes| repeated("<!-- <!--[if mso]>", bytes)),
-    ("open-tags", |bytes| repeated("<", bytes)),
-    ("references", |bytes| repeated("<a href=\"https://e.org/?&amp;&amp;&amp;&amp;&amp;&copy\">", bytes)),
-    ("raw-text", |bytes| repeated("<style></styl", bytes)),
+    ("quoted-printable", |bytes| {
+        quoted(&repeated("<a href=3D\"https://e.org/=\r\na=3Db\">=C3=A4</a>", bytes))
+    }),
+    ("soft-breaks", |bytes| quoted(&repeated("=", bytes))),
+    ("base64", |bytes| {
+        base64("Content-Type: text/html", &repeated("<a href=\"https://e.org/a\">x</a>", bytes / 4 * 3))
+    }),
+    ("text-one-word", |bytes| base64("Content-Type: text/plain", &"https://e.org/a,".repeat(bytes / 64 * 3))),
+    ("text-brackets", |bytes| {
+        base64("Content-Type: text/plain", &format!("https://e.org/{}", ")".repeat(bytes / 4 * 3)))
+    }),
+    ("text-marks", |bytes| part("Content-Type: text/plain", &repeated("https://e.org/a[[data-msys-", bytes))),
+    ("deep-mime", deep),
+    ("svg", |bytes| html_message(&repeated("<svg><title>x</title><path>", bytes))),
+    ("links", |bytes| html_message(&repeated("<a href=\"https://e.org/a\">x</a>", bytes))),
+    ("attributes", |bytes| {
+        html_message(&format!("<a {} href=\"https://e.org/\">x</a>", repeated("a=b", bytes)))
+    }),
+    ("nesting", |bytes| html_message(&repeated("<div>", bytes))),
+    ("open-quotes", |bytes| html_message(&repeated("<a href=\"https://e.org/", bytes))),
+    ("open-comments", |bytes| html_message(&repeated("<!-- <!--[if mso]>", bytes))),
+    ("open-tags", |bytes| html_message(&repeated("<", bytes))),
+    ("references", |bytes| {
+        html_message(&repeated("<a href=\"https://e.org/?&amp;&amp;&amp;&amp;&amp;&copy\">", bytes))
+    }),
+    ("raw-text", |bytes| html_message(&repeated("<style></styl", bytes))),
 ];
 
 fn hostile(criterion: &mut Criterion) {
@@ -193,8 +241,8 @@ fn hostile(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("hostile");
     group.sample_size(10);
     for (name, make) in HOSTILE {
-        for megabytes in [1, 4, 16] {
-            let message = message(&make(megabytes << 20));
+        for megabytes in [1, 4, 16, 50] {
+            let message = make(megabytes << 20);
             group.throughput(Throughput::Bytes(message.len() as u64));
             group.bench_function(BenchmarkId::new(*name, format!("{megabytes}-MiB")), |bencher| {
                 bencher.iter(|| site.decide(&message));
