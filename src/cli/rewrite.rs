@@ -130,7 +130,7 @@ fn verdict(decision: &Decision) -> (&'static str, Option<(&'static str, &'static
 
 fn report(decision: &Decision) -> Option<&Report> {
     match decision {
-        Decision::Pass(_, report) => report.as_ref(),
+        Decision::Pass(_, report) => report.as_deref(),
         Decision::Track(tracked) => Some(&tracked.report),
     }
 }

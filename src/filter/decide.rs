@@ -127,7 +127,7 @@ impl Pass {
 #[derive(Debug)]
 pub enum Decision {
     /// It passes exactly as it came.
-    Pass(Pass, Option<Report>),
+    Pass(Pass, Option<Box<Report>>),
     /// It is tracked.
     Track(Box<Tracked>),
 }
@@ -236,7 +236,7 @@ fn decide_or_pass(message: &[u8], envelope: Envelope<'_>, means: &Means<'_>) -> 
     };
     let report = rewrite::rewrite(message, &plan, &mut minter);
     if let Outcome::LeftAlone(reason) = report.outcome {
-        return Ok(Decision::Pass(Pass::Rewriter(reason), Some(report)));
+        return Ok(Decision::Pass(Pass::Rewriter(reason), Some(Box::new(report))));
     }
     let reference = token::sign(&Token::Ref(Ref { message: id }), key);
     let data = Data {

@@ -217,6 +217,56 @@ fn pixels_at_both_ends_are_one_open() {
     assert_eq!(token(urls[0]), token(urls[1]), "the same URL, which caches and the tracker count once");
 }
 
+/// A newsletter as Postfix sends it to a milter, cut in two at every byte and into pieces of every small size: it is always the same message,
+/// with the same links.
+#[test]
+fn a_message_in_any_pieces_is_rewritten_the_same() {
+    use mailtap_milter::session::{Event, Interest, Session, SessionLimits, Wanted};
+    use mailtap_milter::wire::{Command, EnvelopePath, Offer, Texts};
+    let path = |address| EnvelopePath { address, args: Texts::new(b"") };
+    let (head, body) = HTML.split_once("\r\n\r\n").unwrap();
+    let mut wire = Vec::new();
+    Command::Negotiate(Offer::POSTFIX).encode(&mut wire);
+    Command::Mail(path(b"<news@example.org>")).encode(&mut wire);
+    Command::Rcpt(path(b"<ann@example.net>")).encode(&mut wire);
+    Command::Data.encode(&mut wire);
+    for line in head.split("\r\n") {
+        let (name, value) = line.split_once(':').unwrap();
+        Command::Header { name: name.as_bytes(), value: value.as_bytes() }.encode(&mut wire);
+    }
+    Command::EndOfHeaders.encode(&mut wire);
+    // Postfix cuts bodies anywhere, within a link too.
+    for piece in body.as_bytes().chunks(37) {
+        Command::Body(piece).encode(&mut wire);
+    }
+    Command::EndOfMessage(b"").encode(&mut wire);
+    let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let mut session = Session::new(Wanted::default(), SessionLimits::default());
+        let mut messages = Vec::new();
+        for piece in pieces {
+            session.receive(piece);
+            while let Some(event) = session.poll().unwrap() {
+                match event {
+                    Event::Headers => session.answer_headers(Interest::Body),
+                    Event::Message(message) => messages.push(String::from_utf8(message.to_bytes()).unwrap()),
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(messages.len(), 1);
+        messages.remove(0)
+    };
+    let whole = output(&tracked(one(HTML)), HTML);
+    for at in 0..=wire.len() {
+        let message = read(&mut [&wire[..at], &wire[at..]].into_iter());
+        assert_eq!(message, HTML, "split at {at}");
+    }
+    for size in 1..80 {
+        let message = read(&mut wire.chunks(size));
+        assert_eq!(output(&tracked(one(&message)), &message), whole, "pieces of {size}");
+    }
+}
+
 #[test]
 fn no_token_or_header_names_a_recipient() {
     let recipients = ["ann@example.net", "hidden.bcc@example.com"];

@@ -6,7 +6,7 @@
 //! - On failure: a text that is no pattern is an error with the reason, never its content.
 //! - Limits: one pass over path and query, however many patterns there are; 1 MiB for the automaton.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use aho_corasick::{AhoCorasick, AhoCorasickBuilder, MatchKind};
 
@@ -127,8 +127,11 @@ impl LinkPatterns {
     /// The patterns of [`DEFAULT_LOGIN_PATTERNS`].
     #[must_use]
     pub fn logins() -> Self {
-        // A test has them all read.
-        Self::new(DEFAULT_LOGIN_PATTERNS.iter().copied()).unwrap_or_default()
+        static LOGINS: LazyLock<LinkPatterns> = LazyLock::new(|| {
+            // A test has them all read.
+            LinkPatterns::new(DEFAULT_LOGIN_PATTERNS.iter().copied()).unwrap_or_default()
+        });
+        LOGINS.clone()
     }
 
     /// Whether a link is of one of these patterns; `path` is what follows the host, `query` what follows the question mark.
