@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::event::Machine;
 use crate::queue::spool::{self, Spool as RealSpool};
+use crate::tracker::Rates;
 
 /// Numbers that are the same in every run.
 struct Dice(u64);
@@ -33,7 +34,9 @@ async fn whatever_is_claimed_meanwhile_every_click_is_sent_once() {
         host: "test".into(),
     };
     let life = Lifecycle::detached();
-    let task = tokio::spawn(run_on(listener, Settings::default(), deps, life.clone()));
+    // One recipient clicks more often here than a site would record.
+    let settings = Settings { rates: Rates { client: None, token: None }, ..Settings::default() };
+    let task = tokio::spawn(run_on(listener, settings, deps, life.clone()));
     // Accepted after the tracker began, as far as it knows.
     let messages = [1, 2].map(|number| MessageId::new(clock::now().plus(Duration::from_millis(900)), number));
     let mut dice = Dice(7);
