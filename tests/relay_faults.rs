@@ -68,7 +68,7 @@ async fn play(fault: &str, recovers: bool) -> (BTreeMap<String, usize>, Status) 
     let source = Box::new(SpoolSource::new(spool.clone(), 500, life.stop.clone()));
     let dedupe = Dedupe::open(&directory.path().join("relay")).unwrap();
     let property = Property {
-        domains: Vec::new(),
+        takes: mailtap::relay::property::Takes::default(),
         measurement_id: "G-TEST".into(),
         api_secret: Some(Secret::new("MARKER".into())),
         base_url: base_url.clone(),

@@ -7,6 +7,7 @@ use mailtap::event::{BounceClass, Data, Event, EventId, Kind, Machine};
 use mailtap::identity::{MessageId, Pseudonym, Timestamp};
 use mailtap::relay::batch::batch;
 use mailtap::relay::map::{Mapped, Mapping, PARAMS, client_id, map};
+use mailtap::relay::property::Takes;
 use mailtap::relay::validate::{MAX_BODY_BYTES, validate};
 use proptest::prelude::*;
 
@@ -52,7 +53,7 @@ proptest! {
         let mut valid = Vec::new();
         for (number, (kind, random, age_s, data)) in events.into_iter().enumerate() {
             let event = event(kind, random, age_s, data);
-            let mapped = map(&event, &[Vec::new()]).unwrap();
+            let mapped = map(&event, &[Takes::default()]).unwrap();
             match validate(mapped, now) {
                 Ok((mapped, _)) => valid.push((mapped, number)),
                 Err(reject) => prop_assert!(age_s > 71 * 3_600, "{}", reject.as_str()),
@@ -153,7 +154,7 @@ proptest! {
         for (number, (kind, random, age_s, data)) in events.into_iter().enumerate() {
             let time = Timestamp::from_secs(NOW.saturating_add_signed(-age_s));
             let event = Event { time, ..event(kind, random, 0, data) };
-            match validate(mapping.map(&event, &[Vec::new()]).unwrap(), now) {
+            match validate(mapping.map(&event, &[Takes::default()]).unwrap(), now) {
                 Ok((mapped, _)) => valid.push((mapped, number)),
                 Err(reject) => prop_assert!(age_s > 71 * 3_600, "{}", reject.as_str()),
             }
@@ -197,7 +198,8 @@ fn only_people_engage_and_properties_are_chosen_by_domain() {
         sender_domain: Some("shop.example.org".into()),
         ..Data::default()
     };
-    let domains = [vec!["example.org".into()], vec!["*.example.org".into()], Vec::new()];
+    let domains = [vec!["example.org".into()], vec!["*.example.org".into()], Vec::new()]
+        .map(|domains| Takes { domains, ..Takes::default() });
     let human = map(&event(6, 1, 0, with(Machine::No)), &domains).unwrap();
     assert_eq!((human.name, human.property), ("email_open", 1));
     assert!(human.params.contains_key("engagement_time_msec"));

@@ -307,7 +307,10 @@ pub(super) fn milter(config: &Config) -> Result<filter::Settings> {
 /// The relay's settings.
 pub(super) fn relay(config: &Config) -> relay::Settings {
     let property = |property: &PropertyConfig| relay::send::Property {
-        domains: property.sender_domains.clone(),
+        takes: relay::property::Takes {
+            campaigns: property.campaigns.clone(),
+            domains: property.sender_domains.clone(),
+        },
         measurement_id: property.measurement_id.clone(),
         api_secret: property.api_secret.clone(),
         base_url: property.url.clone(),

@@ -93,7 +93,7 @@ fn sender_domain(config: &Config, host: &TrackingHost) -> Result<Option<String>,
             property.sender_domains.iter().any(|pattern| matches_domain(pattern, &domain))
         };
         let position = config.properties.iter().position(named);
-        position.or_else(|| config.properties.iter().position(|property| property.sender_domains.is_empty()))
+        position.or_else(|| config.properties.iter().position(PropertyConfig::takes_all_others))
     };
     let mut properties = domains().map(property);
     let first = properties.next();
@@ -106,10 +106,7 @@ fn sender_domain(config: &Config, host: &TrackingHost) -> Result<Option<String>,
     match (exact, first.flatten()) {
         (Some(domain), _) => Ok(Some(domain.clone())),
         (None, Some(property))
-            if config
-                .properties
-                .get(property)
-                .is_some_and(|property| !property.sender_domains.is_empty()) =>
+            if config.properties.get(property).is_some_and(|property| !property.takes_all_others()) =>
         {
             Err(
                 "all its sender domains are patterns, and their GA4 property is not the one for all others: list one \

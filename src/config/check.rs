@@ -455,28 +455,25 @@ fn properties(at: &mut Checker<'_>, raw: &Raw) -> Vec<PropertyConfig> {
     for (number, property) in ga4.properties.iter().enumerate() {
         let key = format!("ga4.properties[{number}]");
         let url = if property.url.is_empty() { &ga4.url } else { &property.url };
-        if property.sender_domains.is_empty() {
+        if property.sender_domains.is_empty() && property.campaigns.is_empty() {
             at.note(
                 &format!("{key}.sender_domains"),
-                "is missing: the domains whose events go to this property",
+                "is missing: the domains (or campaigns) whose events go to this property",
             );
         }
-        let domains = at.domains(&format!("{key}.sender_domains"), &property.sender_domains);
+        let sender_domains = at.domains(&format!("{key}.sender_domains"), &property.sender_domains);
+        let campaigns = property.campaigns.iter();
+        let campaigns = campaigns
+            .filter_map(|text| at.some(&format!("{key}.campaigns"), units::campaign_pattern(text)))
+            .collect();
         let (id, file) = (&property.measurement_id, &property.api_secret_file);
-        properties.push(one_property(at, ga4, &key, domains, id, file, url));
+        let checked = one_property(at, ga4, &key, id, file, url);
+        properties.push(PropertyConfig { campaigns, sender_domains, ..checked });
     }
     if !ga4.measurement_id.is_empty()
         || (raw.relay.enabled && properties.is_empty() && !ga4.api_secret_file.is_empty())
     {
-        properties.push(one_property(
-            at,
-            ga4,
-            "ga4",
-            Vec::new(),
-            &ga4.measurement_id,
-            &ga4.api_secret_file,
-            &ga4.url,
-        ));
+        properties.push(one_property(at, ga4, "ga4", &ga4.measurement_id, &ga4.api_secret_file, &ga4.url));
     }
     properties
 }
@@ -485,7 +482,6 @@ fn one_property(
     at: &mut Checker<'_>,
     ga4: &Ga4,
     key: &str,
-    sender_domains: Vec<String>,
     measurement_id: &str,
     api_secret_file: &str,
     url: &str,
@@ -526,7 +522,8 @@ fn one_property(
     };
     let url = url.map(|url| url.as_str().trim_end_matches('/').to_owned()).unwrap_or_default();
     PropertyConfig {
-        sender_domains,
+        campaigns: Vec::new(),
+        sender_domains: Vec::new(),
         measurement_id: measurement_id.to_owned(),
         api_secret,
         url,

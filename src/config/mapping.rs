@@ -97,7 +97,7 @@ mod tests {
         );
         let mut event = crate::queue::testing::event(1);
         event.kind = Kind::Delivered;
-        let params = mapping.map(&event, &[Vec::new()]).unwrap().params;
+        let params = mapping.map(&event, &[crate::relay::property::Takes::default()]).unwrap().params;
         assert_eq!(params["campaign_id"], serde_json::json!(event.message));
         assert_eq!(params["email_id"], serde_json::json!(event.data.campaign));
         assert!(params.contains_key("engagement_time_msec"));

@@ -235,7 +235,9 @@ pub struct RelayConfig {
 /// A GA4 property, checked.
 #[derive(Debug, Clone)]
 pub struct PropertyConfig {
-    /// Sender domains that belong to it; empty: all others.
+    /// Campaigns that belong to it, whatever their sender; `begin*` too.
+    pub campaigns: Vec<String>,
+    /// Sender domains that belong to it.
     pub sender_domains: Vec<String>,
     /// G-…
     pub measurement_id: String,
@@ -249,6 +251,14 @@ pub struct PropertyConfig {
     pub preview: Option<Secret<String>>,
     /// What is missing for it to be used: a credential that only the unit has.
     pub missing: Option<String>,
+}
+
+impl PropertyConfig {
+    /// Whether it takes what no other does.
+    #[must_use]
+    pub fn takes_all_others(&self) -> bool {
+        self.campaigns.is_empty() && self.sender_domains.is_empty()
+    }
 }
 
 /// The most that a file of rules may have.

@@ -421,7 +421,7 @@ table! {
         events: Ga4Events = Ga4Events::default(),
         /// Names of parameters.
         parameters: Ga4Parameters = Ga4Parameters::default(),
-        /// Further properties, by sender domain.
+        /// Further properties, by campaign and sender domain.
         properties: Vec<Property> = Vec::new(),
     }
 }
@@ -501,6 +501,8 @@ table! {
 table! {
     /// `[[ga4.properties]]`
     Property {
+        /// Campaigns that belong to it, whatever their sender.
+        campaigns: Vec<String> = Vec::new(),
         /// Sender domains that belong to it.
         sender_domains: Vec<String> = Vec::new(),
         /// G-…

@@ -133,6 +133,29 @@ fn all_problems_are_reported_at_once() {
 }
 
 #[test]
+fn properties_are_named_by_campaign_or_domain() {
+    let with = |names: &str| {
+        let text = format!(
+            "{EXAMPLE}\n[[ga4.properties]]\n{names}\nmeasurement_id=\"G-2\"\napi_secret_file=\"ga4.secret\"\n"
+        );
+        let (_directory, path) = site(&text);
+        Config::load(&path)
+    };
+    let config = with("campaigns = [\"newsletter-*\", \"sale\"]").unwrap();
+    assert_eq!(config.properties[0].campaigns, ["newsletter-*", "sale"]);
+    let all_others: Vec<bool> = config.properties.iter().map(PropertyConfig::takes_all_others).collect();
+    assert_eq!(all_others, [false]);
+    for (names, part) in [
+        ("", "ga4.properties[0].sender_domains: is missing"),
+        ("campaigns = [\"a*b\"]", "ga4.properties[0].campaigns: `a*b` is not a campaign"),
+        ("campaigns = [\"*\"]", "`*` is not a campaign (it is empty)"),
+    ] {
+        let report = with(names).unwrap_err().to_string();
+        assert!(report.contains(part), "{report}");
+    }
+}
+
+#[test]
 fn a_secret_that_others_can_read_is_a_problem() {
     let text = format!(
         "{EXAMPLE}\n[[ga4.properties]]\nsender_domains=[\"a.example\"]\nmeasurement_id=\"G-2\"\napi_secret_file=\"ga4.secret\"\n"

@@ -9,6 +9,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::identity::CampaignId;
+
 /// `250ms`, `10s`, `5m`, `2h`, `90d`.
 ///
 /// # Errors
@@ -110,6 +112,21 @@ pub fn domain_pattern(text: &str) -> Result<String, String> {
     let good = idna::domain_to_ascii(name.trim_end_matches('.')).ok().filter(|name| is_domain(name));
     good.map(|name| format!("{star}{name}"))
         .ok_or_else(|| format!("`{text}` is not a domain: write \"example.org\" or \"*.example.org\""))
+}
+
+/// `newsletter-12`, `newsletter-*`.
+///
+/// # Errors
+/// A sentence for people.
+pub fn campaign_pattern(text: &str) -> Result<String, String> {
+    let begin = text.strip_suffix('*').unwrap_or(text);
+    match begin.parse::<CampaignId>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!(
+            "`{text}` is not a campaign ({}): write \"spring-sale\" or \"newsletter-*\"",
+            error.why
+        )),
+    }
 }
 
 fn is_domain(name: &str) -> bool {

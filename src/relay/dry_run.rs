@@ -1,12 +1,13 @@
 //! What the relay would do with events, without doing it.
 //!
 //! - Layer: decision
-//! - Takes: events, the mapping, the sender domains of each property, the time.
+//! - Takes: events, the mapping, what each property takes, the time.
 //! - Gives: the requests that would go out, the events that can't and why.
 //! - On failure: nothing can fail.
 
 use super::batch::{self, Request};
 use super::map::Mapping;
+use super::property::Takes;
 use super::validate::{self, Repair};
 use crate::event::{Event, EventId};
 use crate::identity::Timestamp;
@@ -26,14 +27,14 @@ pub struct DryRun {
 
 /// Maps, checks and batches events.
 #[must_use]
-pub fn dry_run(events: &[Event], mapping: &Mapping, domains: &[Vec<String>], now: Timestamp) -> DryRun {
+pub fn dry_run(events: &[Event], mapping: &Mapping, takes: &[Takes], now: Timestamp) -> DryRun {
     let (mut good, mut repairs, mut dead, mut off) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for event in events {
         if !mapping.is_sent(event.kind) {
             off.push(event.id);
             continue;
         }
-        let Some(mapped) = mapping.map(event, domains) else {
+        let Some(mapped) = mapping.map(event, takes) else {
             dead.push((event.id, "no_property"));
             continue;
         };

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 pub use super::client::client_id;
 use super::client::visitor;
+use super::property::{Takes, property};
 use super::validate::{NameFault, event_name_fault, param_name_fault};
 use crate::event::{Event, Kind, Machine};
 
@@ -204,10 +205,10 @@ impl Mapping {
         self.params.get(ours).map_or(Some(ours), Option::as_deref)
     }
 
-    /// Maps an event; `domains` are the sender domains of each property, none meaning all others. `None`: no property
+    /// Maps an event; `takes` is what each property takes. `None`: no property
     /// takes it.
     #[must_use]
-    pub fn map<'a>(&'a self, event: &Event, domains: &[Vec<String>]) -> Option<Mapped<'a>> {
+    pub fn map<'a>(&'a self, event: &Event, takes: &[Takes]) -> Option<Mapped<'a>> {
         let data = &event.data;
         let mut params = Map::new();
         let mut put = |ours: &str, value: Option<Value>| {
@@ -245,7 +246,7 @@ impl Mapping {
             params,
             timestamp_micros: event.time.as_micros(),
             client_id: client_id(event),
-            property: property(event, domains)?,
+            property: property(event, takes)?,
         })
     }
 
@@ -275,19 +276,8 @@ pub const fn name(kind: Kind) -> &'static str {
 
 /// Maps an event by the names that we give: see [`Mapping::map`].
 #[must_use]
-pub fn map(event: &Event, domains: &[Vec<String>]) -> Option<Mapped<'static>> {
-    DEFAULTS.map(event, domains)
-}
-
-/// The first property that names the sender's domain, else the one for all others.
-fn property(event: &Event, domains: &[Vec<String>]) -> Option<usize> {
-    let domain = event.data.sender_domain.as_deref().unwrap_or_default();
-    let names = |pattern: &String| match pattern.strip_prefix("*.") {
-        Some(parent) => domain.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.')),
-        None => pattern == domain,
-    };
-    let named = domains.iter().position(|patterns| patterns.iter().any(names));
-    named.or_else(|| domains.iter().position(Vec::is_empty))
+pub fn map(event: &Event, takes: &[Takes]) -> Option<Mapped<'static>> {
+    DEFAULTS.map(event, takes)
 }
 
 #[cfg(test)]
@@ -296,7 +286,7 @@ mod tests {
     use super::*;
     use crate::queue::testing::event;
 
-    const ALL: &[Vec<String>] = &[Vec::new()];
+    const ALL: &[Takes] = &[Takes { campaigns: Vec::new(), domains: Vec::new() }];
 
     #[test]
     fn names_are_by_kind_and_can_be_given() {

@@ -14,6 +14,7 @@ pub mod client;
 pub mod dry_run;
 mod lanes;
 pub mod map;
+pub mod property;
 pub mod validate;
 
 // Edges.
@@ -37,6 +38,7 @@ use crate::queue::dedupe::Dedupe;
 use crate::queue::source::Source;
 use crate::service::Lifecycle;
 use map::Mapping;
+use property::Takes;
 use send::{Property, Sender, SenderError, Travel};
 use turn::Turns;
 use work::Relay;
@@ -44,7 +46,7 @@ use work::Relay;
 /// What the relay is told.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where events go. One without domains takes what no other does.
+    /// Where events go. One that names nothing takes what no other does.
     pub properties: Vec<Property>,
     /// Requests under way at once.
     pub max_in_flight: usize,
@@ -67,8 +69,8 @@ impl Settings {
         Travel { timeout: self.timeout, most: self.max_in_flight, streams: self.streams, h2c: self.h2c }
     }
 
-    fn domains(&self) -> Vec<Vec<String>> {
-        self.properties.iter().map(|property| property.domains.clone()).collect()
+    fn takes(&self) -> Vec<Takes> {
+        self.properties.iter().map(|property| property.takes.clone()).collect()
     }
 }
 
@@ -114,7 +116,7 @@ pub fn dry_run(
     now: Timestamp,
 ) -> Result<Vec<String>, SenderError> {
     let urls: Vec<String> = settings.properties.iter().map(Property::shown).collect::<Result<_, _>>()?;
-    let dry = dry_run::dry_run(events, mapping, &settings.domains(), now);
+    let dry = dry_run::dry_run(events, mapping, &settings.takes(), now);
     let requests = dry.requests.iter().map(|request| {
         let body = request.body();
         let json: Value = serde_json::from_str(&body).unwrap_or_default();

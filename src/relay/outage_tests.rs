@@ -163,7 +163,7 @@ impl Outage {
         tokio::spawn(ga4.clone().serve(listener));
         let spool = Spool::open(settings).unwrap();
         let property = Property {
-            domains: Vec::new(),
+            takes: Takes::default(),
             measurement_id: "G-OUT".into(),
             api_secret: None,
             base_url,

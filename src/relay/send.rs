@@ -22,6 +22,7 @@ use http_body::{Frame, SizeHint};
 use reqwest::{Client, Response, Url};
 use tokio::sync::{MutexGuard, Semaphore};
 
+use super::property::Takes;
 use crate::service::secret::Secret;
 
 const LONGEST_CONNECT: Duration = Duration::from_secs(5);
@@ -33,8 +34,8 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// A GA4 property, or a server-side GTM that stands for one.
 #[derive(Debug, Clone)]
 pub struct Property {
-    /// Sender domains that belong to it, `*.` patterns too; none: all others.
-    pub domains: Vec<String>,
+    /// What goes there.
+    pub takes: Takes,
     /// G-…
     pub measurement_id: String,
     /// The API secret, where one is needed.

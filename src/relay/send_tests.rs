@@ -11,7 +11,7 @@ const MARKER: &str = "SECRET-MARKER";
 
 fn property(base_url: &str) -> Property {
     Property {
-        domains: Vec::new(),
+        takes: Takes::default(),
         measurement_id: "G-TEST".into(),
         api_secret: Some(Secret::new(MARKER.into())),
         base_url: base_url.into(),

@@ -217,7 +217,7 @@ impl Site {
 
     fn settings(&self) -> Settings {
         let property = |id: &str, domains: &[String], base_url: &str| Property {
-            domains: domains.to_owned(),
+            takes: Takes { domains: domains.to_owned(), ..Takes::default() },
             measurement_id: id.into(),
             api_secret: Some(Secret::new("SECRET-MARKER".into())),
             base_url: base_url.into(),

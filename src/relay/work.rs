@@ -94,7 +94,7 @@ impl Relay {
     ) -> Result<(Vec<Request<Item>>, Vec<Settled>), StoreError> {
         let ids: Vec<EventId> = deliveries.iter().map(Delivery::key).collect();
         let known = self.dedupe.look(&ids).await?;
-        let domains = self.settings.domains();
+        let takes = self.settings.takes();
         let now = clock::now();
         let (mut good, mut settled, mut duplicates) = (Vec::new(), Vec::new(), 0);
         for (delivery, known) in deliveries.iter().zip(known) {
@@ -116,7 +116,7 @@ impl Relay {
                 settled.push(item.settled(Settlement::Done, Fate::Neither));
                 continue;
             }
-            let Some(mapped) = self.mapping.map(&delivery.event, &domains) else {
+            let Some(mapped) = self.mapping.map(&delivery.event, &takes) else {
                 settled.push(dead(&item, "no_property"));
                 continue;
             };
