@@ -79,6 +79,7 @@ async fn play(fault: &str, recovers: bool) -> (BTreeMap<String, usize>, Status) 
         properties: vec![property],
         max_in_flight: 8,
         per_property: 0,
+        per_property_hour: 0,
         streams: 100,
         h2c: false,
         batch_window: Duration::from_millis(50),

@@ -321,6 +321,7 @@ pub(super) fn relay(config: &Config) -> relay::Settings {
         properties: config.properties.iter().map(property).collect(),
         max_in_flight: config.relay.max_in_flight,
         per_property: config.relay.per_property,
+        per_property_hour: config.relay.per_property_hour,
         streams: config.relay.streams,
         h2c: config.relay.h2c,
         batch_window: config.relay.batch_window,

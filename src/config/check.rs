@@ -442,6 +442,7 @@ fn relay(at: &mut Checker<'_>, raw: &Raw) -> RelayConfig {
         streams: at.count("relay.streams_per_connection", relay.streams_per_connection),
         h2c: relay.h2c,
         per_property: usize::try_from(relay.max_per_property).unwrap_or(usize::MAX),
+        per_property_hour: relay.max_per_property_hour,
         queues: relay.queues.iter().filter_map(|number| u16::try_from(*number).ok()).collect(),
         batch_window: at.ok("relay.batch_window", units::duration(&relay.batch_window)),
         timeout: at.ok("relay.timeout", units::duration(&relay.timeout)).max(Duration::from_millis(1)),

@@ -218,6 +218,8 @@ pub struct RelayConfig {
     pub max_in_flight: usize,
     /// Of them to one property; 0: all.
     pub per_property: usize,
+    /// To one property within an hour; 0: no limit.
+    pub per_property_hour: u64,
     /// Of them over one connection.
     pub streams: usize,
     /// HTTP/2 without TLS.

@@ -387,6 +387,8 @@ table! {
         max_in_flight: u64 = 256,
         /// Of them to one property; 0: all.
         max_per_property: u64 = 0,
+        /// Requests to one property within an hour; 0: no limit.
+        max_per_property_hour: u64 = 0,
         /// Of them over one HTTP/2 connection.
         streams_per_connection: u64 = 100,
         /// HTTP/2 without TLS, to a receiver that speaks it.

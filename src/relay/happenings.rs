@@ -189,6 +189,39 @@ impl Resumed<'_> {
     }
 }
 
+/// A property has had its requests for now; the others wait. Told once until it has caught up.
+#[derive(Debug)]
+pub(super) struct Paced<'a> {
+    /// The property's measurement id.
+    pub(super) what: &'a str,
+}
+
+impl Paced<'_> {
+    pub(super) fn emit(&self) {
+        tracing::warn!(
+            what = self.what,
+            "relay.max_per_property_hour is reached; events wait for their turn"
+        );
+        metrics::gauge!("mailtap_relay_paced", "what" => self.what.to_owned()).set(1.0);
+    }
+}
+
+/// Nothing waits for its turn any more.
+#[derive(Debug)]
+pub(super) struct CaughtUp<'a> {
+    pub(super) what: &'a str,
+}
+
+impl CaughtUp<'_> {
+    pub(super) fn emit(&self) {
+        tracing::info!(
+            what = self.what,
+            "below relay.max_per_property_hour again; nothing waits for its turn"
+        );
+        metrics::gauge!("mailtap_relay_paced", "what" => self.what.to_owned()).set(0.0);
+    }
+}
+
 /// Spool, broker or dedupe store is in trouble.
 #[derive(Debug)]
 pub(super) struct QueueTrouble {

@@ -78,6 +78,11 @@ impl<T> Lanes<T> {
         back
     }
 
+    /// Whether requests of this property wait.
+    pub(super) fn waits(&self, property: usize) -> bool {
+        self.lanes.get(property).is_some_and(|lane| !lane.ready.is_empty())
+    }
+
     /// How many requests are under way.
     pub(super) fn under_way(&self) -> usize {
         self.under_way

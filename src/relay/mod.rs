@@ -14,6 +14,7 @@ pub mod client;
 pub mod dry_run;
 mod lanes;
 pub mod map;
+mod pace;
 pub mod property;
 pub mod validate;
 
@@ -52,6 +53,8 @@ pub struct Settings {
     pub max_in_flight: usize,
     /// Of them to one property; 0: all.
     pub per_property: usize,
+    /// To one property within an hour; 0: no limit.
+    pub per_property_hour: u64,
     /// Of them over one HTTP/2 connection.
     pub streams: usize,
     /// HTTP/2 without TLS.

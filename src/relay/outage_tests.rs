@@ -149,7 +149,7 @@ struct Outage {
 }
 
 impl Outage {
-    async fn begin(directory: &Path) -> Self {
+    async fn begin(directory: &Path, per_hour: u64) -> Self {
         let settings = spool::Settings {
             directory: directory.to_owned(),
             max_rows: MAX_ROWS,
@@ -174,6 +174,7 @@ impl Outage {
             properties: vec![property],
             max_in_flight: IN_FLIGHT,
             per_property: 0,
+            per_property_hour: per_hour,
             streams: 100,
             h2c: false,
             batch_window: Duration::from_millis(200),
@@ -221,7 +222,7 @@ async fn an_hour_without_ga4_loses_nothing_and_is_made_up_for_in_order_of_age() 
     let memory = Path::new("/dev/shm");
     let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
     simulated::begin(clock::now());
-    let mut outage = Outage::begin(directory.path()).await;
+    let mut outage = Outage::begin(directory.path(), 0).await;
     outage.load(MINUTE).await;
     pass(MINUTE / 2).await;
     assert_eq!(outage.ga4(|state| state.took.len() as u64), outage.next, "before it, everything arrives");
@@ -262,6 +263,36 @@ async fn an_hour_without_ga4_loses_nothing_and_is_made_up_for_in_order_of_age() 
         outage.most_bytes,
         outage.most_claimed
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_property_that_may_have_60_requests_an_hour_has_60_and_the_rest_waits() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let directory = tempfile::tempdir().unwrap();
+    simulated::begin(clock::now());
+    let mut paced = Outage::begin(directory.path(), 60).await;
+    // Requests of one event each: they are of different clients.
+    let alone = |number| {
+        let mut event = event(number);
+        event.data.recipient =
+            Some(crate::identity::PseudonymKey::new(&[3; 32]).pseudonym(&number.to_string()));
+        event
+    };
+    let (spool, events) = (paced.spool.clone(), (0..90).map(alone).collect());
+    during(async move { spool.publish(events).await }).await.unwrap();
+    let mut sent = 0;
+    for hour in 1..=2 {
+        pass(MINUTE * 60).await;
+        let now = paced.ga4(|state| state.took.len());
+        assert!(now - sent <= 61 && (now - sent >= 59 || now == 90), "hour {hour}: {sent} and then {now}");
+        sent = now;
+        let status = paced.look();
+        assert_eq!((status.dead, status.uncertain), (0, 0));
+        assert_eq!((status.pending + status.claimed) as usize, 90 - sent, "those wait");
+    }
+    assert_eq!(sent, 90);
+    assert_eq!(paced.ga4(|state| state.took.iter().collect::<BTreeSet<_>>().len()), 90, "none twice");
+    assert_eq!(paced.life.health.troubles(), [], "to wait for one's turn is no trouble");
 }
 
 /// All arrived once. Of those that had not been tried, none came before one that is older by more than what the relay holds.

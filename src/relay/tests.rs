@@ -187,6 +187,7 @@ struct Site {
     suspects: bool,
     in_flight: usize,
     per_property: usize,
+    per_property_hour: u64,
     retry_uncertain: bool,
     mapping: Mapping,
 }
@@ -205,6 +206,7 @@ impl Site {
             suspects: false,
             in_flight: 4,
             per_property: 0,
+            per_property_hour: 0,
             retry_uncertain: false,
             mapping: Mapping::default(),
         }
@@ -232,6 +234,7 @@ impl Site {
             properties,
             max_in_flight: self.in_flight,
             per_property: self.per_property,
+            per_property_hour: self.per_property_hour,
             streams: 100,
             h2c: false,
             batch_window: Duration::from_millis(20),

@@ -13,8 +13,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::breaker::Breakers;
-use super::happenings::InFlight;
+use super::happenings::{CaughtUp, InFlight, Paced};
 use super::lanes::Lanes;
+use super::pace::Paces;
 use super::settle::{Settled, Settler};
 use super::validate;
 use super::work::{self, Item, Relay};
@@ -37,6 +38,8 @@ pub(super) struct Turns {
     most: usize,
     /// The most requests to one property under way.
     per_property: usize,
+    paces: Paces,
+    began: Instant,
 }
 
 impl Turns {
@@ -51,6 +54,8 @@ impl Turns {
             sending: JoinSet::new(),
             most: settings.max_in_flight.saturating_mul(validate::MAX_EVENTS).max(1),
             per_property: if settings.per_property == 0 { usize::MAX } else { settings.per_property },
+            paces: Paces::new(settings.properties.len(), settings.per_property_hour),
+            began: Instant::now(),
             relay: Arc::new(relay),
             source,
             life,
@@ -78,26 +83,36 @@ impl Turns {
     }
 
     /// What waits for a blocked property while others work: back to the queue, so that it takes nobody's room. One request
-    /// of it tries the way after each pause.
+    /// of it tries the way after each pause. So too what its hourly limit holds back, once it crowds the others.
     fn turn_back(&mut self) {
         for (property, pause) in self.breakers.to_turn_back() {
             let back = self.lanes.turn_back(property, self.breakers.allowed(property));
-            self.settler.add(work::turn_back(&back, pause), &mut self.breakers);
+            self.settler.add(work::turn_back(&back, pause, work::BLOCKED), &mut self.breakers);
+        }
+        let properties = self.relay.settings.properties.len();
+        let crowds = self.source.is_full() || self.lanes.waiting_events().saturating_mul(2) > self.most;
+        if properties > 1 && crowds {
+            let share = self.relay.settings.max_in_flight / (2 * properties);
+            for (property, kept, pause) in self.paces.held(share, self.began.elapsed()) {
+                let back = self.lanes.turn_back(property, kept);
+                self.settler.add(work::turn_back(&back, pause, work::PACED), &mut self.breakers);
+            }
         }
     }
 
     /// Begins the requests that may begin.
     fn start(&mut self) {
+        let now = self.began.elapsed();
         while !self.is_paused() {
-            let (breakers, most) = (&self.breakers, self.per_property);
-            let Some(request) = self.lanes.start(|property| breakers.allowed(property).min(most)) else {
-                break;
-            };
+            let (breakers, paces, most) = (&self.breakers, &self.paces, self.per_property);
+            let allowed = |property| breakers.allowed(property).min(most).min(paces.allowed(property, now));
+            let Some(request) = self.lanes.start(allowed) else { break };
             let property = request.property;
             let (request, expired) = work::fresh(request, clock::now());
             self.settler.add(expired, &mut self.breakers);
             match request {
                 Some(request) => {
+                    self.paces.take(property, now);
                     let relay = self.relay.clone();
                     self.sending.spawn(async move { (property, relay.send(request).await) });
                 }
@@ -105,17 +120,31 @@ impl Turns {
             }
         }
         InFlight { requests: self.lanes.under_way() }.emit();
+        self.tell_paces(now);
+    }
+
+    fn tell_paces(&mut self, now: Duration) {
+        let lanes = &self.lanes;
+        for (property, waits) in self.paces.news(|property| lanes.waits(property), now) {
+            let Some(of) = self.relay.settings.properties.get(property) else { continue };
+            let what = &of.measurement_id;
+            if waits { Paced { what }.emit() } else { CaughtUp { what }.emit() }
+        }
     }
 
     /// Waits until something happens; `false` when it is time to stop and nothing is open any more.
     async fn wait(&mut self) -> bool {
         let stopping = self.life.stop.is_cancelled();
         let room = self.most.saturating_sub(self.gathered.deliveries.len() + self.lanes.waiting_events());
-        let (breakers, most) = (&self.breakers, self.per_property);
+        let (breakers, paces, most) = (&self.breakers, &self.paces, self.per_property);
+        let now = self.began.elapsed();
+        let held = paces.next(|property| self.lanes.waits(property), now).map(|next| self.began + next);
         let may_take = room > 0
             && !self.is_paused()
             && !self.settler.is_stuck()
-            && self.lanes.wants_more(|property| breakers.allowed(property).min(most));
+            && self.lanes.wants_more(|property| {
+                breakers.allowed(property).min(most).min(paces.allowed(property, now))
+            });
         let (pause, again) = (self.breakers.next_end(), self.settler.again);
         let telling = self.settler.is_telling();
         let Self { source, life, breakers, lanes, settler, gathered, sending, .. } = self;
@@ -139,6 +168,7 @@ impl Turns {
             },
             () = at(gathered.until), if gathered.until.is_some() && !stopping => gathered.until = None,
             () = at(pause), if pause.is_some() && !stopping => breakers.end_pauses(),
+            () = at(held), if held.is_some() && !stopping => {}
             () = at(again), if again.is_some() && !stopping => {}
             () = life.stop.cancelled(), if !stopping => {}
             else => return false,

@@ -27,7 +27,9 @@ use crate::queue::dedupe::{Dedupe, Known};
 use crate::queue::source::{Delivery, Settlement, Tag};
 use crate::service::clock;
 
-const BLOCKED: &str = "GA4 does not take requests; events wait";
+pub(super) const BLOCKED: &str = "GA4 does not take requests; events wait";
+/// Why events wait though GA4 would answer.
+pub(super) const PACED: &str = "relay.max_per_property_hour is reached; events wait";
 /// Why events wait when nobody could remember that they were sent.
 const NO_DEDUPE: &str = "the memory of what was sent can't be read or written";
 const TWIN: &str = "the same event is being sent";
@@ -200,9 +202,9 @@ impl Relay {
     }
 }
 
-/// Gives back what waits for a property that is blocked: later, and not before its pause ends.
-pub(super) fn turn_back(requests: &[Request<Item>], pause: Duration) -> Vec<Settled> {
-    let later = |item: &Item| match retry(item.attempts, BLOCKED) {
+/// Gives back what waits for a property that is blocked or held: later, and not before its pause ends.
+pub(super) fn turn_back(requests: &[Request<Item>], pause: Duration, why: &str) -> Vec<Settled> {
+    let later = |item: &Item| match retry(item.attempts, why) {
         Settlement::Retry { after, reason } => Settlement::Retry { after: after.max(pause), reason },
         other => other,
     };
