@@ -5,6 +5,7 @@
 //! - Gives: stored events for people or as JSON lines.
 //! - On failure: exit code 69 where there is no spool yet.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Subcommand;
@@ -28,6 +29,16 @@ pub(super) fn spool_directory(config: &Config) -> PathBuf {
 /// Opens the spool that is there.
 pub(super) fn open(config: &Config) -> Result<Admin> {
     Admin::open(&spool_directory(config)).or_exit(Exit::Unavailable)
+}
+
+/// Says that the events in RabbitMQ are not seen, where there are any: nobody can look at a work queue without being
+/// handed its events, which brings them nearer to `amqp.delivery_limit`, and keeps them from the relay meanwhile.
+pub(super) fn say_what_is_not_seen(config: &Config) {
+    if config.amqp.is_some() {
+        let text = "only the spool is looked at. What waits in RabbitMQ is not shown: to look at a work queue counts as a \
+                    delivery (amqp.delivery_limit). See events as they come: mailtap events tail; dead ones: mailtap dead list";
+        let _ = writeln!(anstream::stderr(), "mailtap: {text}");
+    }
 }
 
 /// Which events: the options that several commands share.
@@ -180,7 +191,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List the events that the spool holds; sent ones are gone from it
+    /// List the events that the spool holds; those in RabbitMQ, and sent ones, are gone from it
     List {
         #[command(flatten)]
         which: Which,
@@ -227,6 +238,7 @@ impl Args {
             Command::List { which, max, json } => (which, max, json),
             Command::Tail { live, json, from } => return tail::run(config, &live, json, from),
         };
+        say_what_is_not_seen(config);
         let found = in_spool(open(config)?.list(&which.filter(Vec::new())?, None, max).or_exit(Exit::Io)?);
         print(if json { as_json(&found) } else { show(&found) })
     }

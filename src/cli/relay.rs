@@ -20,7 +20,7 @@ Examples:
   mailtap relay                              as a daemon
   mailtap relay --dry-run | jq .body         what would be sent of the events that wait in the spool?")]
 pub(super) struct Args {
-    /// Print the requests that the relay would send now, and send nothing.
+    /// Print the requests that the relay would send now of the spool's events, and send nothing.
     #[arg(long)]
     dry_run: bool,
     /// Take the queues of a relay that is gone for good: what it had in hand becomes uncertain.
@@ -37,6 +37,7 @@ impl Args {
             let which = if self.take_over { roles::Which::RelayTakingOver } else { roles::Which::Relay };
             return roles::run(config, which);
         }
+        events::say_what_is_not_seen(config);
         let filter = Filter { states: vec![State::Pending], ..Filter::default() };
         let waiting = events::open(config)?.list(&filter, None, self.max).or_exit(Exit::Io)?;
         let events: Vec<Event> =
