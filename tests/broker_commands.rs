@@ -20,6 +20,7 @@ use mailtap::queue::spool::{self, Outcome, Spool};
 use mailtap::service::clock;
 use mailtap::service::secret::Secret;
 use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
 
 struct Site {
     dir: tempfile::TempDir,
@@ -189,6 +190,11 @@ async fn dead_letters_of_rabbitmq_are_listed_shown_replayed_and_dropped() {
     let claimed = spool.claim(1, Duration::from_secs(60), clock::now()).await.unwrap();
     spool.settle(vec![(claimed[0].seq, Outcome::Dead { reason: "odd".into() })]).await.unwrap();
     site.publish(vec![site.letter(2, "dead", "odd")]).await;
+    for arguments in [&["events", "list"][..], &["relay", "--dry-run"]] {
+        let output = site.command(arguments).output().unwrap();
+        let said = said(&output);
+        assert!(output.status.success() && said.contains("mailtap events tail"), "{arguments:?}: {said}");
+    }
     let places: Vec<Value> =
         site.listed(&["--reason", "odd"]).iter().map(|line| line["in"].clone()).collect();
     assert_eq!(places, ["spool", "rabbitmq"]);
@@ -233,6 +239,44 @@ async fn a_tail_of_rabbitmq_shows_what_passes_and_takes_nothing() {
     publishing.await.unwrap();
     let work = format!("{}.ga4", site.settings.shape.prefix);
     assert_eq!(site.ready(&work).await, 400, "everything is still there for the relay");
+}
+
+/// An event whose every consumer breaks away: the broker itself makes a dead letter of it, and nobody has to find out why.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_handed_out_too_often_becomes_a_dead_letter_with_a_reason() {
+    const LIMIT: u32 = 3;
+    let Some(mut site) = Site::with_broker("limit") else { return };
+    site.settings.shape.delivery_limit = LIMIT;
+    let config = site.dir.path().join("mailtap.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    assert!(text.contains("#delivery_limit = 20"));
+    fs::write(&config, text.replace("#delivery_limit = 20", "delivery_limit = 3")).unwrap();
+    let prefix = site.settings.shape.prefix.clone();
+    let (dead, work) = (format!("{prefix}.ga4.dead"), format!("{prefix}.ga4"));
+    site.publish(vec![Message::of(&event(1), format!("{prefix}.events"))]).await;
+    assert_eq!(site.listed(&[]).len(), 0);
+
+    let mut handed_out = 0;
+    let until = Instant::now() + Duration::from_secs(60);
+    while site.ready(&dead).await == 0 {
+        assert!(
+            Instant::now() < until && handed_out <= LIMIT,
+            "no dead letter after {handed_out} deliveries"
+        );
+        if site.ready(&work).await == 1 {
+            handed_out += site.take_and_break_away(&work).await;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!((handed_out, site.ready(&work).await), (LIMIT + 1, 0));
+    let listed = site.listed(&["--reason", "delivery_limit"]);
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert_eq!((&listed[0]["state"], &listed[0]["in"]), (&"dead".into(), &"rabbitmq".into()));
+    assert_eq!(listed[0]["event"]["id"], event(1).id.to_string());
+    let shown = site.run(&["dead", "list"]);
+    assert!(shown.contains("handed out too often: delivery_limit"), "{shown}");
+    assert_eq!(site.run(&["dead", "replay", "--all"]), "replayed 1\n");
+    assert_eq!((site.ready(&work).await, site.ready(&dead).await), (1, 0));
 }
 
 /// Interrupted and killed at any moment, a replay leaves each letter in one of the two queues, or in both under one key.
@@ -284,6 +328,28 @@ impl Site {
         connection.await.unwrap().create_channel().await.unwrap()
     }
 
+    /// Takes a message through a wire that is cut before anything is settled; how many it got.
+    async fn take_and_break_away(&self, queue: &str) -> u32 {
+        let uri = self.settings.uris[0].expose();
+        let (_, broker) = uri.trim_start_matches("amqp://").rsplit_once('@').unwrap();
+        let broker = broker.split('/').next().unwrap().to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let wire = listener.local_addr().unwrap().to_string();
+        let uri = uri.replacen(&broker, &wire, 1);
+        let cut = tokio::spawn(async move {
+            let (mut ours, _) = listener.accept().await.unwrap();
+            let mut theirs = TcpStream::connect(broker).await.unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut ours, &mut theirs).await;
+        });
+        let connection = lapin::Connection::connect(&uri, lapin::ConnectionProperties::default());
+        let connection = connection.await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let got = channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap();
+        cut.abort();
+        let _ = cut.await;
+        u32::from(got.is_some())
+    }
+
     async fn ready(&self, queue: &str) -> u32 {
         let channel = self.channel().await;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -298,6 +364,8 @@ async fn a_tail_of_the_spool_shows_what_comes_and_says_what_it_missed() {
     assert_eq!(site.command(&["events", "tail"]).output().unwrap().status.code(), Some(69));
     let spool = site.spool();
     spool.publish(vec![event(1)]).await.unwrap();
+    let listed = site.command(&["events", "list"]).output().unwrap();
+    assert!(!said(&listed).contains("RabbitMQ"), "without one nothing is said of it");
     let mut tail = site.tail(&["--campaign", "c0"]);
     tokio::time::sleep(Duration::from_secs(2)).await;
     spool.publish(vec![event(2), event(3), event(4)]).await.unwrap();
