@@ -8,7 +8,7 @@
 //!   the tool's own gap. Predecessors packed with gzip are read; those packed otherwise are reported.
 //! - See: logrotate(8); `postfix logrotate` renames and reloads.
 //!
-//! A file is known by its first bytes, then by its inode: a copy has another inode, and inodes are used again. A
+//! A file is known by its first bytes, then by its inode and birth: a copy has others, and inodes are used again. A
 //! renamed file is read on until it was quiet for a minute, for daemons write to it until they are told.
 
 use std::collections::HashSet;
@@ -117,8 +117,13 @@ impl Follower {
         budget_bytes: u64,
         each: &mut dyn FnMut(&[u8]),
     ) -> io::Result<Polled> {
+        let open = self.tails.len();
         self.find_truncation()?;
         self.find_successor()?;
+        if self.tails.len() != open {
+            let current = fs::metadata(&self.path).ok();
+            self.put_in_order(current.map(|metadata| FileId::of(&metadata)));
+        }
         let mut polled = Polled { is_open: !self.tails.is_empty(), ..Polled::default() };
         for tail in &mut self.tails {
             loop {
@@ -342,12 +347,15 @@ impl Follower {
             self.findings.push(Finding::Rotated);
             self.tails.push(tail);
         }
-        // What the path names is the last, whatever was found in which order.
-        if let Some(index) = self.tails.iter().position(|tail| Some(tail.id) == current) {
-            let tail = self.tails.remove(index);
-            self.tails.push(tail);
-        }
+        self.put_in_order(current);
         Ok(())
+    }
+
+    /// The oldest first, whatever was found in which order; what the path names is the last.
+    fn put_in_order(&mut self, current: Option<FileId>) {
+        let written =
+            |tail: &Tail| tail.content.metadata().map_or(i64::MIN, |metadata| modified_ns(&metadata));
+        self.tails.sort_by_cached_key(|tail| (Some(tail.id) == current, written(tail)));
     }
 
     /// The file that a position speaks of: by inode if it still begins so, else by its beginning alone; packed only where

@@ -13,6 +13,7 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
@@ -21,16 +22,21 @@ use sha2::{Digest, Sha256};
 /// How much of a file's beginning tells it from another.
 pub(super) const HEAD_BYTES: usize = 1_024;
 
-/// A file as the file system knows it.
+/// A file as the file system knows it. Inodes are used again at once, so the time at which it was made is part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub(super) struct FileId {
     device: u64,
     inode: u64,
+    /// In nanoseconds since 1970; 0 where the file system doesn't say.
+    #[serde(default)]
+    born_ns: u64,
 }
 
 impl FileId {
     pub(super) fn of(metadata: &Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino() }
+        let born = metadata.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+        let born_ns = born.and_then(|born| u64::try_from(born.as_nanos()).ok()).unwrap_or_default();
+        Self { device: metadata.dev(), inode: metadata.ino(), born_ns }
     }
 }
 
