@@ -222,6 +222,20 @@ fn the_rule_finds_what_it_forbids() {
     );
 }
 
+/// In a log line of JSON the text is called `message`: a field of that name would take its place.
+#[test]
+fn no_field_takes_the_place_of_a_log_lines_text() {
+    let mut files = Vec::new();
+    rust_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for line in text.lines().filter(|line| line.contains("tracing::")) {
+            let is_field = ["(", " "].iter().any(|before| line.contains(&format!("{before}message = ")));
+            assert!(!is_field, "{}: {line}", file.display());
+        }
+    }
+}
+
 #[test]
 fn the_map_names_every_directory() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

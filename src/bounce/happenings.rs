@@ -22,7 +22,7 @@ impl Stored<'_> {
         for event in self.events {
             counter!("mailtap_bounce_events_total", "type" => event.kind.as_str()).increment(1);
             let class = event.data.class.map(crate::event::BounceClass::as_str);
-            tracing::info!(kind = %event.kind, message = %event.message, class, dsn = event.data.dsn, "returned");
+            tracing::info!(kind = %event.kind, message_id = %event.message, class, dsn = event.data.dsn, "returned");
         }
     }
 }

@@ -72,7 +72,7 @@ impl Published<'_> {
     pub(super) fn emit(&self) {
         for event in self.0 {
             counter!("mailtap_tap_events_total", "type" => event.kind.as_str()).increment(1);
-            tracing::debug!(kind = %event.kind, message = %event.message, queue_id = event.data.queue_id, "read");
+            tracing::debug!(kind = %event.kind, message_id = %event.message, queue_id = event.data.queue_id, "read");
         }
     }
 }
@@ -257,5 +257,55 @@ impl CheckpointDamaged<'_> {
     pub(super) fn emit(&self) {
         counter!("mailtap_tap_checkpoint_failures_total").increment(1);
         tracing::warn!(error = %self.error, "starting without a checkpoint: the log is read from its beginning");
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::event::{Data, EventId, Kind};
+    use crate::identity::{MessageId, Timestamp};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_of_json_keeps_its_text_beside_the_message_id() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_max_level(tracing::Level::DEBUG)
+            .with_writer(move || writer.clone())
+            .finish();
+        let message = MessageId::from([7; 10]);
+        let event = Event {
+            id: EventId::of("test").finish(),
+            source: String::new(),
+            kind: Kind::Delivered,
+            time: Timestamp::from_secs(1),
+            message,
+            data: Data::default(),
+        };
+        tracing::subscriber::with_default(subscriber, || Published(&[event]).emit());
+        let written = lines.0.lock().unwrap().clone();
+        let line: serde_json::Value = serde_json::from_slice(&written).unwrap();
+        assert_eq!(line["message"], "read");
+        assert_eq!(line["message_id"], message.to_string());
     }
 }

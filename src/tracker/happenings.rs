@@ -35,7 +35,7 @@ impl Recorded<'_> {
         if late {
             counter!("mailtap_tracker_late_total").increment(1);
         }
-        tracing::debug!(kind = %self.event.kind, message = %self.event.message, machine, rule, late, "recorded");
+        tracing::debug!(kind = %self.event.kind, message_id = %self.event.message, machine, rule, late, "recorded");
     }
 }
 
