@@ -1,7 +1,7 @@
 //! `mailtap token inspect` and `mailtap pseudonym`.
 //!
 //! - Layer: cli
-//! - Takes: a token or a URL that holds one; an address.
+//! - Takes: a token, or a URL or cookie that holds one; an address.
 //! - Gives: every field of the token, and whether the signature holds; the pseudonym.
 //! - On failure: exit code 1 for a token that is not valid, with the reason.
 //! - See: `docs/token-format.md`.
@@ -13,7 +13,9 @@ use super::exit::{Exit, Failure, OrExit, Result};
 use super::print;
 use super::terminal::{BAD, CARE, GOOD, paint};
 use crate::config::Config;
+use crate::keys::ring::Keyring;
 use crate::keys::token::{self, Standing, Token, TokenError, Verified};
+use crate::keys::visitor::{self, Signed};
 use crate::keys::{self, Keys};
 
 /// Look into tokens.
@@ -29,10 +31,11 @@ enum Command {
     #[command(after_help = "\
 Examples:
   mailtap token inspect https://t.example.org/c/EQAB…
-  mailtap token inspect EwAB… --json | jq .message_id")]
+  mailtap token inspect EwAB… --json | jq .message_id
+  mailtap token inspect FAAB… --json | jq .issued")]
     Inspect {
-        /// The token, the tracking URL that holds it, or the value of X-Mailtap-Ref.
-        #[arg(value_name = "TOKEN|URL")]
+        /// The token, the tracking URL that holds it, the value of X-Mailtap-Ref, or a visitor's cookie.
+        #[arg(value_name = "TOKEN|URL|COOKIE")]
         token: String,
         /// As JSON, for scripts.
         #[arg(long)]
@@ -44,8 +47,8 @@ impl Args {
     pub(super) fn run(self, config: &Config) -> Result {
         let Command::Inspect { token, json } = self.command;
         let ring = Keys::open(&config.keyring).or_exit(Exit::Config)?.current();
-        let result = token::verify(token_of(&token), &ring);
-        let valid = matches!(&result, Ok(verified) if verified.standing == Standing::Good);
+        let result = read(token_of(&token), &ring);
+        let valid = matches!(&result, Ok(found) if found.standing() == Standing::Good);
         if json {
             print(as_json(&result).to_string() + "\n")?;
         } else {
@@ -55,34 +58,75 @@ impl Args {
     }
 }
 
-/// The token in a URL: the last segment of its path.
+/// A token whose signature holds.
+enum Found {
+    /// In a message.
+    Mailed(Verified),
+    /// In a cookie.
+    Visitor(Signed),
+}
+
+impl Found {
+    const fn standing(&self) -> Standing {
+        match self {
+            Self::Mailed(verified) => verified.standing,
+            Self::Visitor(signed) => signed.standing,
+        }
+    }
+}
+
+fn read(text: &str, ring: &Keyring) -> std::result::Result<Found, TokenError> {
+    match token::verify(text, ring) {
+        // Of a kind that no message carries; what is no cookie's either keeps this answer.
+        Err(TokenError::Version) => match visitor::inspect(text, ring) {
+            Err(TokenError::Encoding) => Err(TokenError::Version),
+            result => result.map(Found::Visitor),
+        },
+        result => result.map(Found::Mailed),
+    }
+}
+
+/// The token in a URL: the last segment of its path; in a cookie: its value.
 fn token_of(text: &str) -> &str {
     let text = text.trim();
     if !text.contains("://") {
-        return text;
+        let (_, value) = text.split_once('=').unwrap_or(("", text));
+        return value.split(';').next().unwrap_or(value).trim();
     }
     let path = text.split(['?', '#']).next().unwrap_or_default();
     let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     last.strip_suffix(".gif").unwrap_or(last)
 }
 
-fn as_json(result: &std::result::Result<Verified, TokenError>) -> Value {
-    let verified = match result {
-        Ok(verified) => verified,
+fn as_json(result: &std::result::Result<Found, TokenError>) -> Value {
+    let found = match result {
+        Ok(found) => found,
         Err(error) => return json!({ "valid": false, "error": error.as_str() }),
     };
     let mut object = Map::new();
-    object.insert("valid".into(), json!(verified.standing == Standing::Good));
-    if verified.standing == Standing::Revoked {
+    object.insert("valid".into(), json!(found.standing() == Standing::Good));
+    if found.standing() == Standing::Revoked {
         object.insert("error".into(), json!("revoked-key"));
     }
-    for (name, value) in fields(verified) {
+    for (name, value) in fields(found) {
         object.insert(name.into(), value);
     }
     Value::Object(object)
 }
 
-fn fields(verified: &Verified) -> Vec<(&'static str, Value)> {
+fn fields(found: &Found) -> Vec<(&'static str, Value)> {
+    match found {
+        Found::Mailed(verified) => mailed(verified),
+        Found::Visitor(Signed { visitor, key_id, .. }) => vec![
+            ("kind", json!("visitor")),
+            ("key_id", json!(key_id)),
+            ("recipient", json!(visitor.recipient)),
+            ("issued", json!(visitor.issued)),
+        ],
+    }
+}
+
+fn mailed(verified: &Verified) -> Vec<(&'static str, Value)> {
     let (kind, message, recipient, link, campaign, target) = match &verified.token {
         Token::Click(click) => (
             "click",
@@ -107,16 +151,16 @@ fn fields(verified: &Verified) -> Vec<(&'static str, Value)> {
     ]
 }
 
-fn as_text(result: &std::result::Result<Verified, TokenError>) -> String {
-    let verified = match result {
-        Ok(verified) => verified,
+fn as_text(result: &std::result::Result<Found, TokenError>) -> String {
+    let found = match result {
+        Ok(found) => found,
         Err(error) => return format!("{}: {error}\n", paint(BAD, "not valid")),
     };
-    let head = match verified.standing {
+    let head = match found.standing() {
         Standing::Good => paint(GOOD, "valid"),
         Standing::Revoked => paint(CARE, "signed by a revoked key: not to be trusted"),
     };
-    let lines = fields(verified).into_iter().filter(|(_, value)| !value.is_null());
+    let lines = fields(found).into_iter().filter(|(_, value)| !value.is_null());
     let lines = lines.map(|(name, value)| match value {
         Value::String(text) => format!("{name:<13} {text}\n"),
         other => format!("{name:<13} {other}\n"),
@@ -150,6 +194,7 @@ impl PseudonymArgs {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -161,8 +206,26 @@ mod tests {
             "https://t.example.org/c/EQAB",
             "https://t.example.org/x/c/EQAB?utm=1#f",
             "http://t/o/EQAB.gif",
+            "mailtap_v=EQAB",
+            "mailtap_v=EQAB; Max-Age=1; Secure",
         ] {
             assert_eq!(token_of(text), "EQAB", "{text}");
         }
+    }
+    #[test]
+    fn a_visitors_cookie_is_read_and_a_changed_one_is_not() {
+        let now = crate::identity::Timestamp::from_secs(1_795_000_000);
+        let ring = Keyring::new([7; 32], now);
+        let recipient = crate::identity::Pseudonym::from([0x11; 12]);
+        let cookie = visitor::Visitor { recipient, issued: now };
+        let text = visitor::sign(&cookie, ring.signing_for(None, now).unwrap());
+        let value = as_json(&read(&text, &ring));
+        assert_eq!((&value["valid"], &value["kind"]), (&json!(true), &json!("visitor")), "{value}");
+        assert_eq!((&value["recipient"], &value["issued"]), (&json!(recipient), &json!(now)), "{value}");
+        assert!(as_text(&read(&text, &ring)).contains("visitor"));
+        let other = Keyring::new([8; 32], now);
+        assert_eq!(as_json(&read(&text, &other)), json!({ "valid": false, "error": "mac" }));
+        assert_eq!(as_json(&read(&text[..46], &ring))["valid"], json!(false));
+        assert_eq!(as_json(&read("FEAB", &ring)), json!({ "valid": false, "error": "version" }));
     }
 }

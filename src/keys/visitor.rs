@@ -10,7 +10,7 @@ use data_encoding::BASE64URL_NOPAD;
 use hmac::Mac as _;
 
 use super::ring::{Key, KeyId, Keyring};
-use super::token::TokenError;
+use super::token::{Standing, TokenError};
 use crate::identity::{Pseudonym, Timestamp};
 
 const HEAD: u8 = 0x14;
@@ -42,11 +42,35 @@ pub fn sign(visitor: &Visitor, key: &Key) -> String {
     BASE64URL_NOPAD.encode(&bytes)
 }
 
+/// A visitor's token whose signature holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signed {
+    /// What it says.
+    pub visitor: Visitor,
+    /// The key that signed it.
+    pub key_id: KeyId,
+    /// What the key is worth today.
+    pub standing: Standing,
+}
+
 /// Checks a visitor's token at a tracking host and reads it; one by a revoked key, or by a key of another host, is none.
 ///
 /// # Errors
 /// See [`TokenError`].
 pub fn verify(text: &str, keys: &Keyring, site: Option<&str>) -> Result<Visitor, TokenError> {
+    let Signed { visitor, key_id, standing } = inspect(text, keys)?;
+    if standing == Standing::Revoked {
+        return Err(TokenError::UnknownKey(key_id));
+    }
+    let is_for = keys.by_id(key_id).is_some_and(|key| key.is_for(site));
+    if is_for { Ok(visitor) } else { Err(TokenError::Site) }
+}
+
+/// Checks the signature of a visitor's token and reads it, whatever its key is worth and whichever host it is for.
+///
+/// # Errors
+/// See [`TokenError`].
+pub fn inspect(text: &str, keys: &Keyring) -> Result<Signed, TokenError> {
     if text.len() != BASE64URL_NOPAD.encode_len(BYTES) {
         return Err(TokenError::Encoding);
     }
@@ -57,14 +81,13 @@ pub fn verify(text: &str, keys: &Keyring, site: Option<&str>) -> Result<Visitor,
     let (recipient, rest) = rest.split_first_chunk::<{ Pseudonym::BYTES }>().ok_or(TokenError::Layout)?;
     let seconds = rest.first_chunk().ok_or(TokenError::Layout)?;
     let key_id = KeyId::from_be_bytes(*key_id);
-    let key = keys.by_id(key_id).filter(|key| key.revoked.is_none()).ok_or(TokenError::UnknownKey(key_id))?;
+    let key = keys.by_id(key_id).ok_or(TokenError::UnknownKey(key_id))?;
     let expected = key.mac().chain_update(PURPOSE).chain_update(signed);
     expected.verify_truncated_left(mac).map_err(|_| TokenError::Mac)?;
-    if !key.is_for(site) {
-        return Err(TokenError::Site);
-    }
     let issued = Timestamp::from_secs(u32::from_be_bytes(*seconds).into());
-    Ok(Visitor { recipient: Pseudonym::from(*recipient), issued })
+    let visitor = Visitor { recipient: Pseudonym::from(*recipient), issued };
+    let standing = if key.revoked.is_some() { Standing::Revoked } else { Standing::Good };
+    Ok(Signed { visitor, key_id, standing })
 }
 
 #[cfg(test)]
@@ -134,5 +157,7 @@ mod tests {
         let now = Timestamp::from_secs(1_795_000_001);
         ring.revoke(1, now).unwrap();
         assert_eq!(verify(&text, &ring, None), Err(TokenError::UnknownKey(1)));
+        let signed = inspect(&text, &ring).unwrap();
+        assert_eq!((signed.visitor, signed.standing), (visitor, Standing::Revoked));
     }
 }
