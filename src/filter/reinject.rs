@@ -56,7 +56,8 @@ impl Door {
         Some(Self { connection, patience })
     }
 
-    /// Asks whether a copy would be taken: nothing is sent yet.
+    /// Asks whether a copy would be taken, up to the answer to `DATA`: nothing of it is sent yet. Who then does not send it drops
+    /// the connection, and the server forgets it.
     ///
     /// # Errors
     /// `Refused` or `Broken`.
@@ -64,14 +65,11 @@ impl Door {
         let (Some(mail), Some(rcpt)) = (command("MAIL FROM", sender), command("RCPT TO", recipient)) else {
             return Err(Sent::Refused);
         };
-        self.lines([mail, rcpt]).await
+        self.lines([mail, rcpt, Data.to_string()]).await
     }
 
     /// Sends the copy that was asked for.
     pub(super) async fn send(&mut self, message: &[u8]) -> Sent {
-        if let Err(sent) = self.lines([Data.to_string()]).await {
-            return sent;
-        }
         // The library ends the last line itself.
         let message = message.strip_suffix(b"\r\n").unwrap_or(message);
         match timeout(self.patience, self.connection.message(message)).await {

@@ -185,7 +185,13 @@ impl Filter {
                 if let Some(tracked) = &copy.tracked {
                     let published =
                         tokio::time::timeout(left(), self.publish("", tracked, clock::now())).await;
-                    published.map_err(|_| "late")?.map_err(|(_, reason)| reason)?;
+                    if let Err(reason) =
+                        published.map_err(|_| "late").and_then(|done| done.map_err(|(_, reason)| reason))
+                    {
+                        // The server waits for the copy: nothing else can be said on this connection.
+                        *door = None;
+                        return Err(reason);
+                    }
                 }
                 let sent = tokio::time::timeout(left(), open.send(&copy.message)).await;
                 sent.unwrap_or(Sent::Uncertain)

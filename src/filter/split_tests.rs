@@ -1,12 +1,13 @@
 //! Tests of splitting that is cut off after the first copy, through the driver, with a port for copies of the test's own.
 //!
 //! - Layer: role
-//! - Takes: a message for three, a handler that panics, hangs, or is at work when the daemon ends.
-//! - Gives: proof that who has a copy does not get the original too.
+//! - Takes: a message for three, a handler that panics, hangs, or is at work when the daemon ends; a port that refuses or breaks.
+//! - Gives: proof that who has a copy does not get the original too, and that the others do.
 //! - On failure: the test fails.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
 
 use mailtap_milter::client::{Delivery, Mail, Mailbox, Outcome};
 use mailtap_milter::driver::{self, Client, Listener, Timeouts};
@@ -39,40 +40,85 @@ enum End {
     Stop,
     /// The disk that remembers copies does not answer.
     Forgetful,
+    /// Nor does it here, but the patience for copies is over before that for the message.
+    Memory,
+    /// The second copy is not made before that patience is over.
+    Slow,
+    /// The port goes away instead of answering to the end of the second copy.
+    Uncertain,
+    /// The port does not want the second copy's data.
+    Refused,
+    /// It ends well; the second recipient may not be followed.
+    NoConsent,
 }
 
-/// Agrees to everything, and panics from the second recipient on where it shall.
+/// What was seen of a message beside Postfix.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    /// What the port was given, also if it did not take it.
+    copies: Arc<Mutex<Vec<String>>>,
+    events: Arc<AtomicUsize>,
+    log: Arc<Mutex<Vec<u8>>>,
+}
+
+impl std::io::Write for Seen {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.log.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Agrees to everything, but from the second recipient's question on as the end wants it. The questions go in order, for each
+/// recipient one about clicks and one about opens.
 #[derive(Debug)]
 struct Agrees {
     asked: AtomicUsize,
-    panics: bool,
+    end: End,
+    /// Closed when the message is through.
+    gate: Mutex<mpsc::Receiver<()>>,
 }
 
 impl Consents for Agrees {
     fn decide(&self, _: Option<&Pseudonym>, _: Purpose) -> Consent {
-        assert!(self.asked.fetch_add(1, Ordering::Relaxed) < 2 || !self.panics, "as told");
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        assert!(asked < 2 || self.end != End::Panic, "as told");
+        match (self.end, asked) {
+            (End::Slow, 2) => drop(self.gate.lock().unwrap().recv()),
+            (End::NoConsent, 2 | 3) => return Consent::Denied,
+            _ => (),
+        }
         Consent::Granted
     }
 }
 
 #[derive(Debug)]
-struct Takes;
+struct Takes(Arc<AtomicUsize>);
 
 impl Publish for Takes {
     fn publish(
         &self,
-        _: Vec<crate::event::Event>,
+        events: Vec<crate::event::Event>,
     ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + '_>> {
+        self.0.fetch_add(events.len(), Ordering::Relaxed);
         Box::pin(async { Ok(()) })
     }
 }
 
-/// Takes the first copy, and never says anything to the end of the second. `locks` is a database to lock before the first
-/// is taken.
-async fn port(stream: TcpStream, second: Arc<Notify>, locks: Option<rusqlite::Connection>) {
+/// Takes the first copy; what it does with the second is the end's. `locks` is a database to lock before the first is taken.
+async fn port(
+    stream: TcpStream,
+    end: End,
+    seen: Seen,
+    second: Arc<Notify>,
+    locks: Option<rusqlite::Connection>,
+) {
     let mut stream = BufReader::new(stream);
     stream.write_all(b"220 here\r\n").await.unwrap();
-    let (mut line, mut in_data, mut copies) = (String::new(), false, 0);
+    let (mut line, mut in_data, mut copies, mut copy) = (String::new(), false, 0, String::new());
     loop {
         line.clear();
         if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
@@ -80,21 +126,29 @@ async fn port(stream: TcpStream, second: Arc<Notify>, locks: Option<rusqlite::Co
         }
         let answer = match line.trim_end() {
             "." if in_data => {
-                copies += 1;
                 in_data = false;
+                seen.copies.lock().unwrap().push(std::mem::take(&mut copy));
                 if let Some(database) = &locks {
                     database.execute_batch("BEGIN IMMEDIATE").unwrap();
                 }
-                if copies == 2 {
-                    second.notify_one();
-                    std::future::pending::<()>().await;
+                match end {
+                    End::Uncertain if copies == 2 => return,
+                    End::Panic | End::Late | End::Stop | End::Forgetful if copies == 2 => {
+                        second.notify_one();
+                        std::future::pending::<()>().await;
+                    }
+                    _ => (),
                 }
                 "250 2.0.0 taken"
             }
-            _ if in_data => continue,
+            _ if in_data => {
+                copy.push_str(&line);
+                continue;
+            }
             "DATA" => {
-                in_data = true;
-                "354 go on"
+                copies += 1;
+                in_data = !(end == End::Refused && copies == 2);
+                if in_data { "354 go on" } else { "554 5.7.1 not this one" }
             }
             _ => "250 fine",
         };
@@ -102,15 +156,16 @@ async fn port(stream: TcpStream, second: Arc<Notify>, locks: Option<rusqlite::Co
     }
 }
 
-fn filter(directory: &std::path::Path, address: SocketAddr, panics: bool) -> Filter {
+fn filter(directory: &std::path::Path, address: SocketAddr, agrees: Agrees, seen: &Seen) -> Filter {
+    let patience = if matches!(agrees.end, End::Memory | End::Slow) { 2 } else { 60 };
     let ring = directory.join("keyring.json");
     crate::keys::create_ring(&ring).unwrap();
     let served = Served::open(directory).unwrap();
     let deps = Deps {
         keys: Keys::open(&ring).unwrap(),
         pseudonyms: PseudonymKey::new(&[9; 32]),
-        consents: Arc::new(Agrees { asked: AtomicUsize::new(0), panics }),
-        publisher: Arc::new(Takes),
+        consents: Arc::new(agrees),
+        publisher: Arc::new(Takes(Arc::clone(&seen.events))),
         served: Some(served.clone()),
         host: "test".into(),
     };
@@ -124,21 +179,24 @@ fn filter(directory: &std::path::Path, address: SocketAddr, panics: bool) -> Fil
         max_url_bytes: 2_000,
         plan: Plan::default(),
     };
-    let settings = Settings { address, max_recipients: 50, timeout: Duration::from_secs(60) };
+    let settings = Settings { address, max_recipients: 50, timeout: Duration::from_secs(patience) };
     let component = Health::default().component("milter");
     Filter::new(policy, Duration::from_secs(5), Some(Splitter { settings, served }), component, deps)
 }
 
 /// One message for three through the driver; what Postfix would make of the original.
-async fn deliver(end: End) -> Delivery {
+async fn deliver(end: End, seen: &Seen) -> Delivery {
     let directory = tempfile::tempdir().unwrap();
     let copies = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let filter = filter(directory.path(), copies.local_addr().unwrap(), end == End::Panic);
+    let (open, gate) = mpsc::channel();
+    let agrees = Agrees { asked: AtomicUsize::new(0), end, gate: Mutex::new(gate) };
+    let filter = filter(directory.path(), copies.local_addr().unwrap(), agrees, seen);
     let second = Arc::new(Notify::new());
     let asked = Arc::clone(&second);
     let database = rusqlite::Connection::open(directory.path().join("split.db")).unwrap();
-    let locks = (end == End::Forgetful).then_some(database);
-    tokio::spawn(async move { port(copies.accept().await.unwrap().0, asked, locks).await });
+    let locks = matches!(end, End::Forgetful | End::Memory).then_some(database);
+    let watched = seen.clone();
+    tokio::spawn(async move { port(copies.accept().await.unwrap().0, end, watched, asked, locks).await });
     let handler = if matches!(end, End::Late | End::Forgetful) { 500 } else { 60_000 };
     let timeouts = Timeouts {
         handler: Duration::from_millis(handler),
@@ -161,25 +219,79 @@ async fn deliver(end: End) -> Delivery {
         Some(stop)
     });
     let recipients = RECIPIENTS.map(Mailbox::new).to_vec();
-    let mail = Mail::parse(Mailbox::new("<news@example.org>"), recipients, TEXT.as_bytes());
+    // Only the work on large messages can be given up.
+    let filling = if end == End::Slow { "<p>filling</p>\r\n".repeat(20_000) } else { String::new() };
+    let text = TEXT.replace("</body>", &format!("{filling}</body>"));
+    let mail = Mail::parse(Mailbox::new("<news@example.org>"), recipients, text.as_bytes());
     let stream = TcpStream::connect(address).await.unwrap();
     let mut client = Client::negotiate(stream, &Offer::POSTFIX).await.unwrap();
     let delivery = client.send(&mail, "Q1").await.unwrap();
+    drop(open);
     drop(stopping.await.unwrap());
     drop(client);
     daemon.await.unwrap();
     delivery
 }
 
+/// Who gets the original.
+fn left(delivery: &Delivery) -> Vec<&[u8]> {
+    delivery.mail.recipients.iter().map(|mailbox| mailbox.address.as_slice()).collect()
+}
+
+fn is_tracked(text: &[u8]) -> bool {
+    text.windows(24).any(|text| text == b"https://t.example.org/c/")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_a_copy_gets_no_original_however_the_work_ends() {
     for end in [End::Panic, End::Late, End::Stop, End::Forgetful] {
-        let delivery = deliver(end).await;
+        let delivery = deliver(end, &Seen::default()).await;
         assert_eq!(delivery.outcome, Outcome::Accepted, "{end:?}");
-        let left: Vec<_> =
-            delivery.mail.recipients.iter().map(|mailbox| mailbox.address.as_slice()).collect();
+        let left = left(&delivery);
         let expected: Vec<_> = RECIPIENTS.iter().skip(1).map(|address| address.as_bytes()).collect();
         assert_eq!(left, expected, "{end:?}");
         assert!(delivery.mail.body.windows(20).any(|text| text == b"//www.example.org/?a"), "as it came");
     }
+}
+
+/// On one thread, so that the log is this test's.
+#[tokio::test]
+async fn whoever_has_no_copy_when_splitting_stops_shares_the_original() {
+    for (end, reason) in [(End::Memory, "memory"), (End::Slow, "late"), (End::Uncertain, "connection_broke")]
+    {
+        let seen = Seen::default();
+        let writer = seen.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _logged = tracing::subscriber::set_default(subscriber);
+        let delivery = deliver(end, &seen).await;
+        assert_eq!(delivery.outcome, Outcome::Accepted, "{end:?}");
+        assert_eq!(left(&delivery), [RECIPIENTS[1].as_bytes(), RECIPIENTS[2].as_bytes()], "{end:?}");
+        assert!(is_tracked(&delivery.mail.body), "{end:?}");
+        let log = String::from_utf8(seen.log.lock().unwrap().clone()).unwrap();
+        assert_eq!(log.matches("not split:").count(), 1, "{end:?}: {log}");
+        assert!(log.contains(&format!("reason=\"{reason}\"")), "{end:?}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn a_copy_whose_data_is_refused_is_counted_nowhere() {
+    let seen = Seen::default();
+    let delivery = deliver(End::Refused, &seen).await;
+    assert_eq!(left(&delivery), [RECIPIENTS[1].as_bytes()]);
+    assert!(is_tracked(&delivery.mail.body));
+    assert_eq!(seen.copies.lock().unwrap().len(), 2, "the others have theirs");
+    assert_eq!(seen.events.load(Ordering::Relaxed), 3, "one for each copy, one for the original");
+}
+
+#[tokio::test]
+async fn who_may_not_be_followed_gets_a_copy_as_it_came() {
+    let seen = Seen::default();
+    let delivery = deliver(End::NoConsent, &seen).await;
+    assert_eq!(delivery.outcome, Outcome::Discarded);
+    let copies = seen.copies.lock().unwrap().clone();
+    assert_eq!(copies.len(), 3);
+    assert_eq!(copies[1], TEXT);
+    assert!(is_tracked(copies[0].as_bytes()) && is_tracked(copies[2].as_bytes()));
+    assert_eq!(seen.events.load(Ordering::Relaxed), 2);
 }
