@@ -217,14 +217,11 @@ fn pixels_at_both_ends_are_one_open() {
     assert_eq!(token(urls[0]), token(urls[1]), "the same URL, which caches and the tracker count once");
 }
 
-/// A newsletter as Postfix sends it to a milter, cut in two at every byte and into pieces of every small size: it is always the same message,
-/// with the same links.
-#[test]
-fn a_message_in_any_pieces_is_rewritten_the_same() {
-    use mailtap_milter::session::{Event, Interest, Session, SessionLimits, Wanted};
+/// What Postfix says of a message to a milter; it cuts bodies anywhere, within a link too.
+fn wire_of(message: &str) -> Vec<u8> {
     use mailtap_milter::wire::{Command, EnvelopePath, Offer, Texts};
     let path = |address| EnvelopePath { address, args: Texts::new(b"") };
-    let (head, body) = HTML.split_once("\r\n\r\n").unwrap();
+    let (head, body) = message.split_once("\r\n\r\n").unwrap();
     let mut wire = Vec::new();
     Command::Negotiate(Offer::POSTFIX).encode(&mut wire);
     Command::Mail(path(b"<news@example.org>")).encode(&mut wire);
@@ -235,36 +232,81 @@ fn a_message_in_any_pieces_is_rewritten_the_same() {
         Command::Header { name: name.as_bytes(), value: value.as_bytes() }.encode(&mut wire);
     }
     Command::EndOfHeaders.encode(&mut wire);
-    // Postfix cuts bodies anywhere, within a link too.
     for piece in body.as_bytes().chunks(37) {
         Command::Body(piece).encode(&mut wire);
     }
     Command::EndOfMessage(b"").encode(&mut wire);
-    let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
-        let mut session = Session::new(Wanted::default(), SessionLimits::default());
-        let mut messages = Vec::new();
-        for piece in pieces {
-            session.receive(piece);
-            while let Some(event) = session.poll().unwrap() {
-                match event {
-                    Event::Headers => session.answer_headers(Interest::Body),
-                    Event::Message(message) => messages.push(String::from_utf8(message.to_bytes()).unwrap()),
-                    _ => {}
-                }
+    wire
+}
+
+/// The message that comes out of what was said, in these pieces.
+fn read_in_pieces<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> String {
+    use mailtap_milter::session::{Event, Interest, Session, SessionLimits, Wanted};
+    let mut session = Session::new(Wanted::default(), SessionLimits::default());
+    let mut messages = Vec::new();
+    for piece in pieces {
+        session.receive(piece);
+        while let Some(event) = session.poll().unwrap() {
+            match event {
+                Event::Headers => session.answer_headers(Interest::Body),
+                Event::Message(message) => messages.push(String::from_utf8(message.to_bytes()).unwrap()),
+                _ => {}
             }
         }
-        assert_eq!(messages.len(), 1);
-        messages.remove(0)
-    };
+    }
+    assert_eq!(messages.len(), 1);
+    messages.remove(0)
+}
+
+/// A newsletter as Postfix sends it to a milter, cut in two at every byte and into pieces of every small size: it is always the same message,
+/// with the same links.
+#[test]
+fn a_message_in_any_pieces_is_rewritten_the_same() {
+    let wire = wire_of(HTML);
     let whole = output(&tracked(one(HTML)), HTML);
     for at in 0..=wire.len() {
-        let message = read(&mut [&wire[..at], &wire[at..]].into_iter());
+        let message = read_in_pieces([&wire[..at], &wire[at..]].into_iter());
         assert_eq!(message, HTML, "split at {at}");
     }
     for size in 1..80 {
-        let message = read(&mut wire.chunks(size));
+        let message = read_in_pieces(wire.chunks(size));
         assert_eq!(output(&tracked(one(&message)), &message), whole, "pieces of {size}");
     }
+}
+
+#[test]
+fn newsletters_in_random_pieces_are_rewritten_the_same() {
+    use rand::{RngExt as _, SeedableRng as _};
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/newsletters");
+    let mut newsletters = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "html") {
+            continue;
+        }
+        let html = std::fs::read_to_string(&path).unwrap().replace('\n', "\r\n");
+        if html.lines().any(|line| line.len() > 998) {
+            continue; // No mail without a transfer encoding.
+        }
+        newsletters += 1;
+        let message = format!("MIME-Version: 1.0\r\nContent-Type: text/html; charset=utf-8\r\n\r\n{html}");
+        let whole = output(&tracked(one(&message)), &message);
+        assert_ne!(whole, message, "{}", path.display());
+        let wire = wire_of(&message);
+        for seed in 0..4 {
+            let mut dice = rand::rngs::StdRng::seed_from_u64(seed);
+            let (mut pieces, mut rest) = (Vec::new(), &wire[..]);
+            while !rest.is_empty() {
+                let (piece, more) = rest.split_at(dice.random_range(1..=rest.len().min(4_000)));
+                pieces.push(piece);
+                rest = more;
+            }
+            let read = read_in_pieces(pieces.into_iter());
+            assert!(read == message, "{}, seed {seed}", path.display());
+            assert!(output(&tracked(one(&read)), &read) == whole, "{}, seed {seed}", path.display());
+        }
+    }
+    assert!(newsletters >= 10, "only {newsletters} newsletters");
 }
 
 #[test]

@@ -313,3 +313,18 @@ fn of_a_hundred_thousand_links_a_thousand_are_signed_and_all_are_counted() {
     let left: Vec<_> = report.left_links.iter().collect();
     assert_eq!(left, [(Reason::TooManyLinks, 99_000)]);
 }
+
+/// Attributes are read one after the other and kept nowhere: a million of them on links cost no patch, no link and no signature too many.
+#[test]
+fn a_million_attributes_hide_no_link_and_make_none() {
+    let attributes = " data-a=https://e.com/n title='<a href=https://e.com/q>'".repeat(500_000);
+    let message = format!(
+        "Content-Type: text/html\r\n\r\n<a{attributes} href=https://e.com/x>y</a>\r\n<p><a href=https://e.com/z>z</a>\r\n"
+    )
+    .replace(" data-a", "\r\n data-a");
+    let mut mint = Counting(0);
+    let report = rewrite(message.as_bytes(), &plan(), &mut mint);
+    assert_eq!((report.tracked, mint.0, report.patches.len()), (2, 2, 2), "{:?}", report.outcome);
+    let output = apply(message.as_bytes(), &report.patches);
+    assert!(output.len() < message.len() + 200, "the attributes are untouched");
+}
