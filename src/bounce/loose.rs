@@ -45,14 +45,17 @@ const FAILURES: [&[u8]; 16] = [
     b"user unknown",
 ];
 /// What a report on a mere delay says.
-const DELAYS: [&[u8]; 6] = [
+const DELAYS: [&[u8]; 7] = [
     b"warning message only",
     b"still trying",
     b"will be retried",
     b"will continue to",
     b"has not yet been delivered",
-    b"could not be delivered for",
+    b"could not be delivered for more than",
+    b"could not be delivered for the last",
 ];
+/// Before a number of hours or days it tells of a delay as well; before "the following reason" of a failure.
+const FOR: &[u8] = b"could not be delivered for ";
 
 /// The recipients of a bounce in no particular form: those addresses in its text that the returned message was for. Where
 /// none of them is in the text, an alias may have led elsewhere: then it was the only recipient, if there is only one.
@@ -66,7 +69,9 @@ pub(super) fn recipients(header: &[Field], text: &[u8], returned: &[Field]) -> O
     let subject = value(header, "Subject").unwrap_or_default();
     let lower = [subject, b"\n", text].concat().to_ascii_lowercase();
     let says = |phrases: &[&[u8]]| phrases.iter().any(|phrase| memmem::find(&lower, phrase).is_some());
-    let action = match (says(&DELAYS), says(&FAILURES)) {
+    let counts =
+        memmem::find_iter(&lower, FOR).any(|at| lower.get(at + FOR.len()).is_some_and(u8::is_ascii_digit));
+    let action = match (counts || says(&DELAYS), says(&FAILURES)) {
         (true, _) => Action::Delayed,
         (false, true) => Action::Failed,
         (false, false) => return None,

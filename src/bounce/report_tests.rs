@@ -192,6 +192,26 @@ fn only_whom_the_message_was_for_can_fail() {
     assert!(told.len() == 1 && addressed(&told[0], "gone@partner.example"));
 }
 
+#[test]
+fn undeliverable_for_a_reason_is_a_bounce_and_for_some_hours_a_delay() {
+    let report = |text: &str| {
+        let message = format!(
+            "From: postmaster@partner.example\nTo: news@shop.example\nSubject: Mail\n\n{text}\n\n\
+             > To: anna@partner.example\n> X-Mailtap-Ref: test-ref-0057\n\n"
+        );
+        events(read_bytes(message.as_bytes()))[0].kind
+    };
+    let reason = "Your message could not be delivered for the following reason: 550 5.1.1 user unknown";
+    assert_eq!(report(reason), Kind::Bounced);
+    for time in ["4 hours", "more than 4 hours", "the last 4 hours"] {
+        assert_eq!(
+            report(&format!("The message could not be delivered for {time}.")),
+            Kind::Deferred,
+            "{time}"
+        );
+    }
+}
+
 /// Millions of at signs, brackets, colons and quotation marks: what was quadratic took minutes.
 #[test]
 fn big_reports_cost_no_more_than_their_size() {

@@ -11,6 +11,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+
 /// Replaces (or creates) a file: temporary file beside it, sync, rename, sync of the directory.
 ///
 /// # Errors
@@ -49,8 +51,26 @@ fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 /// # Errors
 /// Those of the file system, and `InvalidData` for a longer file.
 pub fn read_limited(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    read(File::open(path)?, limit)
+}
+
+/// Reads a regular file of at most `limit` bytes that is no symbolic link, whatever its name has become since somebody
+/// looked.
+///
+/// # Errors
+/// Those of the file system, and `InvalidData` for a longer file or another kind of it.
+pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
+    }
+    read(file, limit)
+}
+
+fn read(file: File, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("longer than {limit} bytes")));
     }

@@ -36,6 +36,8 @@ pub(super) struct Directory {
 struct Found {
     name: String,
     modified: Option<SystemTime>,
+    /// Of its rights and owner, too.
+    changed: (i64, i64),
     inode: u64,
     bytes: u64,
 }
@@ -120,13 +122,14 @@ fn entries(directory: &Path, prefix: &str) -> io::Result<Vec<(String, fs::Metada
 }
 
 fn file((name, meta): (String, fs::Metadata)) -> Found {
-    Found { name, modified: meta.modified().ok(), inode: meta.ino(), bytes: meta.len() }
+    let changed = (meta.ctime(), meta.ctime_nsec());
+    Found { name, modified: meta.modified().ok(), changed, inode: meta.ino(), bytes: meta.len() }
 }
 
 fn load(directory: &Path, found: &[Found]) -> io::Result<Files> {
     let mut loaded = Files::default();
     for Found { name, .. } in found {
-        match files::read_limited(&directory.join(name), MAX_FILE_BYTES) {
+        match files::read_regular(&directory.join(name), MAX_FILE_BYTES) {
             Ok(bytes) => loaded.add(name.clone(), bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(io::Error::new(error.kind(), format!("{name}: {error}"))),

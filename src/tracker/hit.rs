@@ -296,15 +296,16 @@ impl Hit<'_> {
             ..Data::default()
         };
         let wants_privacy = request.wants_privacy();
-        let recipient =
-            if wants_privacy { None } else { self.recipient.or_else(|| self.known(request, world)) };
+        let who = if wants_privacy { None } else { self.recipient.or_else(|| self.owner(request, world)) };
         let anonymous = if wants_privacy {
             Some(Anonymous::Gpc)
-        } else if world.consents.decide(recipient.as_ref(), self.purpose) == Consent::Denied {
+        } else if world.consents.decide(who.as_ref(), self.purpose) == Consent::Denied {
+            // Also of who may not be named by a cookie: to refuse, it is enough to be known.
             Some(Anonymous::Consent)
         } else {
             None
         };
+        let recipient = who.filter(|who| self.recipient.is_some() || may_be_known(who, world));
         let mut event = Event {
             id: self.id(anonymous.is_some(), world),
             source: world.source.to_owned(),
@@ -328,11 +329,10 @@ impl Hit<'_> {
     }
 
     /// Whose browser it is, where the token is everybody's.
-    fn known(&self, request: &Request<'_>, world: &World<'_>) -> Option<Pseudonym> {
+    fn owner(&self, request: &Request<'_>, world: &World<'_>) -> Option<Pseudonym> {
         let terms = world.site.cookie.as_ref()?;
         let site = world.site.key_site.as_deref();
-        let known = visitor::recipient(request.all("cookie"), terms, site, world.keys, world.now)?;
-        Some(known).filter(|known| may_be_known(known, world))
+        visitor::recipient(request.all("cookie"), terms, site, world.keys, world.now)
     }
 
     /// The id of an event that says nothing personal is not made of the token: whoever has the mail could find it.

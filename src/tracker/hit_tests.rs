@@ -16,14 +16,26 @@ const SENT_SECS: u64 = 1_795_453_080;
 const BROWSER: &[u8] = b"Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0";
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
+#[derive(Debug)]
 struct Bench {
     ring: Keyring,
     rules: Rules,
     site: Site,
     consents: SiteConsent,
+    /// Who follows no links, whatever the site says.
+    withdrawn: Option<Pseudonym>,
     handoff: Option<Keyring>,
     hasher: RandomState,
     sequence: u64,
+}
+
+impl Consents for Bench {
+    fn decide(&self, recipient: Option<&Pseudonym>, purpose: Purpose) -> Consent {
+        if recipient.is_some() && recipient == self.withdrawn.as_ref() {
+            return Consent::Denied;
+        }
+        self.consents.decide(recipient, purpose)
+    }
 }
 
 impl Bench {
@@ -33,6 +45,7 @@ impl Bench {
             rules: Rules::parse(CATALOGUE).unwrap(),
             site: Site::default(),
             consents: fixed(Consent::Granted, Consent::Granted),
+            withdrawn: None,
             handoff: None,
             hasher: RandomState::new(),
             sequence: 1,
@@ -62,7 +75,7 @@ impl Bench {
             utm: &[],
             rules: &self.rules,
             keys: &self.ring,
-            consents: &self.consents,
+            consents: self,
             source: "mailtap/tracker/test",
             now: Timestamp::from_secs(SENT_SECS + after_secs),
             sequence: self.sequence,

@@ -88,6 +88,22 @@ fn a_cookie_names_the_reader_of_a_shared_copy_and_is_given_by_ones_own_only() {
 }
 
 #[test]
+fn who_withdrew_and_is_known_by_a_cookie_is_nobody_in_a_shared_copy_too() {
+    let mut bench = knowing();
+    let cookie = cookie_of(&bench.get(&bench.link("https://shop.example/"), &[])).unwrap();
+    let cookies = [cookie.as_str(), "_ga=GA1.1.12.34"].join("; ");
+    let path = format!("/c/{}", bench.token(&shared("https://shop.example/account")));
+    bench.withdrawn = Some(recipient());
+    let outcome = bench.get(&path, &[("cookie", cookies.as_bytes())]);
+    assert_eq!(outcome.anonymous, Some(Anonymous::Consent));
+    let event = outcome.event.unwrap();
+    assert_eq!((event.data.recipient, &event.data.ga_client_id, &event.data.link_path), (None, &None, &None));
+    assert!(outcome.headers.is_empty() && outcome.track.is_none());
+    let other = bench.get(&path, &[("cookie", b"_ga=GA1.1.12.34")]);
+    assert_eq!(other.anonymous, None, "somebody else reads the same copy");
+}
+
+#[test]
 fn gpc_and_denied_consent_get_no_cookie_no_hand_off_and_are_not_watched() {
     let granted = knowing();
     let cookie = cookie_of(&granted.get(&granted.link("https://shop.example/"), &[])).unwrap();

@@ -85,6 +85,8 @@ struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     modified: Option<SystemTime>,
+    /// Of its rights and owner, too: what was refused for them is looked at again once they are mended.
+    changed: (i64, i64),
     inode: u64,
     bytes: u64,
 }
@@ -175,6 +177,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 fn stamps(files: &TlsFiles) -> [Option<Stamp>; 2] {
     [&files.certificate, &files.key].map(|path| {
         let meta = fs::metadata(path).ok()?;
-        Some(Stamp { modified: meta.modified().ok(), inode: meta.ino(), bytes: meta.len() })
+        let changed = (meta.ctime(), meta.ctime_nsec());
+        Some(Stamp { modified: meta.modified().ok(), changed, inode: meta.ino(), bytes: meta.len() })
     })
 }

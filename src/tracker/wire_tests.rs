@@ -172,7 +172,12 @@ async fn certificates_are_chosen_by_name_and_read_again_when_they_change() {
         tokio::time::sleep(Duration::from_millis(150)).await;
         assert!(speaks("one.example", &of_one).await);
     }
+    // Refused for its rights, and looked at again once they are mended.
     let (_, renewed) = certificate(directory.path(), "one", &["one.example"]);
+    fs::set_permissions(&one.key, fs::Permissions::from_mode(0o644)).unwrap();
+    tracker.reload.send_modify(|count| *count += 1);
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    fs::set_permissions(&one.key, fs::Permissions::from_mode(0o640)).unwrap();
     let end = Instant::now() + Duration::from_secs(10);
     while !speaks("one.example", &renewed).await {
         assert!(Instant::now() < end, "the new certificate is not seen");

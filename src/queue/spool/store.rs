@@ -203,8 +203,11 @@ pub(super) fn settle(
 ) -> rusqlite::Result<()> {
     let (state, at, reason) = match outcome {
         Outcome::Done => {
-            // Whoever holds the lease by now: it was sent.
-            connection.prepare_cached("DELETE FROM event WHERE seq = ?1")?.execute([seq.0])?;
+            // Whoever holds the lease by now: it was sent. What became uncertain meanwhile stays listed: `Done` may mean
+            // no more than that this very row is remembered as set aside.
+            connection
+                .prepare_cached("DELETE FROM event WHERE seq = ?1 AND state <> ?2")?
+                .execute([seq.0, UNCERTAIN])?;
             return Ok(());
         }
         Outcome::Released => {
@@ -220,12 +223,14 @@ pub(super) fn settle(
         Outcome::Dead { reason } => (DEAD, now, Some(cut(reason))),
         Outcome::Uncertain => (UNCERTAIN, now, Some(UNCERTAIN_REASON)),
     };
+    // A lease may have lapsed, and the event be pending again: it is uncertain all the same.
+    let or = if state == UNCERTAIN { PENDING } else { CLAIMED };
     connection
         .prepare_cached(
             "UPDATE event SET state = ?1, at_ms = ?2, reason = coalesce(?3, reason)
-             WHERE seq = ?4 AND state = ?5",
+             WHERE seq = ?4 AND state IN (?5, ?6)",
         )?
-        .execute(params![state, millis(at), reason, seq.0, CLAIMED])?;
+        .execute(params![state, millis(at), reason, seq.0, CLAIMED, or])?;
     Ok(())
 }
 

@@ -507,11 +507,18 @@ impl Model {
     }
 
     fn settle(&mut self, seq: i64, outcome: &Outcome, now: Timestamp) {
+        let lapsed = matches!(outcome, Outcome::Uncertain | Outcome::Done);
+        let fits = |row: &&mut Row| match row.state {
+            State::Claimed => true,
+            State::Pending => lapsed,
+            State::Dead => *outcome == Outcome::Done,
+            State::Uncertain => false,
+        };
+        let Some(row) = self.rows.get_mut(&seq).filter(fits) else { return };
         if *outcome == Outcome::Done {
             self.rows.remove(&seq);
             return;
         }
-        let Some(row) = self.rows.get_mut(&seq).filter(|row| row.state == State::Claimed) else { return };
         (row.state, row.at) = match outcome {
             Outcome::Retry { not_before, .. } => (State::Pending, *not_before),
             Outcome::Dead { .. } => (State::Dead, now),
