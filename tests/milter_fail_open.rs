@@ -148,7 +148,7 @@ fn a_broken_keyring_at_reload_changes_nothing_and_at_a_start_is_named() {
     for (number, content, mode) in [(1, &b"{broken"[..], 0o600), (2, &good[..], 0o644)] {
         fs::write(&keyring, content).unwrap();
         fs::set_permissions(&keyring, fs::Permissions::from_mode(mode)).unwrap();
-        let complaints = || site.log("mailtap").matches("keyring changes nothing").count();
+        let complaints = || site.log("mailtap").matches("can't be read again: the one in use stays").count();
         let before = complaints();
         site.mailtap.as_ref().unwrap().signal("HUP");
         wait_for("a complaint", Duration::from_secs(10), || complaints() > before);
