@@ -12,6 +12,7 @@ use super::settle::Settler;
 use super::*;
 use crate::event::{EventId, Kind};
 use crate::queue::Publish;
+use crate::queue::dedupe::Known;
 use crate::queue::source::{
     BoxFuture, Delivery, Settle, Settlement, SourceError, SpoolSource, Tag, Unsettled,
 };
@@ -371,6 +372,10 @@ async fn what_another_relay_had_in_hand_is_uncertain() {
     site.life.stop.cancel();
     relay.await.unwrap().unwrap();
     assert_eq!((site.receiver.counts(), status.uncertain), ((0, 0), 9));
+    // Should the source hand out one of them again: its letter is written.
+    let dedupe = Dedupe::open(&site.directory.path().join("relay")).unwrap();
+    let ids: Vec<EventId> = (0..10).map(|number| event(number).id).collect();
+    assert_eq!(dedupe.look(&ids).await.unwrap(), [Known::Sent; 10]);
 }
 
 /// While the source takes its time, answers are read all the same: none of them turns a request into an uncertain one.

@@ -73,12 +73,13 @@ impl Relay {
     ) -> (Vec<Request<Item>>, Vec<Settled>) {
         let (first, twins): (Vec<_>, Vec<_>) =
             deliveries.into_iter().partition(|delivery| settler.take(delivery.key()));
-        let items: Vec<Item> = first.iter().map(item).collect();
+        let items: Vec<(Item, bool)> =
+            first.iter().map(|delivery| (item(delivery), self.sets_aside(delivery))).collect();
         let (requests, mut settled) = match self.sort_out(first).await {
             Ok(sorted) => sorted,
             Err(error) => {
                 QueueTrouble { why: error.to_string() }.emit();
-                (Vec::new(), each(&items, Fate::Stuck(NO_DEDUPE), |item| retry(item.attempts, NO_DEDUPE)))
+                (Vec::new(), items.iter().map(|(item, suspect)| unknown(item, *suspect)).collect())
             }
         };
         settled.extend(twins.into_iter().map(|twin| Settled {
@@ -90,12 +91,24 @@ impl Relay {
         (requests, settled)
     }
 
+    /// Whether another relay may have sent it, and nobody wants it twice.
+    fn sets_aside(&self, delivery: &Delivery) -> bool {
+        delivery.suspect && !self.settings.retry_uncertain
+    }
+
     async fn sort_out(
         &self,
         deliveries: Vec<Delivery>,
     ) -> Result<(Vec<Request<Item>>, Vec<Settled>), StoreError> {
         let ids: Vec<EventId> = deliveries.iter().map(Delivery::key).collect();
         let known = self.dedupe.look(&ids).await?;
+        // So that they are remembered even where their letters are written and the source hands them out once more.
+        let suspects = deliveries.iter().zip(&known);
+        let suspects: Vec<EventId> = suspects
+            .filter(|(delivery, known)| **known == Known::Nothing && self.sets_aside(delivery))
+            .map(|(delivery, _)| delivery.key())
+            .collect();
+        self.dedupe.begin(&suspects).await?;
         let takes = self.settings.takes();
         let now = clock::now();
         let (mut good, mut settled, mut duplicates) = (Vec::new(), Vec::new(), 0);
@@ -106,8 +119,8 @@ impl Relay {
                 settled.push(item.settled(Settlement::Done, Fate::Neither));
                 continue;
             }
-            let interrupted = known == Known::Interrupted || (known == Known::Nothing && delivery.suspect);
-            if interrupted && !self.settings.retry_uncertain {
+            let interrupted = known == Known::Interrupted && !self.settings.retry_uncertain;
+            if interrupted || self.sets_aside(delivery) {
                 Failed { ids: &[item.event], outcome: &Outcome::Uncertain("ended in the middle".into()) }
                     .emit();
                 settled.push(item.settled(Settlement::Uncertain, Fate::Neither));
@@ -222,6 +235,13 @@ fn item(delivery: &Delivery) -> Item {
     let Delivery { tag, event, attempts, .. } = delivery;
     let (id, kind, time) = (delivery.key(), event.kind, event.time);
     Item { tag: *tag, id, event: event.id, kind, time, attempts: *attempts }
+}
+
+/// What became of an event while the memory is out of order. What another relay may have sent would be like any other after a
+/// retry.
+fn unknown(item: &Item, suspect: bool) -> Settled {
+    let what = if suspect { Settlement::Uncertain } else { retry(item.attempts, NO_DEDUPE) };
+    item.settled(what, Fate::Stuck(NO_DEDUPE))
 }
 
 fn dead(item: &Item, reason: &'static str) -> Settled {

@@ -19,6 +19,7 @@ mod watch;
 pub use dead::{DeadLetter, DeadLetters};
 pub use link::Link;
 pub use owner::Owner;
+pub(in crate::queue) use owner::Ways;
 pub use publisher::{Message, Publisher, Refused};
 pub use watch::Watch;
 
@@ -125,6 +126,12 @@ pub enum AmqpError {
         queue: String,
         /// Whose it is.
         by: String,
+    },
+    /// Another relay looks whose it is, or has claimed it and can't write so while the broker takes no messages.
+    #[error("another relay is claiming {queue}; trying again")]
+    Claimed {
+        /// The queue.
+        queue: String,
     },
     /// There is no such work queue.
     #[error("relay.queues: there is no queue {number}; amqp.partitions says how many there are")]

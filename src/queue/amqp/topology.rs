@@ -245,6 +245,11 @@ pub(in crate::queue) fn owner_queue(work: &str) -> String {
     format!("{work}.owner")
 }
 
+/// The queue that is there while one relay looks whose a work queue is.
+pub(in crate::queue) fn claim_queue(work: &str) -> String {
+    format!("{work}.owner.claim")
+}
+
 fn quorum<const N: usize>(more: [(&'static str, Argument); N]) -> Vec<(&'static str, Argument)> {
     let mut arguments = vec![("x-queue-type", Argument::Text("quorum".into()))];
     arguments.extend(more);

@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use futures_util::stream::{BoxStream, SelectAll};
+use futures_util::stream::{self, BoxStream, SelectAll};
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery as Handed;
 use tokio::task::JoinHandle;
@@ -38,8 +38,8 @@ pub struct Taking {
     pub owner: Option<Owner>,
 }
 
-/// Messages, each with the number of its queue among those that are taken.
-type Messages = SelectAll<BoxStream<'static, (usize, lapin::Result<Handed>)>>;
+/// Messages, each with the number of its queue among those that are taken; nothing, where a consumer ended.
+type Messages = SelectAll<BoxStream<'static, (usize, Option<lapin::Result<Handed>>)>>;
 
 /// The work queues of the broker, as the relay sees them.
 pub struct AmqpSource {
@@ -52,14 +52,27 @@ pub struct AmqpSource {
     messages: Option<Messages>,
     connecting: Option<JoinHandle<Result<Opened, AmqpError>>>,
     ready: VecDeque<Delivery>,
-    /// For each queue, whether it was another relay's, and what that one had in hand may still come.
-    suspect: Vec<bool>,
+    queues: Vec<Taken>,
+}
+
+/// A queue that is taken, and what another relay had in hand of it.
+#[derive(Debug, Default)]
+struct Taken {
+    name: String,
+    /// The broker's note of the owner says that what comes again is suspect.
+    noted: bool,
+    /// Something came that nobody had: all suspects of this session came before.
+    passed: bool,
+    /// Suspects that may not be settled yet.
+    open: Vec<Tag>,
+    /// Writes that there are no more.
+    clearing: Option<JoinHandle<bool>>,
 }
 
 struct Opened {
     session: Session,
     messages: Messages,
-    taken_over: Vec<bool>,
+    queues: Vec<Taken>,
 }
 
 impl std::fmt::Debug for AmqpSource {
@@ -91,7 +104,7 @@ impl AmqpSource {
             messages: None,
             connecting: None,
             ready: VecDeque::new(),
-            suspect: Vec::new(),
+            queues: Vec::new(),
         }
     }
 
@@ -143,27 +156,51 @@ impl AmqpSource {
         }
         for handed in came {
             match handed {
-                Some((queue, handed)) => self.take(queue, handed?),
-                None => return Err(AmqpError::Client("the broker cancelled the consumer".into())),
+                Some((queue, Some(handed))) => self.take(queue, handed?),
+                Some((_, None)) | None => {
+                    return Err(AmqpError::Client("the broker cancelled the consumer".into()));
+                }
             }
         }
+        self.clear().await;
         Ok(())
+    }
+
+    /// Ends the suspicion of queues whose suspects are all settled: until then, they come again as suspects after a kill too.
+    async fn clear(&mut self) {
+        let Some(owner) = &self.taking.owner else { return };
+        for queue in self.queues.iter_mut().filter(|queue| queue.noted && queue.passed) {
+            if let Some(clearing) = queue.clearing.take_if(|clearing| clearing.is_finished()) {
+                queue.noted = !clearing.await.unwrap_or(false);
+            }
+            queue.open.retain(|tag| self.desk.holds(*tag));
+            if !queue.noted || queue.clearing.is_some() || !queue.open.is_empty() {
+                continue;
+            }
+            let Some(session) = self.desk.session().filter(|session| !session.publishing.is_blocked()) else {
+                continue;
+            };
+            let (owner, name) = (owner.clone(), queue.name.clone());
+            // What fails is tried again with the next message.
+            queue.clearing =
+                Some(tokio::spawn(async move { owner.clear(session.ways(), &name).await.unwrap_or(false) }));
+        }
     }
 
     fn take(&mut self, queue: usize, handed: Handed) {
         // What the owner before had in hand is back at the head of the queue: it ends with the first that nobody had.
-        let suspect = match self.suspect.get_mut(queue) {
-            Some(suspect) => {
-                *suspect &= handed.redelivered;
-                *suspect
-            }
-            None => false,
-        };
+        let suspect = self.queues.get_mut(queue).is_some_and(|queue| {
+            queue.passed |= !handed.redelivered;
+            queue.noted && !queue.passed
+        });
         let count = |name| headers::number(&handed.properties, name);
         let attempts = count(ATTEMPTS) + count("x-delivery-count") + 1;
         let replay = headers::text(&handed.properties, REPLAY).and_then(|key| key.parse().ok());
         let event = Event::from_json(&handed.data);
         let tag: Tag = self.desk.hold(handed, attempts);
+        if let Some(queue) = self.queues.get_mut(queue).filter(|_| suspect) {
+            queue.open.push(tag);
+        }
         match event {
             Ok(event) => self.ready.push_back(Delivery { tag, event, attempts, replay, suspect }),
             Err(error) => {
@@ -190,14 +227,17 @@ impl AmqpSource {
         let opened = opened.map_err(|_| AmqpError::Client("connecting was ended".into()))??;
         self.desk.begin(opened.session);
         self.messages = Some(opened.messages);
-        self.suspect.resize(opened.taken_over.len(), false);
-        for (suspect, taken_over) in self.suspect.iter_mut().zip(opened.taken_over) {
-            *suspect |= taken_over;
-        }
+        self.queues = opened.queues;
         self.backoff.worked();
         self.health.ready();
         BrokerReached.emit();
         Ok(())
+    }
+
+    fn stop_clearing(&mut self) {
+        for clearing in self.queues.iter_mut().filter_map(|queue| queue.clearing.take()) {
+            clearing.abort();
+        }
     }
 
     /// Drops the connection, and makes the next one after a while.
@@ -206,6 +246,7 @@ impl AmqpSource {
         BrokerLost { why: &why }.emit();
         self.health.not_ready(why);
         self.messages = None;
+        self.stop_clearing();
         // What waits here comes again, over the next connection.
         self.desk.end(self.ready.drain(..).map(|delivery| delivery.tag));
         let wait = self.backoff.failed(rand::random());
@@ -230,17 +271,23 @@ async fn open(settings: &amqp::Settings, taking: &Taking) -> Result<Opened, Amqp
         [] => all,
         some => some.iter().map(numbered).collect::<Result<_, _>>()?,
     };
-    let mut taken_over = vec![false; queues.len()];
-    for (queue, taken_over) in queues.iter().zip(&mut taken_over) {
-        if let Some(owner) = &taking.owner {
-            *taken_over = owner.claim(&link, &publishing, &publisher, queue).await?;
-        }
+    let session = Session { link, publishing, publisher };
+    let mut taken = Vec::new();
+    for name in &queues {
+        let noted = match &taking.owner {
+            Some(owner) => owner.claim(session.ways(), name).await?,
+            None => false,
+        };
+        taken.push(Taken { name: name.clone(), noted, ..Taken::default() });
     }
-    let consumers = link.consume(taking.prefetch, &queues).await?;
+    let consumers = session.link.consume(taking.prefetch, &queues).await?;
     let numbered = consumers.into_iter().enumerate();
-    let messages =
-        numbered.map(|(queue, consumer)| consumer.map(move |handed| (queue, handed)).boxed()).collect();
-    Ok(Opened { session: Session { link, publishing, publisher }, messages, taken_over })
+    // An ended stream leaves the others without a word.
+    let with_end = numbered.map(|(queue, consumer)| {
+        consumer.map(Some).chain(stream::iter([None])).map(move |handed| (queue, handed)).boxed()
+    });
+    let messages = with_end.collect();
+    Ok(Opened { session, messages, queues: taken })
 }
 
 impl Source for AmqpSource {
@@ -258,7 +305,7 @@ impl Source for AmqpSource {
 
     fn is_full(&self) -> bool {
         self.ready.is_empty()
-            && self.desk.held() >= usize::from(self.taking.prefetch) * self.suspect.len().max(1)
+            && self.desk.held() >= usize::from(self.taking.prefetch) * self.queues.len().max(1)
     }
 }
 
@@ -267,6 +314,7 @@ impl Drop for AmqpSource {
         if let Some(connecting) = &self.connecting {
             connecting.abort();
         }
+        self.stop_clearing();
         self.desk.end(std::iter::empty());
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use super::{BoxFuture, Settle, Settlement, SourceError, Tag, Unsettled};
 use crate::queue::amqp::headers::{self, ATTEMPTS, REASON, RECIPIENT, REPLAY, SINCE, STATE};
-use crate::queue::amqp::{AmqpError, Link, Message, Publisher, Refused};
+use crate::queue::amqp::{AmqpError, Link, Message, Publisher, Refused, Ways};
 use crate::service::clock;
 
 /// How many settlements wait for the broker at once.
@@ -106,6 +106,16 @@ impl Desk {
         let tag = Tag { epoch: state.epoch, number: handed.delivery_tag };
         state.held.insert(tag, Arc::new(Held { handed, attempts }));
         tag
+    }
+
+    /// Whether a message is held.
+    pub(super) fn holds(&self, tag: Tag) -> bool {
+        self.lock().held.contains_key(&tag)
+    }
+
+    /// The session that stands.
+    pub(super) fn session(&self) -> Option<Arc<Session>> {
+        self.lock().session.clone()
     }
 
     /// Brings what is no event to the dead letters.
@@ -251,6 +261,11 @@ impl Settle for Desk {
 }
 
 impl Session {
+    /// What the owner of queues asks and writes over.
+    pub(super) fn ways(&self) -> Ways<'_> {
+        Ways { link: &self.link, publishing: &self.publishing, publisher: &self.publisher }
+    }
+
     fn dead_letter(&self, held: &Held, state: &str, reason: &str) -> Message {
         let mut message = held.message(reason);
         message.exchange = self.link.topology().dead_exchange();

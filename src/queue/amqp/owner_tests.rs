@@ -1,0 +1,160 @@
+//! Tests with a real broker, named by `MAILTAP_TEST_AMQP`: whose a queue is, over races and kills.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use lapin::options::QueueDeleteOptions;
+
+use super::super::{Link, Message, Publisher, Settings};
+use super::*;
+use crate::event::{Event, EventId};
+use crate::queue::source::{AmqpSource, Delivery, Settlement, Source, Taking};
+use crate::queue::testing::{broker, event, remove, wait_for};
+use crate::service::Lifecycle;
+
+struct Asking {
+    link: Link,
+    publishing: Link,
+    publisher: Publisher,
+    owner: Owner,
+}
+
+impl Asking {
+    async fn new(settings: &Settings, memory: &str) -> Self {
+        let link = Link::open(settings, "test").await.unwrap();
+        let publishing = Link::open(settings, "test").await.unwrap();
+        let publisher = Publisher::open(&publishing, settings.confirm_timeout).await.unwrap();
+        Self { link, publishing, publisher, owner: owner(memory, false) }
+    }
+
+    async fn claim(&self) -> Result<bool, AmqpError> {
+        let ways = Ways { link: &self.link, publishing: &self.publishing, publisher: &self.publisher };
+        self.owner.claim(ways, &self.link.topology().work_queue()).await
+    }
+}
+
+fn owner(memory: &str, takes_over: bool) -> Owner {
+    Owner { memory: memory.into(), host: "mx1".into(), takes_over }
+}
+
+async fn publish(settings: &Settings, events: impl Iterator<Item = Event>) {
+    let link = Link::open(settings, "test").await.unwrap();
+    let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
+    for event in events {
+        let message = Message::of(&event, link.topology().events_exchange());
+        publisher.publish(&link, &message).await.unwrap();
+    }
+    link.close().await;
+}
+
+async fn receive(source: &mut AmqpSource, count: usize) -> Vec<Delivery> {
+    let mut deliveries = Vec::new();
+    while deliveries.len() < count {
+        let wait = Duration::from_secs(20);
+        deliveries.extend(tokio::time::timeout(wait, source.next(count)).await.expect("in time").unwrap());
+    }
+    deliveries
+}
+
+async fn settle(source: &AmqpSource, deliveries: &[Delivery]) {
+    let done = deliveries.iter().map(|delivery| (delivery.tag, Settlement::Done)).collect();
+    assert!(source.settler().settle(done).await.is_empty());
+}
+
+fn relay(settings: &Settings, prefetch: u16, owner: Owner) -> AmqpSource {
+    let taking = Taking { prefetch, queues: Vec::new(), owner: Some(owner) };
+    AmqpSource::taking(settings.clone(), taking, &Lifecycle::detached())
+}
+
+fn suspects(deliveries: &[Delivery]) -> BTreeSet<EventId> {
+    let suspects = deliveries.iter().filter(|delivery| delivery.suspect);
+    suspects.map(|delivery| delivery.event.id).collect()
+}
+
+/// At once on a queue that nobody has yet, and at once on one that has its owner.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_relays_that_claim_at_once_one_gets_the_queue() {
+    for round in 0..8 {
+        let Some(settings) = broker(&format!("race{round}")) else { return };
+        let (a, b) = tokio::join!(Asking::new(&settings, "a"), Asking::new(&settings, "b"));
+        let (first, second) = tokio::join!(a.claim(), b.claim());
+        let (owner, other) = if first.is_ok() { (a, b) } else { (b, a) };
+        assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
+        for _ in 0..8 {
+            let (own, others) = tokio::join!(owner.claim(), other.claim());
+            assert!(matches!(own, Ok(false) | Err(AmqpError::Claimed { .. })), "{own:?}");
+            let refused = matches!(others, Err(AmqpError::Owned { .. } | AmqpError::Claimed { .. }));
+            assert!(refused, "{others:?}");
+        }
+        remove(&settings).await;
+    }
+}
+
+/// The heir is killed before it worked off what the one before had in hand; its next life knows of it from the broker, until
+/// all of that is settled.
+#[tokio::test]
+async fn what_another_relay_had_in_hand_is_suspect_after_a_kill_of_the_heir_too() {
+    let Some(settings) = broker("heir") else { return };
+    let link = Link::open(&settings, "test").await.unwrap();
+    let (work, note) = (link.topology().work_queue(), owner_queue(&link.topology().work_queue()));
+    publish(&settings, (0..5).map(event)).await;
+    let mut first = relay(&settings, 3, owner("a", false));
+    assert_eq!(suspects(&receive(&mut first, 3).await), BTreeSet::new());
+    drop(first);
+    wait_for(&link, &work, 5).await;
+    let had: BTreeSet<EventId> = (0..3).map(|number| event(number).id).collect();
+    // All five came, the suspicion of this life is over, and nothing is settled.
+    let mut heir = relay(&settings, 5, owner("b", true));
+    assert_eq!(suspects(&receive(&mut heir, 5).await), had);
+    drop(heir);
+    wait_for(&link, &work, 5).await;
+    wait_for(&link, &note, 1).await;
+
+    let mut heir = relay(&settings, 5, owner("b", false));
+    let came = receive(&mut heir, 5).await;
+    assert!(suspects(&came).is_superset(&had), "{came:?}");
+    settle(&heir, &came).await;
+    publish(&settings, (5..6).map(event)).await;
+    let new = receive(&mut heir, 1).await;
+    assert_eq!(suspects(&new), BTreeSet::new());
+    let asking = Asking::new(&settings, "b").await;
+    while asking.claim().await != Ok(false) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(heir);
+    wait_for(&link, &work, 1).await;
+    let mut heir = relay(&settings, 5, owner("b", false));
+    assert_eq!(suspects(&receive(&mut heir, 1).await), BTreeSet::new(), "its own, of its former life");
+    drop(heir);
+    remove(&settings).await;
+}
+
+/// The broker ends one of two consumers: the other one does not hide it.
+#[tokio::test]
+async fn a_queue_that_is_deleted_under_the_relay_is_consumed_again() {
+    let Some(mut settings) = broker("deleted") else { return };
+    settings.shape.partitions = 2;
+    let whose = |number: u64| {
+        let mut event = event(number);
+        event.data.recipient = Some([u8::try_from(number).unwrap(); 12].into());
+        event
+    };
+    let mut source = relay(&settings, 100, owner("a", false));
+    publish(&settings, (0..40).map(whose)).await;
+    let came = receive(&mut source, 40).await;
+    settle(&source, &came).await;
+    let link = Link::open(&settings, "test").await.unwrap();
+    let queue = link.topology().work_queues().remove(0);
+    let channel = link.channel().await.unwrap();
+    channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    // Declares the queue again, unknown to the relay.
+    publish(&settings, (40..80).map(whose)).await;
+    let mut ids = BTreeSet::new();
+    while ids.len() < 40 {
+        ids.extend(receive(&mut source, 1).await.iter().map(|delivery| delivery.event.id));
+    }
+    assert_eq!(ids, (40..80).map(|number| whose(number).id).collect());
+    drop(source);
+    remove(&settings).await;
+}
