@@ -44,9 +44,28 @@ fn options(refused: &str) -> Options {
 }
 
 fn mails(site: &Site, user: &str) -> Vec<String> {
-    let read =
-        |path| String::from_utf8_lossy(&fs::read(path).unwrap()).replace("=\n", "").replace("=3D", "=");
+    let read = |path| decoded(&String::from_utf8_lossy(&fs::read(path).unwrap()));
     site.mail_files(user).into_iter().map(read).collect()
+}
+
+/// Without quoted-printable, of which a token may have more than soft breaks: `=2D` for a `-` that would begin a line. What
+/// is no code (a parameter of a header) stays.
+fn decoded(mail: &str) -> String {
+    let mail = mail.replace("=\n", "");
+    let mut parts = mail.split('=');
+    let mut text = parts.next().unwrap().to_owned();
+    for part in parts {
+        match part.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) if byte.is_ascii() => text.extend([char::from(byte).to_string().as_str(), &part[2..]]),
+            _ => text.extend(["=", part]),
+        }
+    }
+    text
+}
+
+#[test]
+fn quoted_printable_is_read_whole() {
+    assert_eq!(decoded("charset=utf-8 href=3D\"a=\n=2Db=2D\""), "charset=utf-8 href=\"a-b-\"");
 }
 
 /// Waits for one mail for each of these, and gives them.
