@@ -22,14 +22,16 @@ use tokio::time::{Instant, timeout};
 
 use super::budget::{Budget, Share};
 use super::handler::OnTaken;
-use super::serve::Tide;
+use super::serve::{Place, Tide};
 use super::work::{WORK_FACTOR, Work};
 use super::{End, Failure, Handler, Happening, Oversize, Response, Settings, Settled, Stream, Which};
 use crate::edits::{Answer, CannotEdit};
 use crate::session::{Event, Interest, LetThrough, Message, Session, Stage, Unseen};
 
-/// Buffers that have served a message are kept for the next one as long.
+/// Buffers of a connection that has brought several messages are kept for the next one as long.
 const KEEP_BUFFERS: Duration = Duration::from_secs(2);
+/// So many messages show that a connection brings several. Most bring one, and then idle or end.
+const SEVERAL: u64 = 2;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -57,6 +59,7 @@ pub(super) struct Connection<H> {
     untaken: Option<OnTaken>,
     /// When to stop waiting for a message that passes, once the daemon ends.
     last_call: Option<Instant>,
+    _place: Place,
 }
 
 /// The message that the handler has.
@@ -83,14 +86,29 @@ impl<H: Handler> Connection<H> {
         session: Session,
         shared: Arc<Shared<H>>,
         tide: watch::Receiver<Tide>,
+        place: Place,
     ) -> Self {
         let share = shared.budget.share();
-        Self { stream, session, shared, tide, share, messages: 0, untaken: None, last_call: None }
+        Self {
+            stream,
+            session,
+            shared,
+            tide,
+            share,
+            messages: 0,
+            untaken: None,
+            last_call: None,
+            _place: place,
+        }
     }
 
-    pub(super) async fn run(mut self) {
-        let end = self.serve().await;
-        self.shared.observe(&Happening::Closed { end: &end, messages: self.messages });
+    /// Serves the connection to its end. Not an `async fn`: its future would hold the connection twice.
+    #[allow(clippy::manual_async_fn)]
+    pub(super) fn run(mut self) -> impl Future<Output = ()> {
+        async move {
+            let end = self.serve().await;
+            self.shared.observe(&Happening::Closed { end: &end, messages: self.messages });
+        }
     }
 
     async fn serve(&mut self) -> End {
@@ -125,7 +143,8 @@ impl<H: Handler> Connection<H> {
             Event::Negotiated | Event::NewSession => (),
             Event::PassingThrough(error) => self.shared.observe(&Happening::CannotNegotiate(error)),
             Event::Headers => self.headers(),
-            Event::Message(message) => return self.message(message).await,
+            // Boxed, so that a connection without a message does not carry the state of one.
+            Event::Message(message) => return Box::pin(self.message(message)).await,
             Event::LetThrough(LetThrough { why, queue_id, recipients }) => {
                 let which = Which { queue_id: &queue_id, recipients, took: Duration::ZERO };
                 self.shared.observe(&Happening::LetThrough { which, why });
@@ -333,6 +352,9 @@ impl<H: Handler> Connection<H> {
     async fn wait(&mut self) -> Result<bool, End> {
         let stage = self.session.stage();
         let boundary = self.session.at_boundary();
+        if boundary && self.messages < SEVERAL {
+            self.session.shrink();
+        }
         let now = *self.tide.borrow_and_update();
         if now == Tide::Ending {
             return self.last_wait(stage, boundary).await;
@@ -393,4 +415,35 @@ impl<H: Handler> Connection<H> {
 
 async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
     timeout(limit, future).await.ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::driver::Fallback;
+    use crate::session::SessionLimits;
+
+    struct Nothing;
+
+    impl Handler for Nothing {
+        async fn message(&self, _: Message, _: &Fallback) -> Response {
+            Answer::unmodified().into()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_takes_little_while_it_idles() {
+        let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
+        let session = Session::new(crate::session::Wanted::default(), SessionLimits::default());
+        let settings = Settings::default();
+        let budget = Budget::new(settings.memory_bytes);
+        let shared = Arc::new(Shared { handler: Arc::new(Nothing), settings, budget });
+        let (_sender, tide) = watch::channel(Tide::Open);
+        let place = Place::take(Arc::new(AtomicUsize::new(0)));
+        let task = Connection::new(ours.into(), session, shared, tide, place).run();
+        assert!(size_of_val(&task) <= 1_536, "{} bytes", size_of_val(&task));
+    }
 }

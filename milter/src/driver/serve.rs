@@ -63,7 +63,7 @@ pub async fn serve<H: Handler>(
             accepted = accept(&listener, pause), if tasks.len() < most => match accepted {
                 Ok(stream) => {
                     pause = Duration::ZERO;
-                    tasks.spawn(connect(stream, Arc::clone(&shared), Arc::clone(&served), tide.subscribe()));
+                    tasks.spawn(connect(stream, &shared, &served, tide.subscribe()).run());
                 }
                 Err(error) => {
                     pause = (pause * 2).clamp(Duration::from_millis(10), Duration::from_secs(1));
@@ -86,13 +86,13 @@ async fn accept(listener: &Listener, pause: Duration) -> io::Result<Stream> {
     listener.accept().await
 }
 
-async fn connect<H: Handler>(
+fn connect<H: Handler>(
     stream: Stream,
-    shared: Arc<Shared<H>>,
-    served: Arc<AtomicUsize>,
+    shared: &Arc<Shared<H>>,
+    served: &Arc<AtomicUsize>,
     tide: watch::Receiver<Tide>,
-) {
-    let place = Place::take(served);
+) -> Connection<H> {
+    let place = Place::take(Arc::clone(served));
     let limits = shared.settings.session;
     shared.observe(&Happening::Opened);
     let session = if place.number <= shared.settings.connections {
@@ -101,17 +101,17 @@ async fn connect<H: Handler>(
         shared.observe(&Happening::TooManyConnections);
         Session::passing_through(Unseen::Connections, limits)
     };
-    Connection::new(stream, session, shared, tide).run().await;
+    Connection::new(stream, session, Arc::clone(shared), tide, place)
 }
 
 /// One of the connections; counted until dropped.
-struct Place {
+pub(super) struct Place {
     served: Arc<AtomicUsize>,
     number: usize,
 }
 
 impl Place {
-    fn take(served: Arc<AtomicUsize>) -> Self {
+    pub(super) fn take(served: Arc<AtomicUsize>) -> Self {
         let number = served.fetch_add(1, Ordering::Relaxed) + 1;
         Self { served, number }
     }
