@@ -259,6 +259,7 @@ async fn who_has_a_copy_gets_no_original_however_the_work_ends() {
 async fn whoever_has_no_copy_when_splitting_stops_shares_the_original() {
     for (end, reason) in [(End::Memory, "memory"), (End::Slow, "late"), (End::Uncertain, "connection_broke")]
     {
+        crate::telemetry::somebody_listens();
         let seen = Seen::default();
         let writer = seen.clone();
         let subscriber =

@@ -285,6 +285,7 @@ mod tests {
 
     #[test]
     fn a_line_of_json_keeps_its_text_beside_the_message_id() {
+        crate::telemetry::somebody_listens();
         let lines = Lines::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()

@@ -55,6 +55,13 @@ pub fn start_logs(level: &str, format: Format) -> Result<(), TelemetryError> {
     done.map_err(|_| TelemetryError::Twice)
 }
 
+/// For tests that capture the log of their thread. A place in the code that is first reached while nobody listens, by another
+/// test, is taken for one that never logs; so somebody listens for the whole process.
+#[cfg(test)]
+pub(crate) fn somebody_listens() {
+    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
+}
+
 /// Where metrics are read.
 #[derive(Debug, Clone)]
 pub struct Metrics(PrometheusHandle);

@@ -265,6 +265,7 @@ impl Write for Captured {
 
 /// Captures the log of this thread while the guard lives.
 fn capture() -> (Captured, tracing::subscriber::DefaultGuard) {
+    crate::telemetry::somebody_listens();
     let captured = Captured::default();
     let writer = captured.clone();
     let subscriber = tracing_subscriber::fmt()
