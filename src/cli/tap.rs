@@ -40,7 +40,7 @@ pub(super) struct Args {
     /// With --explain: as JSON, for scripts.
     #[arg(long, requires = "explain")]
     json: bool,
-    /// Logs to read, oldest first, packed with gzip or not; `-` is standard input.
+    /// Logs to read, oldest first, packed (gzip, xz, bzip2, zstd) or not; `-` is standard input.
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
 }

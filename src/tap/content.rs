@@ -1,23 +1,20 @@
-//! What a log file holds, packed with gzip or not, read at any position.
+//! What a log file holds, packed or not, read at any position.
 //!
 //! - Layer: edge
 //! - Takes: a path.
 //! - Gives: bytes at a position of the unpacked content.
 //! - On failure: `io::Error`. A packed file that ends early, or is damaged, may be in the making: `Ok(0)` until it changes.
-//! - Limits: packed content is read forwards; going back unpacks it from its beginning. Only gzip.
-//! - See: RFC 1952; logrotate(8), `compress`.
+//! - Limits: packed content is read forwards; going back unpacks it from its beginning.
+//! - See: `unpack` for what can be unpacked.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use flate2::read::MultiGzDecoder;
-
 use super::rotation::modified_ns;
+use super::unpack::{MAGIC_BYTES, Packer, Unpacked};
 
-/// The first bytes of gzip, RFC 1952 section 2.3.1.
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const SKIP_BYTES: usize = 64 * 1024;
 
 /// An open file.
@@ -25,31 +22,40 @@ const SKIP_BYTES: usize = 64 * 1024;
 pub(super) enum Content {
     /// As it stands.
     Plain(File),
-    /// Packed with gzip.
+    /// Packed.
     Packed(Box<Packed>),
 }
 
-/// A file that is packed with gzip.
-#[derive(Debug)]
+/// A file that is packed.
 pub(super) struct Packed {
     file: File,
-    decoder: Option<MultiGzDecoder<io::BufReader<File>>>,
+    packer: Packer,
+    decoder: Option<Unpacked>,
     /// How much of the unpacked content the decoder gave.
     at: u64,
     /// Size and time of the file when it was found to end early.
     broken_at: Option<(u64, i64)>,
 }
 
+impl std::fmt::Debug for Packed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Packed")
+            .field("file", &self.file)
+            .field("packer", &self.packer)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Content {
     /// Opens a file; it is packed if it begins so.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
-        let mut magic = [0; GZIP_MAGIC.len()];
-        let is_packed = file.read_at(&mut magic, 0)? == magic.len() && magic == GZIP_MAGIC;
-        if !is_packed {
+        let mut magic = [0; MAGIC_BYTES];
+        let read = file.read_at(&mut magic, 0)?;
+        let Some(packer) = Packer::of(magic.get(..read).unwrap_or_default()) else {
             return Ok(Self::Plain(file));
-        }
-        Ok(Self::Packed(Box::new(Packed { file, decoder: None, at: 0, broken_at: None })))
+        };
+        Ok(Self::Packed(Box::new(Packed { file, packer, decoder: None, at: 0, broken_at: None })))
     }
 
     /// The file itself: identity, time and size as it is stored.
@@ -119,7 +125,7 @@ impl Packed {
             }
             let mut file = self.file.try_clone()?;
             file.seek(SeekFrom::Start(0))?;
-            self.decoder = Some(MultiGzDecoder::new(io::BufReader::new(file)));
+            self.decoder = Some(self.packer.unpack(file)?);
             self.at = 0;
         }
         let mut skipped = vec![0; SKIP_BYTES.min(usize::try_from(offset - self.at).unwrap_or(SKIP_BYTES))];
@@ -152,10 +158,9 @@ impl Packed {
     }
 }
 
-/// The file ends too early, or is no gzip from some point on.
+/// The file ends too early, or is not packed from some point on: it can be read, but not understood.
 fn is_damage(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
-    matches!(error.kind(), UnexpectedEof | InvalidData | InvalidInput)
+    error.raw_os_error().is_none() && error.kind() != io::ErrorKind::Interrupted
 }
 
 impl Read for Content {
@@ -210,6 +215,57 @@ mod tests {
         let mut again = Content::open(&directory.path().join("b")).unwrap();
         again.read_to_end(&mut all).unwrap();
         assert_eq!(all, text);
+    }
+
+    /// Packed by the tools themselves, in two pieces: `tests/data/logs/README.md`.
+    fn fixture(ending: &str) -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/data/logs/packed/postfix-3.7.11.log")
+            .with_extension(format!("log.{ending}"))
+    }
+
+    #[test]
+    fn other_tools_files_read_like_plain() {
+        let text = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/logs/postfix-3.7.11.log"));
+        for ending in ["xz", "bz2", "zst"] {
+            let mut content = Content::open(&fixture(ending)).unwrap();
+            assert!(matches!(content, Content::Packed(_)), "{ending}");
+            for offset in [0, 999, 1_000, 20_000, 3, text.len() - 1] {
+                let mut one = [0; 1];
+                assert_eq!(content.read_at(&mut one, offset as u64).unwrap(), 1, "{ending} {offset}");
+                assert_eq!(one[0], text[offset], "{ending} {offset}");
+            }
+            let mut all = Vec::new();
+            Content::open(&fixture(ending)).unwrap().read_to_end(&mut all).unwrap();
+            assert_eq!(all, text, "{ending}");
+            assert!(!content.reaches(text.len() as u64 + 1).unwrap() && !content.is_damaged(), "{ending}");
+        }
+        let error = Content::open(&fixture("lz4")).unwrap().head(1).unwrap_err();
+        assert_eq!(error.to_string(), "packed with lz4: unpack it first");
+    }
+
+    #[test]
+    fn damage_is_noticed_in_files_of_every_tool() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        for ending in ["xz", "bz2", "zst"] {
+            let whole = fs::read(fixture(ending)).unwrap();
+            for end in [20, whole.len() / 2, whole.len() - 1] {
+                fs::write(&path, &whole[..end]).unwrap();
+                let mut content = Content::open(&path).unwrap();
+                let mut all = Vec::new();
+                content.read_to_end(&mut all).unwrap();
+                assert!(content.is_damaged(), "{ending} {end}");
+                fs::write(&path, &whole).unwrap();
+                assert!(content.reaches(40_000).unwrap(), "{ending}: whole by now");
+            }
+            let mut flipped = whole.clone();
+            flipped[whole.len() * 2 / 3] ^= 0x10;
+            fs::write(&path, &flipped).unwrap();
+            let mut content = Content::open(&path).unwrap();
+            while content.read(&mut [0; 4_096]).unwrap() > 0 {}
+            assert!(content.is_damaged(), "{ending}: a bit flipped");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! - Gives: lines in their order, and the positions from which the next run goes on.
 //! - On failure: `io::Error`; the next poll tries again where this one stopped. What rotation did is a `Finding`.
 //! - Limits: what a tool copies and truncates (`copytruncate`) is lost where it is written between the two; that is
-//!   the tool's own gap. Predecessors packed with gzip are read; those packed otherwise are reported.
+//!   the tool's own gap. Predecessors that are packed are read; those packed with lz4 are reported.
 //! - See: logrotate(8); `postfix logrotate` renames and reloads.
 //!
 //! A file is known by its first bytes, then by its inode and birth: a copy has others, and inodes are used again. A
@@ -37,10 +37,10 @@ pub(super) enum Finding {
     },
     /// The file of the last run is not there any more: lines may be lost.
     PredecessorGone,
-    /// A predecessor was not read to its end, and is packed with something else than gzip: lines are lost unless it is
-    /// unpacked.
+    /// A predecessor was not read to its end, and is packed with something that is not known (lz4): lines are lost unless
+    /// it is unpacked.
     PredecessorCompressed(PathBuf),
-    /// A predecessor packed with gzip ends before its time: lines may be lost.
+    /// A packed predecessor ends before its time: lines may be lost.
     PredecessorDamaged,
     /// A predecessor can't be opened or read: lines may be lost.
     PredecessorUnreadable(PathBuf),
@@ -199,7 +199,7 @@ impl Follower {
             }
             let opened = match sibling.packing {
                 Packing::Plain => Tail::open(&sibling.path, 0, 0),
-                Packing::Gzip => match self.is_packed_twin(sibling, &siblings, own_head) {
+                Packing::Packed => match self.is_packed_twin(sibling, &siblings, own_head) {
                     Ok(true) => continue,
                     Ok(false) => Tail::open(&sibling.path, 0, 0),
                     Err(error) => Err(error),
@@ -372,8 +372,12 @@ impl Follower {
             let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
             Some((path.clone(), FileId::of(&metadata)))
         });
-        let mut candidates: Vec<(PathBuf, FileId)> =
-            current.into_iter().chain(last_name).chain(of(Packing::Plain)).chain(of(Packing::Gzip)).collect();
+        let mut candidates: Vec<(PathBuf, FileId)> = current
+            .into_iter()
+            .chain(last_name)
+            .chain(of(Packing::Plain))
+            .chain(of(Packing::Packed))
+            .collect();
         candidates.sort_by_key(|(_, file)| *file != position.file);
         for (path, file) in candidates {
             if position.head_bytes == 0 && file != position.file {

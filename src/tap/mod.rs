@@ -37,6 +37,7 @@ mod sink;
 mod split;
 mod state;
 mod tls;
+mod unpack;
 mod values;
 mod waiting;
 

@@ -1,7 +1,7 @@
 //! Reads logs to their end, once, and touches no state: `mailtap tap --once --stdout FILE…`.
 //!
 //! - Layer: edge
-//! - Takes: files (packed with gzip or not) or readers, in the order in which they were written; lines of a log, or of
+//! - Takes: files (packed or not) or readers, in the order in which they were written; lines of a log, or of
 //!   `journalctl -o json`.
 //! - Gives: events, one by one, and a summary of what was read.
 //! - On failure: `io::Error` with the file it concerns; events before it were given out.

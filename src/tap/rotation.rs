@@ -81,9 +81,9 @@ pub(super) struct Sibling {
 pub(super) enum Packing {
     /// As it was.
     Plain,
-    /// With gzip.
-    Gzip,
-    /// With another tool, which is not read.
+    /// By a tool that is known.
+    Packed,
+    /// By another tool, whose files are not read.
     Other,
 }
 
@@ -135,10 +135,10 @@ fn directory_of(path: &Path) -> PathBuf {
 /// A name without the ending of what packed it.
 fn unpacked(name: &str) -> (&str, Packing) {
     const ENDINGS: [(&str, Packing); 5] = [
-        (".gz", Packing::Gzip),
-        (".xz", Packing::Other),
-        (".bz2", Packing::Other),
-        (".zst", Packing::Other),
+        (".gz", Packing::Packed),
+        (".xz", Packing::Packed),
+        (".bz2", Packing::Packed),
+        (".zst", Packing::Packed),
         (".lz4", Packing::Other),
     ];
     let packed = ENDINGS.iter().find_map(|(ending, packing)| Some((name.strip_suffix(ending)?, *packing)));
@@ -170,7 +170,7 @@ mod tests {
     fn names_with_a_date() {
         let is = |name| of_another_day(name, "mail-20261124.log");
         assert_eq!(is("mail-20261123.log"), Some(Packing::Plain));
-        assert_eq!(is("mail-20261123.log.gz"), Some(Packing::Gzip));
+        assert_eq!(is("mail-20261123.log.gz"), Some(Packing::Packed));
         for other in ["mail-2026112.log", "mail-20261123.err", "news-20261123.log", "mail.log"] {
             assert_eq!(is(other), None, "{other}");
         }
@@ -183,8 +183,9 @@ mod tests {
             ("mail.log.1", Some(Packing::Plain)),
             ("mail.log-20261123", Some(Packing::Plain)),
             ("mail.log.20261123-162511", Some(Packing::Plain)),
-            ("mail.log.2.gz", Some(Packing::Gzip)),
-            ("mail.log-20261123.xz", Some(Packing::Other)),
+            ("mail.log.2.gz", Some(Packing::Packed)),
+            ("mail.log-20261123.xz", Some(Packing::Packed)),
+            ("mail.log-20261123.lz4", Some(Packing::Other)),
             ("mail.log", None),
             ("mail.log.gz", None),
             ("mail.log.bak", None),
