@@ -13,6 +13,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// A site whose relay has these settings, and whose events stay in the spool.
 fn site(relay: &[(&str, &str)], mx: &[(&str, &str)]) -> Site {
+    site_with(Vec::new(), relay, mx)
+}
+
+/// The same, with changes to mailtap.toml.
+fn site_with(changes: Vec<(&'static str, String)>, relay: &[(&str, &str)], mx: &[(&str, &str)]) -> Site {
     let owned = |options: &[(&str, &str)]| -> Vec<String> {
         options.iter().flat_map(|(option, value)| [format!("--{option}"), (*value).to_owned()]).collect()
     };
@@ -22,12 +27,13 @@ fn site(relay: &[(&str, &str)], mx: &[(&str, &str)]) -> Site {
         ("set", "maximal_backoff_time = 1000s"),
         ("set", "queue_run_delay = 1000s"),
     ];
-    let changes = vec![
+    let mut all = vec![
         ("[relay]\n#enabled = true", "[relay]\nenabled = false".to_owned()),
         ("#copy_recipients = []", "copy_recipients = [\"archive@archive.example\"]".to_owned()),
     ];
+    all.extend(changes);
     Site::start(&Options {
-        changes,
+        changes: all,
         relay: owned(&[&calm[..], relay].concat()),
         mx: owned(&[&[("mailboxes", "team.example:bert,cora")][..], mx].concat()),
         ..Options::default()
@@ -82,10 +88,16 @@ fn assert_told(site: &Site, expected: &[(&str, &[&str])]) {
     for (address, expected) in expected {
         assert_eq!(told(site, address), *expected, "{address}");
     }
-    let unknown = harness::http(site.admin, "GET", "/metrics", &[]).unwrap();
-    let unknown = String::from_utf8(unknown.body).unwrap();
-    let unknown = unknown.lines().find(|line| line.starts_with("mailtap_tap_lines_total{kind=\"unknown\"}"));
-    assert_eq!(unknown.unwrap().rsplit(' ').next(), Some("0"), "lines of a shape not known");
+    assert_eq!(metric(site, "mailtap_tap_lines_total{kind=\"unknown\"}"), 0, "lines of a shape not known");
+}
+
+/// A metric, or the sum over its labels; 0 before it is there.
+fn metric(site: &Site, name: &str) -> u64 {
+    let text = String::from_utf8(harness::http(site.admin, "GET", "/metrics", &[]).unwrap().body).unwrap();
+    let of_name = text.lines().filter(|line| {
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{'))
+    });
+    of_name.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
 /// The queue id of the message to this recipient.
@@ -305,13 +317,116 @@ fn returned_mail_through_a_pipe_transport() {
 #[test]
 fn a_missing_setting_is_said_once() {
     let site = site(&[("set", "milter_header_checks =")], &[]);
-    let recipients = ["anna@example.net"; 60];
+    let recipients = ["anna@example.net"; 3];
     send(&site, &recipients);
-    let said = || site.log("mailtap").matches("milter_header_checks").count();
-    wait_for("a word about the setting", LIMIT, || said() > 0);
+    let said = || site.log("mailtap").matches("milter_header_checks = regexp").count();
+    let counted = || metric(&site, "mailtap_tap_unlogged_messages_total");
+    wait_for("three messages", LIMIT, || counted() == 3);
+    assert_eq!(said(), 1, "{}", site.log("mailtap"));
     send(&site, &recipients);
-    wait_for("delivery", LIMIT, || site.mailbox().len() == 120);
-    std::thread::sleep(Duration::from_secs(1));
-    assert_eq!(said(), 1);
+    wait_for("three more", LIMIT, || counted() == 6);
+    assert_eq!((said(), metric(&site, "mailtap_tap_refs_missing_total")), (1, 1));
     assert_eq!(told(&site, "anna@example.net"), [""; 0]);
+}
+
+/// A service of cleanup(8) that logs our headers, whoever added them.
+const LOGGING: &str = "logging unix n - n - 0 cleanup -o nested_header_checks= \
+    -o { header_checks = regexp:{{/^X-Mailtap-(Ref|Campaign):/ INFO}} }";
+
+#[test]
+fn only_what_a_cleanup_service_does_not_log_is_missing() {
+    let [bare, filtered, back, late_logged, back_logged, copies, late] = free_ports::<7>();
+    let smtpd = |port: u16, options: &str| format!("127.0.0.1:{port} inet n - n - - smtpd {options}");
+    let services = [
+        smtpd(bare, "-o cleanup_service_name=bare"),
+        "bare unix n - n - 0 cleanup -o milter_header_checks= -o syslog_name=postfix/bare".to_owned(),
+        smtpd(filtered, &format!("-o content_filter=smtp:[127.0.0.1]:{back}")),
+        smtpd(back, "-o smtpd_milters="),
+        smtpd(
+            late_logged,
+            &format!("-o cleanup_service_name=bare -o content_filter=smtp:[127.0.0.1]:{back_logged}"),
+        ),
+        smtpd(back_logged, "-o smtpd_milters= -o cleanup_service_name=logging"),
+        smtpd(copies, "-o smtpd_milters= -o cleanup_service_name=logging"),
+        LOGGING.to_owned(),
+    ];
+    let transports = format!("transport_maps = inline:{{ late.example=smtp:[127.0.0.1]:{late} }}");
+    let mut relay: Vec<(&str, &str)> = services.iter().map(|service| ("master", service.as_str())).collect();
+    relay.push(("set", &transports));
+    let split = vec![
+        ("#several_recipients = \"shared\"", "several_recipients = \"split\"".to_owned()),
+        ("#address = \"127.0.0.1:10026\"", format!("address = \"127.0.0.1:{copies}\"")),
+    ];
+    let site = site_with(split, &relay, &[("mailboxes", "own.example:dora,emil,finn,gerd,hans")]);
+    let send = |port: u16, recipients: &[&str]| {
+        let answer = harness::smtp(port, harness::SENDER, recipients, NEWSLETTER);
+        assert!(answer.starts_with("250 "), "{recipients:?}: {answer}");
+    };
+    send(site.smtp, &["anna@example.net"]);
+    send(site.smtp, &["dora@own.example", "emil@own.example"]);
+    send(filtered, &["finn@own.example"]);
+    send(late_logged, &["gerd@own.example"]);
+    send(bare, &["late@late.example"]);
+    for _ in 0..3 {
+        send(bare, &["hans@own.example"]);
+    }
+    let counted = || metric(&site, "mailtap_tap_unlogged_messages_total");
+    wait_for("three messages", LIMIT, || counted() == 3);
+    assert!(site.log("mailtap").contains("\"outcome\":\"split\""), "{}", site.log("mailtap"));
+    assert_told(
+        &site,
+        &[
+            ("anna@example.net", &["delivered - 1"]),
+            ("dora@own.example", &["delivered - 1"]),
+            ("emil@own.example", &["delivered - 1"]),
+            ("gerd@own.example", &["delivered - 1"]),
+            ("hans@own.example", &[]),
+            ("late@late.example", &[]),
+        ],
+    );
+    assert_eq!(counted(), 3, "what is queued still is not missing");
+    let _sink = sink(late, &[]);
+    site.relay_command("postqueue", &["-f"]);
+    wait_for("the fourth", LIMIT, || counted() == 4);
+    let log = site.log("mailtap");
+    let said: Vec<&str> = log.lines().filter(|line| line.contains("did not log its X-Mailtap-Ref")).collect();
+    let [said] = said[..] else { panic!("{said:?}") };
+    let said: Value = serde_json::from_str(said).unwrap();
+    assert_eq!((&said["level"], &said["syslog_name"]), (&"WARN".into(), &"postfix/bare".into()), "{said}");
+    let maillog = site.maillog();
+    let first = format!(": {}: to=<hans@own.example>", said["queue_id"].as_str().unwrap());
+    assert!(maillog.contains(&first), "{said}");
+    assert_eq!(metric(&site, "mailtap_tap_refs_missing_total"), 1, "{log}");
+}
+
+/// Mail goes from one instance to the next, which delivers it. Both logs are followed; each instance has its name.
+#[test]
+fn two_instances_on_one_host() {
+    let [out] = free_ports::<1>();
+    let relayhost = format!("relayhost = [127.0.0.1]:{out}");
+    let files =
+        vec![("/relay/log/maillog\"]", "/relay/log/maillog\", \"{dir}/out/log/maillog\"]".to_owned())];
+    let site = site_with(files, &[("set", &relayhost)], &[]);
+    let instance = |action: &str| {
+        let mut command = Command::new(harness::repository().join("tests/lib/postfix"));
+        command.arg(action).arg("--dir").arg(site.dir.join("out"));
+        if action == "start" {
+            command.args(["--port", &out.to_string(), "--name", "out"]);
+            command.args(["--relayhost", &format!("127.0.0.1:{}", site.mx)]);
+            command.args(["--set", "header_checks = regexp:{{/^X-Mailtap-(Ref|Campaign):/ INFO}}"]);
+            command.args(["--set", "nested_header_checks ="]);
+            command.args(["--owner", &std::process::id().to_string()]);
+        }
+        harness::run(&mut command);
+    };
+    instance("start");
+    send(&site, &["anna@example.net", "nobody@example.net"]);
+    assert_told(
+        &site,
+        &[("anna@example.net", &["delivered - 1"]), ("nobody@example.net", &["bounced hard 1"])],
+    );
+    let log = std::fs::read_to_string(site.dir.join("out/log/maillog")).unwrap();
+    assert!(log.contains(" postfix-out/smtp[") && site.maillog().contains(" postfix/smtp["), "{log}");
+    assert_eq!(metric(&site, "mailtap_tap_unlogged_messages_total"), 0);
+    instance("stop");
 }

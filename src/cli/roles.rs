@@ -15,7 +15,7 @@ use crate::consent::file::WithdrawnFile;
 use crate::consent::{Consents, Strictest};
 use crate::keys::Keys;
 use crate::queue::spool::Spool;
-use crate::queue::{Publisher, deliveries};
+use crate::queue::{Publisher, acceptances, deliveries};
 use crate::service::process::{self, Plan, ProcessError, Role};
 use crate::{filter, forward, relay, tap, telemetry, tracker};
 
@@ -118,13 +118,19 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Vec<Watched>)> {
     let mut roles = Vec::new();
     if let (Some(keys), Some(spool)) = (&keys, &spool) {
         let mut deliveries = None;
+        let mut accepting: Publisher = Arc::new(spool.clone());
         if tap {
+            let mut accepted = None;
+            if milter {
+                let (telling, news) = acceptances::telling(accepting);
+                (accepting, accepted) = (telling, Some(news));
+            }
             let mut publisher: Publisher = Arc::new(spool.clone());
             if tracker {
                 let (telling, news) = deliveries::telling(publisher);
                 (publisher, deliveries) = (telling, Some(news));
             }
-            roles.push(tap_role(config, keys, publisher)?);
+            roles.push(tap_role(config, keys, publisher, accepted)?);
         }
         if tracker {
             for warning in assemble_tracker::warnings(config) {
@@ -142,7 +148,7 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Vec<Watched>)> {
             roles.insert(0, Role::new("tracker", move |life| tracker::run(settings, deps, life)));
         }
         if milter {
-            roles.push(milter_role(config, keys, spool, consents)?);
+            roles.push(milter_role(config, keys, accepting, consents)?);
         }
     }
     if let (Some(spool), true) = (&spool, forward) {
@@ -156,26 +162,37 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Vec<Watched>)> {
     Ok((roles, files))
 }
 
-fn milter_role(config: &Config, keys: &Keys, spool: &Spool, consents: Arc<dyn Consents>) -> Result<Role> {
+fn milter_role(
+    config: &Config,
+    keys: &Keys,
+    publisher: Publisher,
+    consents: Arc<dyn Consents>,
+) -> Result<Role> {
     let settings = assemble::milter(config)?;
     let deps = filter::Deps {
         keys: keys.clone(),
         pseudonyms: assemble::pseudonyms(config)?,
         consents,
-        publisher: Arc::new(spool.clone()),
+        publisher,
         served: assemble::served(config)?,
         host: config.host.clone(),
     };
     Ok(Role::new("milter", move |life| filter::run(settings, deps, life)))
 }
 
-fn tap_role(config: &Config, keys: &Keys, publisher: Publisher) -> Result<Role> {
+fn tap_role(
+    config: &Config,
+    keys: &Keys,
+    publisher: Publisher,
+    accepted: Option<acceptances::News>,
+) -> Result<Role> {
     let settings = assemble::tap(config);
     let deps = tap::Deps {
         pseudonyms: assemble::pseudonyms(config)?,
         verify_ref: assemble::verify_ref(keys.clone()),
         publisher,
         host: config.host.clone(),
+        accepted,
     };
     let finite = matches!(settings.source, tap::Source::Stdin);
     Ok(Role { finite, ..Role::new("tap", move |life| tap::run(settings, deps, life)) })

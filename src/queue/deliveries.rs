@@ -5,20 +5,14 @@
 //! - Gives: a publisher that does the same, and tells of each event `delivered` once it is on disk.
 //! - On failure: a listener that does not keep up misses news, which is counted; publishing never waits for it.
 //! - Limits: 16,384 news under way.
-//! - See: `docs/bots.md`; roles still meet only at the queue.
-
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
+//! - See: `docs/bots.md`.
 
 use tokio::sync::mpsc;
 
-use super::happenings::DeliveryMissed;
-use super::{Publish, PublishError, Publisher};
-use crate::event::{Event, Kind};
+use super::Publisher;
+use super::telling;
+use crate::event::Kind;
 use crate::identity::{MessageId, Pseudonym, Timestamp};
-
-const NEWS: usize = 16_384;
 
 /// The next server took a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,49 +28,28 @@ pub struct Delivery {
 /// What the listener reads.
 pub type News = mpsc::Receiver<Delivery>;
 
-#[derive(Debug)]
-struct Telling {
-    inner: Publisher,
-    news: mpsc::Sender<Delivery>,
-}
-
 /// The publisher, and the news of what it publishes.
 #[must_use]
 pub fn telling(inner: Publisher) -> (Publisher, News) {
-    let (news, listener) = mpsc::channel(NEWS);
-    (Arc::new(Telling { inner, news }), listener)
-}
-
-impl Publish for Telling {
-    fn publish(
-        &self,
-        events: Vec<Event>,
-    ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + '_>> {
-        let delivered = events.iter().filter(|event| event.kind == Kind::Delivered).map(|event| Delivery {
-            message: event.message,
-            recipient: event.data.recipient,
-            time: event.time,
-        });
-        let delivered: Vec<Delivery> = delivered.collect();
-        Box::pin(async move {
-            self.inner.publish(events).await?;
-            for delivery in delivered {
-                if self.news.try_send(delivery).is_err() {
-                    DeliveryMissed.emit();
-                }
-            }
-            Ok(())
-        })
-    }
+    telling::telling(inner, "delivered", |event| {
+        let (message, recipient, time) = (event.message, event.data.recipient, event.time);
+        (event.kind == Kind::Delivered).then_some(Delivery { message, recipient, time })
+    })
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::future::Future;
+    use std::pin::Pin;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
+    use crate::event::Event;
+    use crate::queue::telling::NEWS;
     use crate::queue::testing::event;
+    use crate::queue::{Publish, PublishError};
 
     #[derive(Debug, Default)]
     struct Disk(AtomicBool);

@@ -146,12 +146,15 @@ impl WaitedTooLong {
     }
 }
 
-/// Nobody took the news of a delivery in time.
+/// Nobody took news in time.
 #[derive(Debug)]
-pub(super) struct DeliveryMissed;
+pub(super) struct NewsMissed {
+    /// Of which events.
+    pub(super) about: &'static str,
+}
 
-impl DeliveryMissed {
+impl NewsMissed {
     pub(super) fn emit(&self) {
-        metrics::counter!("mailtap_queue_deliveries_missed_total").increment(1);
+        metrics::counter!("mailtap_queue_news_missed_total", "about" => self.about).increment(1);
     }
 }

@@ -6,6 +6,7 @@
 //! - On failure: an event that was not taken is an error for the caller; one that was taken is durable.
 //! - See: `docs/architecture.md`, "The event path".
 
+pub mod acceptances;
 pub mod amqp;
 pub mod backoff;
 pub mod dedupe;
@@ -18,6 +19,7 @@ mod happenings;
 mod seen;
 pub mod served;
 mod sqlite;
+mod telling;
 
 pub use sqlite::StoreError;
 

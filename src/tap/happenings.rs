@@ -13,6 +13,8 @@ use metrics::{counter, gauge};
 
 use super::correlate::Counts;
 use super::follow::Finding;
+use super::tallies::Silent;
+use super::unlogged::Missing;
 use crate::event::Event;
 use crate::queue::PublishError;
 
@@ -91,19 +93,42 @@ impl PublishFailed<'_> {
     }
 }
 
-/// Many attempts, and not one reference in the log.
-pub(super) struct RefsMissing {
-    pub(super) attempts: u64,
-}
+/// Many attempts by an instance, and not one reference in its log.
+pub(super) struct RefsMissing<'a>(pub(super) &'a Silent);
 
-impl RefsMissing {
+impl RefsMissing<'_> {
     pub(super) fn emit(&self) {
         counter!("mailtap_tap_refs_missing_total").increment(1);
         tracing::warn!(
-            attempts = self.attempts,
+            instance = self.0.instance,
+            attempts = self.0.attempts,
             setting = "milter_header_checks = regexp:{{/^X-Mailtap-(Ref|Campaign):/ INFO}}",
-            "no delivery in this log has a logged X-Mailtap-Ref: if mail is tracked, this setting is missing in main.cf"
+            "no delivery of this Postfix instance has a logged X-Mailtap-Ref: if tracked mail goes through it, this setting is \
+             missing in its main.cf (header_checks instead, if it only relays); if none does, leave it out of tap.syslog_names"
         );
+    }
+}
+
+/// A message that the milter marked has left the queue, and its reference was not logged.
+pub(super) struct RefUnlogged<'a>(pub(super) &'a Missing);
+
+impl RefUnlogged<'_> {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tap_unlogged_messages_total").increment(1);
+        let queue_id = self.0.queue_id;
+        if self.0.is_news {
+            counter!("mailtap_tap_refs_missing_total").increment(1);
+            tracing::warn!(
+                %queue_id,
+                syslog_name = self.0.service,
+                setting = "milter_header_checks = regexp:{{/^X-Mailtap-(Ref|Campaign):/ INFO}}",
+                "a tracked message was delivered, but cleanup(8) did not log its X-Mailtap-Ref: its deliveries give no \
+                 events. This setting is missing in main.cf, or is overridden with -o for that cleanup service in master.cf; \
+                 further messages are only counted"
+            );
+        } else {
+            tracing::debug!(%queue_id, syslog_name = self.0.service, "the reference was not logged");
+        }
     }
 }
 
@@ -180,7 +205,7 @@ impl Found<'_> {
             }
             Finding::PredecessorCompressed(file) => {
                 let file = file.display();
-                tracing::error!(%log, %file, "not read, since only gzip is: unpack it and use --once");
+                tracing::error!(%log, %file, "not read, since lz4 is not known here: unpack it and use --once");
                 "predecessor-compressed"
             }
             Finding::PredecessorUnreadable(file) => {
@@ -189,7 +214,7 @@ impl Found<'_> {
                 "predecessor-unreadable"
             }
             Finding::PredecessorDamaged => {
-                tracing::error!(%log, "a rotated file packed with gzip is not whole: lines may be lost");
+                tracing::error!(%log, "a packed file is not whole: lines may be lost");
                 "predecessor-damaged"
             }
         };

@@ -36,7 +36,9 @@ mod shape;
 mod sink;
 mod split;
 mod state;
+mod tallies;
 mod tls;
+mod unlogged;
 mod unpack;
 mod values;
 mod waiting;
@@ -54,6 +56,7 @@ use jiff::tz::TimeZone;
 use crate::delivery::{Classifier, Providers, Replies};
 use crate::identity::PseudonymKey;
 use crate::queue::Publisher;
+use crate::queue::acceptances;
 use crate::service::Lifecycle;
 use checkpoint::CheckpointError;
 use correlate::Parts;
@@ -152,6 +155,8 @@ pub struct Deps {
     pub publisher: Publisher,
     /// This host: part of every event's source.
     pub host: String,
+    /// What the milter marks, where it runs in the same process.
+    pub accepted: Option<acceptances::News>,
 }
 
 impl std::fmt::Debug for Deps {

@@ -28,11 +28,10 @@ use super::split::Splitter;
 use super::{Deps, Rules, Settings, Source, TapError};
 use crate::event::Event;
 use crate::identity::Timestamp;
+use crate::queue::acceptances;
 use crate::service::{Lifecycle, clock};
 
 const CHECKPOINT: &str = "tap.json";
-/// So many attempts without a single reference are worth a word: a site that tracks mail has seen one by then.
-const MANY_ATTEMPTS: u64 = 50;
 const PIPE_BYTES: usize = 64 * 1024;
 /// At a stop, what standard input holds is still read: until nothing came for a moment, but no longer than this.
 const LAST_LOOK: Duration = Duration::from_secs(2);
@@ -51,8 +50,12 @@ pub(super) async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Resu
     };
     let parts = settings.parts(deps.pseudonyms, deps.verify_ref, deps.host).map_err(TapError::Rules)?;
     let correlator = Correlator::new(parts, Some(checkpoint.state)).only(settings.syslog_names.clone());
-    let worker =
-        Worker { rules: Some((settings.rules.clone(), life.reload.clone())), ..Worker::new(correlator) };
+    let correlator = if deps.accepted.is_some() { correlator.knowing_marks() } else { correlator };
+    let worker = Worker {
+        rules: Some((settings.rules.clone(), life.reload.clone())),
+        accepted: deps.accepted,
+        ..Worker::new(correlator)
+    };
     let sink = Sink { publisher: deps.publisher, batch: settings.batch_events.max(1), component, life };
     let saver =
         Saver { path, interval: settings.checkpoint_interval, saved: Instant::now(), took: Duration::ZERO };
@@ -116,7 +119,8 @@ struct Worker {
     unreadable: u64,
     now: Timestamp,
     reported: Counts,
-    reported_missing: bool,
+    /// What the milter of this process marks.
+    accepted: Option<acceptances::News>,
 }
 
 impl Worker {
@@ -130,7 +134,7 @@ impl Worker {
             unreadable: 0,
             now: clock::now(),
             reported,
-            reported_missing: false,
+            accepted: None,
         }
     }
 
@@ -188,17 +192,18 @@ impl Worker {
         if before.unverified_refs == 0 && after.unverified_refs > 0 {
             happened::RefUnverified.emit();
         }
-        let attempts = after.attempts_without_ref;
-        if !self.reported_missing
-            && attempts >= MANY_ATTEMPTS
-            // References that can't be verified are another trouble, and said above.
-            && after.refs + after.unverified_refs == 0
-        {
-            self.reported_missing = true;
-            happened::RefsMissing { attempts }.emit();
-        }
         self.reported = after;
+        self.settle();
         std::mem::take(&mut self.events)
+    }
+
+    /// Tells of references that were not logged. Only after reading: the news of a message are there before its log is.
+    fn settle(&mut self) {
+        while let Some(Ok(news)) = self.accepted.as_mut().map(acceptances::News::try_recv) {
+            self.correlator.marked(&news.queue_id, news.message, self.now);
+        }
+        self.correlator.missing(self.now).iter().for_each(|missing| happened::RefUnlogged(missing).emit());
+        self.correlator.silent().iter().for_each(|silent| happened::RefsMissing(silent).emit());
     }
 }
 
@@ -409,7 +414,10 @@ async fn read_pipe(
                 happened::SourceFailed { source: "pipe".to_owned(), error: &error }.emit();
                 return true;
             }
-            None => worker.begin(),
+            None => {
+                worker.begin();
+                worker.settle();
+            }
         }
         if dirty && saver.is_due() {
             dirty = false;

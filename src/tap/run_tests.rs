@@ -11,6 +11,7 @@ use super::*;
 use crate::event::EventId;
 use crate::identity::{MessageId, PseudonymKey};
 use crate::queue::{Publish, PublishError};
+use crate::tap::tallies::MANY_ATTEMPTS;
 
 const LOG: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/logs/postfix-3.7.11.log"));
 
@@ -82,6 +83,7 @@ impl Bench {
             }),
             publisher: self.spool.clone(),
             host: "relay1".into(),
+            accepted: None,
         };
         let life = Lifecycle::detached();
         (life.clone(), tokio::spawn(run(settings, deps, life)))
@@ -227,8 +229,7 @@ fn a_wrong_keyring_is_not_a_missing_setting() {
         let sent = "to=<a@b>, relay=none, delay=1, delays=1/0/0/0, dsn=2.0.0, status=sent (ok)";
         worker.line(line(sent.into()).as_bytes());
     }
-    worker.take();
-    assert!(!worker.reported_missing);
+    assert_eq!(worker.correlator.silent(), []);
     assert_eq!(worker.correlator.counts().unverified_refs, MANY_ATTEMPTS * 2);
 }
 
@@ -252,10 +253,49 @@ fn missing_references_are_noticed_once_there_are_attempts_enough() {
             );
             worker.line(line(text).as_bytes());
         }
-        worker.take();
-        worker.reported_missing
+        !worker.correlator.silent().is_empty()
     };
     assert!(seen(MANY_ATTEMPTS, false));
     assert!(!seen(MANY_ATTEMPTS - 1, false));
     assert!(!seen(MANY_ATTEMPTS, true));
+}
+
+#[test]
+fn what_the_milter_marked_and_nobody_logged_is_found_out() {
+    let message = MessageId::from([1; 10]);
+    let parts =
+        Settings::default().parts(PseudonymKey::new(&[7; 32]), Arc::new(move |_| Some(message)), "h".into());
+    let (milter, accepted) = tokio::sync::mpsc::channel(10);
+    let correlator = Correlator::new(parts.unwrap(), None).knowing_marks();
+    let mut worker = Worker { accepted: Some(accepted), ..Worker::new(correlator) };
+    let tell = |queue_id: &str, message| {
+        let queue_id = queue_id.to_owned();
+        milter.try_send(acceptances::Acceptance { queue_id, message }).unwrap();
+    };
+    let line = |worker: &mut Worker, text: &str| {
+        worker.line(format!("Nov 23 16:25:11 mx postfix/cleanup[1]: {text}").as_bytes());
+    };
+    // Nothing is known to be tracked: much mail without a reference is as it should be.
+    for number in 0..MANY_ATTEMPTS {
+        let sent = "to=<a@b>, relay=none, delay=1, delays=1/0/0/0, dsn=2.0.0, status=sent (ok)";
+        line(&mut worker, &format!("B{number:07}: {sent}"));
+    }
+    assert_eq!(worker.correlator.silent(), []);
+    let late = worker.now.plus(Duration::from_secs(60));
+    for (queue_id, with_header) in [("A1B2C3D4", false), ("A1B2C3D5", true), ("A1B2C3D6", false)] {
+        tell(queue_id, if with_header { message } else { MessageId::from([2; 10]) });
+        line(&mut worker, &format!("{queue_id}: message-id=<x@y>"));
+        if with_header {
+            let header = "info: header X-Mailtap-Ref: r from x; from=<a@b> to=<c@d>:";
+            line(&mut worker, &format!("{queue_id}: {header}"));
+        }
+        if queue_id != "A1B2C3D6" {
+            line(&mut worker, &format!("{queue_id}: removed"));
+        }
+        worker.take();
+        assert_eq!(worker.correlator.missing(worker.now), []);
+    }
+    let missing = worker.correlator.missing(late);
+    let queue_ids: Vec<String> = missing.iter().map(|missing| missing.queue_id.to_string()).collect();
+    assert_eq!(queue_ids, ["A1B2C3D4"], "the last one is queued still");
 }

@@ -12,8 +12,12 @@
 //! quite another form, the queue id decides among the instances of its host: no two messages of one host have the same at
 //! the same time, unless their queues are on different file systems.
 
+mod saved;
+
+pub(super) use saved::Saved;
+
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,7 +84,7 @@ struct Origin {
 }
 
 /// The instance of a `syslog_name`.
-fn instance_of(syslog_name: &[u8]) -> &[u8] {
+pub(super) fn instance_of(syslog_name: &[u8]) -> &[u8] {
     let end = memchr(b'/', syslog_name).unwrap_or(syslog_name.len());
     syslog_name.get(..end).unwrap_or(syslog_name)
 }
@@ -100,11 +104,12 @@ impl State {
         }
     }
 
-    /// How many of them have a reference.
-    pub(super) fn with_id(&self) -> u64 {
+    /// Host and instance of those that have a reference.
+    pub(super) fn origins_with_id(&self) -> HashSet<(&[u8], &[u8])> {
         let chains = self.messages.values().map(Box::as_ref);
         let all = chains.flat_map(|first| std::iter::successors(Some(first), |m| m.next.as_deref()));
-        all.filter(|message| message.id.is_some()).count() as u64
+        let with_id = all.filter(|message| message.id.is_some());
+        with_id.map(|message| (message.origin.host.as_slice(), message.origin.instance.as_slice())).collect()
     }
 
     /// How many messages are remembered.
@@ -331,209 +336,5 @@ fn retain(first: &mut Box<Message>, keep: &mut impl FnMut(&Message) -> bool) -> 
     true
 }
 
-/// The state as it stands in the checkpoint.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Saved {
-    origins: Vec<Origin>,
-    messages: Vec<SavedMessage>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct SavedMessage {
-    /// Which of `origins`.
-    origin: usize,
-    queue_id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<MessageId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    campaign: Option<CampaignId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sender_domain: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    removed: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    active: bool,
-    #[serde(default, skip_serializing_if = "WaitingList::is_empty")]
-    waiting: WaitingList,
-}
-
-impl State {
-    /// The state for the checkpoint, in the order in which the messages came.
-    pub(super) fn save(&self) -> Saved {
-        let chains = self.messages.iter();
-        let mut messages: Vec<(&QueueId, &Message)> = chains
-            .flat_map(|(queue_id, first)| {
-                let chain = std::iter::successors(Some(first.as_ref()), |message| message.next.as_deref());
-                chain.map(move |message| (queue_id, message))
-            })
-            .collect();
-        messages.sort_unstable_by_key(|(_, message)| message.serial);
-        let mut origins: Vec<Origin> = Vec::new();
-        let mut indices: HashMap<&Origin, usize> = HashMap::new();
-        let messages = messages
-            .into_iter()
-            .map(|(queue_id, message)| {
-                let origin = *indices.entry(&message.origin).or_insert_with(|| {
-                    origins.push(message.origin.as_ref().clone());
-                    origins.len() - 1
-                });
-                SavedMessage {
-                    origin,
-                    queue_id: queue_id.to_string(),
-                    id: message.id,
-                    campaign: message.campaign.as_deref().cloned(),
-                    sender_domain: message.sender_domain.as_deref().map(str::to_owned),
-                    removed: message.removed,
-                    active: message.is_active,
-                    waiting: message.waiting.clone(),
-                }
-            })
-            .collect();
-        Saved { origins, messages }
-    }
-
-    /// The state of a checkpoint. Messages over the limit are left out, and counted.
-    pub(super) fn restore(saved: Saved, max_tracked: usize) -> Self {
-        let mut state = Self::new(max_tracked);
-        // Earlier versions saved whole syslog_names.
-        let of_instance = |origin: Origin| {
-            let instance = instance_of(&origin.instance).to_vec();
-            Arc::new(Origin { instance, ..origin })
-        };
-        let origins: Vec<Arc<Origin>> = saved.origins.into_iter().map(of_instance).collect();
-        let excess = saved.messages.len().saturating_sub(state.max_tracked);
-        state.evicted = excess as u64;
-        for message in saved.messages.into_iter().skip(excess) {
-            let Some(queue_id) = QueueId::parse(message.queue_id.as_bytes()) else { continue };
-            let Some(origin) = origins.get(message.origin).cloned() else { continue };
-            let origin = state.origins.share(origin.as_ref(), || origin.clone());
-            let sender_domain = message.sender_domain.map(|domain| state.domain(&domain));
-            let campaign = message.campaign.map(|campaign| state.campaign(&campaign));
-            let (id, removed, waiting) = (message.id, message.removed, message.waiting);
-            let is_active = message.active;
-            let key = state.put(queue_id, |serial| Message {
-                serial,
-                origin,
-                id,
-                campaign,
-                sender_domain,
-                removed,
-                is_active,
-                waiting,
-                next: None,
-            });
-            if let Some(time) = removed {
-                state.removed.push_back((time, key));
-            }
-        }
-        state.removed.make_contiguous().sort_unstable_by_key(|(time, key)| (*time, key.serial));
-        state
-    }
-}
-
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use crate::delivery::EnhancedCode;
-    use crate::event::BounceClass;
-    use crate::identity::Pseudonym;
-    use crate::tap::waiting::Waiting;
-
-    fn id(text: &str) -> QueueId {
-        QueueId::parse(text.as_bytes()).unwrap()
-    }
-
-    #[test]
-    fn the_oldest_are_forgotten_over_the_limit() {
-        let mut state = State::new(100);
-        for number in 0..1_000 {
-            state.begin(b"mx", b"postfix", id(&format!("A{number:06}")), None);
-            assert!(state.len() <= 100);
-        }
-        assert_eq!(state.evicted + state.len() as u64, 1_000);
-        assert!(state.key(b"mx", b"postfix", id("A000999")).and_then(|key| state.message(key)).is_some());
-    }
-
-    #[test]
-    fn any_number_of_hosts_comes_and_goes() {
-        let mut state = State::new(100);
-        for number in 0..100_000_u64 {
-            let host = format!("host{number}");
-            let key = state.begin(host.as_bytes(), b"postfix", id(&format!("A{number:06}")), None);
-            state.removed(key, Timestamp::from_secs(number * 61));
-        }
-        assert_eq!((state.evicted, state.len()), (0, 1));
-    }
-
-    #[test]
-    fn removed_messages_are_kept_a_minute_and_a_used_again_id_is_not_theirs() {
-        let mut state = State::new(100);
-        let at = Timestamp::from_secs;
-        let a = state.begin(b"mx", b"postfix", id("AAAAAA"), None);
-        let b = state.begin(b"mx", b"postfix", id("BBBBBB"), None);
-        state.removed(a, at(100));
-        state.removed(b, at(150));
-        assert_eq!(state.len(), 2);
-        state.removed(b, at(161));
-        assert_eq!(state.len(), 1, "the first one's minute is over");
-        let again = state.begin(b"mx", b"postfix", id("BBBBBB"), None);
-        state.message(again).unwrap().id = Some(MessageId::from([1; 10]));
-        state.removed(a, at(1_000));
-        assert_eq!(
-            state.message(again).unwrap().id,
-            Some(MessageId::from([1; 10])),
-            "a new message of the same id stays"
-        );
-        assert!(state.message(b).is_none());
-    }
-
-    #[test]
-    fn one_queue_id_in_two_instances_is_two_messages() {
-        let mut state = State::new(100);
-        let (first, second) = (MessageId::from([1; 10]), MessageId::from([2; 10]));
-        for (host, name, message) in [(b"mx", &b"postfix"[..], first), (b"mx", b"postfix-out/relay", second)]
-        {
-            let key = state.begin(host, name, id("AAAAAA"), Some(message));
-            state.message(key).unwrap().id = Some(message);
-        }
-        let mut of = |name: &[u8]| {
-            let key = state.key(b"mx", name, id("AAAAAA")).unwrap();
-            state.message(key).unwrap().id
-        };
-        assert_eq!(of(b"postfix/relay"), Some(first));
-        assert_eq!(of(b"postfix-out"), Some(second));
-        assert_eq!(state.key(b"gate", b"postfix", id("AAAAAA")), None);
-        let key = state.key(b"mx", b"postfix", id("AAAAAA")).unwrap();
-        state.forget(key);
-        assert_eq!((state.len(), state.own_key(b"mx", b"postfix", id("AAAAAA"))), (1, None));
-        assert!(state.key(b"mx", b"reinject", id("AAAAAA")).is_some(), "the only one on this host");
-    }
-
-    #[test]
-    fn what_was_saved_comes_back() {
-        let mut state = State::new(10);
-        let domain = state.domain("example.org");
-        let waiting = Waiting {
-            attempts: 3,
-            class: BounceClass::Soft,
-            dsn: EnhancedCode::parse(b"4.2.1"),
-            smtp_code: Some(450),
-            reason: Some("the mailbox takes no mail now".into()),
-            provider: Some("gmail".into()),
-        };
-        let campaign = state.campaign(&"spring".parse().unwrap());
-        let key = state.begin(b"m\xffx", b"postfix/relay", id("AAAAAA"), None);
-        let message = state.message(key).unwrap();
-        message.id = Some(MessageId::from([7; 10]));
-        message.campaign = Some(campaign);
-        message.sender_domain = Some(domain);
-        message.waiting.insert(Pseudonym::from([2; 12]), Pseudonym::from([1; 12]), waiting);
-        state.begin(b"gate", b"postfix", id("AAAAAA"), None);
-        let saved = state.save();
-        let json = serde_json::to_string(&saved).unwrap();
-        let again = State::restore(serde_json::from_str(&json).unwrap(), 10);
-        assert_eq!(again.messages, state.messages);
-        assert_eq!(again.save(), saved);
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::delivery::{Classifier, Providers, Replies};
-use crate::identity::PseudonymKey;
+use crate::identity::{MessageId, PseudonymKey};
 
 const NOW: &str = "2026-11-25T00:00:00Z";
 
