@@ -37,12 +37,15 @@ fn leading_id(text: &[u8]) -> Option<QueueId> {
     QueueId::parse(text.get(..end)?)
 }
 
-/// Whether a relay, `host[address]:port`, has this name or address.
+/// Whether a relay, `host[address]:port`, has this name or address, alone or with its port.
 pub(super) fn is_relay(relay: &[u8], own: &str) -> bool {
     let end = relay.iter().position(|byte| *byte == b'[').unwrap_or(relay.len());
     let (host, rest) = relay.split_at(end);
-    let address = rest.strip_prefix(b"[").and_then(|rest| rest.split(|byte| *byte == b']').next());
-    host.eq_ignore_ascii_case(own.as_bytes()) || address == Some(own.as_bytes())
+    let mut parts = rest.strip_prefix(b"[").unwrap_or_default().splitn(2, |byte| *byte == b']');
+    let (address, port) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let is = |own: &[u8]| !own.is_empty() && (host.eq_ignore_ascii_case(own) || address == own);
+    let own = own.as_bytes();
+    is(own) || port.starts_with(b":") && own.strip_suffix(port).is_some_and(is)
 }
 
 /// Postfix's word for TLS, if it is one.
@@ -53,4 +56,22 @@ pub(super) fn tls_word(word: &[u8]) -> Option<String> {
             byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'/' | b'!' | b'?' | b'-' | b'.')
         });
     (is_word && !word.is_empty()).then(|| word.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relays_have_names_addresses_and_ports() {
+        let relay = b"Gate.example.org[192.0.2.9]:10025";
+        for own in ["gate.example.org", "192.0.2.9", "192.0.2.9:10025", "GATE.example.org:10025"] {
+            assert!(is_relay(relay, own), "{own}");
+        }
+        for own in ["", ":10025", "10025", "192.0.2.9:25", "192.0.2.9:", "192.0.2", "example.org:10025"] {
+            assert!(!is_relay(relay, own), "{own}");
+        }
+        assert!(is_relay(b"localhost[::1]:25", "::1:25") && is_relay(b"localhost[::1]:25", "::1"));
+        assert!(is_relay(b"gate", "gate") && !is_relay(b"none", "gate") && !is_relay(b"", ""));
+    }
 }
