@@ -15,7 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::amqp::topology::{Shape, Topology};
-use super::amqp::{Link, Settings};
+use super::amqp::{Link, Message, Publisher, Settings};
+use super::source::{AmqpSource, Delivery, Source};
 use crate::event::{Data, Event, EventId, Kind};
 use crate::identity::{MessageId, Timestamp};
 use crate::service::secret::Secret;
@@ -46,6 +47,27 @@ pub(crate) fn broker(test: &str) -> Option<Settings> {
         partitions: 1,
     };
     Some(Settings { uris: vec![Secret::new(uri)], shape, ..Settings::default() })
+}
+
+/// Publishes events over a connection of its own, until the broker has them.
+pub(crate) async fn publish(settings: &Settings, events: impl IntoIterator<Item = Event>) {
+    let link = Link::open(settings, "test").await.unwrap();
+    let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
+    for event in events {
+        let message = Message::of(&event, link.topology().events_exchange());
+        publisher.publish(&link, &message).await.unwrap();
+    }
+    link.close().await;
+}
+
+/// Takes deliveries until there are so many, or somewhat more.
+pub(crate) async fn receive(source: &mut AmqpSource, count: usize) -> Vec<Delivery> {
+    let mut deliveries = Vec::new();
+    while deliveries.len() < count {
+        let wait = Duration::from_secs(20);
+        deliveries.extend(tokio::time::timeout(wait, source.next(count)).await.expect("in time").unwrap());
+    }
+    deliveries
 }
 
 /// How many messages are ready in a queue.

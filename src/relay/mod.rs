@@ -135,4 +135,8 @@ pub fn dry_run(
 #[cfg(test)]
 mod outage_tests;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trouble_tests;

@@ -10,9 +10,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::testing::{next_body, property, say, settings};
 use super::*;
 use crate::event::EventId;
 use crate::queue::Publish;
@@ -54,24 +54,11 @@ impl Ga4 {
     }
 
     async fn answer(self, mut stream: TcpStream) {
-        let mut read = Vec::new();
-        loop {
-            let mut buffer = [0; 16_384];
-            let Ok(count @ 1..) = stream.read(&mut buffer).await else { return };
-            read.extend_from_slice(&buffer[..count]);
-            let text = String::from_utf8_lossy(&read).into_owned();
-            let Some((_, body)) = text.split_once("\r\n\r\n") else { continue };
-            let Ok(body) = serde_json::from_str::<Value>(body) else { continue };
-            read.clear();
+        while let Some(body) = next_body(&mut stream).await {
             self.began();
             // Others come meanwhile.
             tokio::time::sleep(STEP / 2).await;
-            let status = self.judge(&body);
-            if stream
-                .write_all(format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n").as_bytes())
-                .await
-                .is_err()
-            {
+            if say(&mut stream, self.judge(&body)).await.is_err() {
                 return;
             }
         }
@@ -150,7 +137,7 @@ struct Outage {
 
 impl Outage {
     async fn begin(directory: &Path, per_hour: u64) -> Self {
-        let settings = spool::Settings {
+        let kept = spool::Settings {
             directory: directory.to_owned(),
             max_rows: MAX_ROWS,
             max_bytes: 64 * 1024 * 1024,
@@ -161,25 +148,11 @@ impl Outage {
         let base_url = format!("http://{}", listener.local_addr().unwrap());
         let (ga4, life) = (Ga4::default(), Lifecycle::detached());
         tokio::spawn(ga4.clone().serve(listener));
-        let spool = Spool::open(settings).unwrap();
-        let property = Property {
-            takes: Takes::default(),
-            measurement_id: "G-OUT".into(),
-            api_secret: None,
-            base_url,
-            path: "/mp/collect".into(),
-            preview: None,
-        };
+        let spool = Spool::open(kept).unwrap();
         let settings = Settings {
-            properties: vec![property],
             max_in_flight: IN_FLIGHT,
-            per_property: 0,
             per_property_hour: per_hour,
-            streams: 100,
-            h2c: false,
-            batch_window: Duration::from_millis(200),
-            timeout: MINUTE,
-            retry_uncertain: false,
+            ..settings(vec![property("G-OUT", &base_url)])
         };
         let source = SpoolSource::new(spool.clone(), MAX_HELD, life.stop.clone());
         let dedupe = Dedupe::open(&directory.join("relay")).unwrap();
@@ -224,8 +197,11 @@ async fn an_hour_without_ga4_loses_nothing_and_is_made_up_for_in_order_of_age() 
     simulated::begin(clock::now());
     let mut outage = Outage::begin(directory.path(), 0).await;
     outage.load(MINUTE).await;
-    pass(MINUTE / 2).await;
-    assert_eq!(outage.ga4(|state| state.took.len() as u64), outage.next, "before it, everything arrives");
+    let waits = clock::now();
+    while outage.ga4(|state| state.took.len() as u64) < outage.next {
+        assert!(clock::now().since(waits) < MINUTE * 10, "before it, everything arrives");
+        step().await;
+    }
 
     outage.ga4(|state| (state.is_out, state.requests) = (true, 0));
     let began = clock::now();

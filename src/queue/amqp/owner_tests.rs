@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use lapin::options::QueueDeleteOptions;
 
-use super::super::{Link, Message, Publisher, Settings};
+use super::super::{Link, Publisher, Settings};
 use super::*;
-use crate::event::{Event, EventId};
+use crate::event::EventId;
 use crate::queue::source::{AmqpSource, Delivery, Settlement, Source, Taking};
-use crate::queue::testing::{broker, event, remove, wait_for};
+use crate::queue::testing::{broker, event, publish, receive, remove, wait_for};
 use crate::service::Lifecycle;
 
 struct Asking {
@@ -36,25 +36,6 @@ impl Asking {
 
 fn owner(memory: &str, takes_over: bool) -> Owner {
     Owner { memory: memory.into(), host: "mx1".into(), takes_over }
-}
-
-async fn publish(settings: &Settings, events: impl Iterator<Item = Event>) {
-    let link = Link::open(settings, "test").await.unwrap();
-    let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
-    for event in events {
-        let message = Message::of(&event, link.topology().events_exchange());
-        publisher.publish(&link, &message).await.unwrap();
-    }
-    link.close().await;
-}
-
-async fn receive(source: &mut AmqpSource, count: usize) -> Vec<Delivery> {
-    let mut deliveries = Vec::new();
-    while deliveries.len() < count {
-        let wait = Duration::from_secs(20);
-        deliveries.extend(tokio::time::timeout(wait, source.next(count)).await.expect("in time").unwrap());
-    }
-    deliveries
 }
 
 async fn settle(source: &AmqpSource, deliveries: &[Delivery]) {

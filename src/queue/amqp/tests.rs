@@ -10,27 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::event::{Event, EventId};
 use crate::queue::source::{AmqpSource, Delivery, Settlement, Source, Taking};
-use crate::queue::testing::{Proxy, broker, event, remove, wait_for};
+use crate::queue::testing::{Proxy, broker, event, publish, receive, remove, wait_for};
 use crate::service::Lifecycle;
-
-async fn publish(settings: &Settings, numbers: std::ops::Range<u64>) {
-    let link = Link::open(settings, "test").await.unwrap();
-    let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
-    for number in numbers {
-        let message = Message::of(&event(number), link.topology().events_exchange());
-        publisher.publish(&link, &message).await.unwrap();
-    }
-    link.close().await;
-}
-
-async fn receive(source: &mut AmqpSource, count: usize) -> Vec<Delivery> {
-    let mut deliveries = Vec::new();
-    while deliveries.len() < count {
-        let wait = Duration::from_secs(20);
-        deliveries.extend(tokio::time::timeout(wait, source.next(count)).await.expect("in time").unwrap());
-    }
-    deliveries
-}
 
 #[tokio::test]
 async fn the_topology_is_declared_once_and_found_by_a_check() {
@@ -80,7 +61,7 @@ async fn a_message_without_a_queue_is_not_taken() {
 #[tokio::test]
 async fn every_settlement_brings_the_message_where_it_belongs() {
     let Some(settings) = broker("settle") else { return };
-    publish(&settings, 0..4).await;
+    publish(&settings, (0..4).map(event)).await;
     let link = Link::open(&settings, "test").await.unwrap();
     let (work, dead) = (link.topology().work_queue(), link.topology().dead_queue());
     let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
@@ -130,7 +111,7 @@ async fn every_settlement_brings_the_message_where_it_belongs() {
 #[tokio::test]
 async fn a_cut_connection_loses_nothing_and_stale_settlements_are_harmless() {
     let Some(settings) = broker("cut") else { return };
-    publish(&settings, 0..300).await;
+    publish(&settings, (0..300).map(event)).await;
     let proxy = Proxy::start(&settings).await;
     let mut source = AmqpSource::new(proxy.through(&settings), 50, &Lifecycle::detached());
     let mut seen: BTreeMap<EventId, u32> = BTreeMap::new();
@@ -168,7 +149,7 @@ async fn a_cut_connection_loses_nothing_and_stale_settlements_are_harmless() {
 #[tokio::test]
 async fn what_could_not_be_brought_elsewhere_comes_again_over_a_new_connection() {
     let Some(settings) = broker("lost") else { return };
-    publish(&settings, 0..6).await;
+    publish(&settings, (0..6).map(event)).await;
     let proxy = Proxy::start(&settings).await;
     let through = Settings { confirm_timeout: Duration::from_secs(1), ..proxy.through(&settings) };
     let mut source = AmqpSource::new(through, 3, &Lifecycle::detached());
@@ -191,7 +172,7 @@ async fn what_could_not_be_brought_elsewhere_comes_again_over_a_new_connection()
 #[tokio::test(flavor = "multi_thread")]
 async fn acks_in_any_order_and_at_once_cover_every_message_once() {
     let Some(settings) = broker("acks") else { return };
-    publish(&settings, 0..400).await;
+    publish(&settings, (0..400).map(event)).await;
     let life = Lifecycle::detached();
     let mut source = AmqpSource::new(settings.clone(), 100, &life);
     let (mut seen, mut open) = (0, Vec::new());
@@ -215,6 +196,25 @@ async fn acks_in_any_order_and_at_once_cover_every_message_once() {
     remove(&settings).await;
 }
 
+/// Acks wait for those of what came before, but no longer than a moment.
+#[tokio::test]
+async fn what_came_after_an_open_one_is_acked_all_the_same() {
+    let Some(settings) = broker("open") else { return };
+    publish(&settings, (0..30).map(event)).await;
+    let mut source = AmqpSource::new(settings.clone(), 100, &Lifecycle::detached());
+    let came = receive(&mut source, 30).await;
+    let (open, others) = came.split_first().unwrap();
+    let done = others.iter().map(|delivery| (delivery.tag, Settlement::Done)).collect();
+    source.settle(done).await.unwrap();
+    drop(source);
+    let link = Link::open(&settings, "test").await.unwrap();
+    wait_for(&link, &link.topology().work_queue(), 1).await;
+    let mut source = AmqpSource::new(settings.clone(), 100, &Lifecycle::detached());
+    assert_eq!(receive(&mut source, 1).await[0].event.id, open.event.id);
+    drop(source);
+    remove(&settings).await;
+}
+
 #[tokio::test]
 async fn the_next_broker_is_tried_where_one_is_dead_or_not_fit() {
     let Some(settings) = broker("failover") else { return };
@@ -235,7 +235,7 @@ async fn the_next_broker_is_tried_where_one_is_dead_or_not_fit() {
 #[tokio::test]
 async fn of_what_came_over_a_cut_connection_only_the_uncertain_is_written_down() {
     let Some(settings) = broker("stale") else { return };
-    publish(&settings, 0..3).await;
+    publish(&settings, (0..3).map(event)).await;
     let proxy = Proxy::start(&settings).await;
     let mut source = AmqpSource::new(proxy.through(&settings), 50, &Lifecycle::detached());
     let stale = receive(&mut source, 3).await;
@@ -263,21 +263,11 @@ fn whose(number: u64) -> Event {
     event
 }
 
-async fn publish_events(settings: &Settings, events: impl Iterator<Item = Event>) {
-    let link = Link::open(settings, "test").await.unwrap();
-    let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
-    for event in events {
-        let message = Message::of(&event, link.topology().events_exchange());
-        publisher.publish(&link, &message).await.unwrap();
-    }
-    link.close().await;
-}
-
 #[tokio::test]
 async fn events_are_spread_by_recipient_and_come_back_to_the_same_relay() {
     let Some(mut settings) = broker("spread") else { return };
     settings.shape.partitions = 3;
-    publish_events(&settings, (0..120).map(whose)).await;
+    publish(&settings, (0..120).map(whose)).await;
     let check = Settings { topology: Mode::Check, ..settings.clone() };
     let mut seen: BTreeMap<EventId, (u16, usize)> = BTreeMap::new();
     let mut owners: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
@@ -324,7 +314,7 @@ async fn events_are_spread_by_recipient_and_come_back_to_the_same_relay() {
 #[tokio::test]
 async fn a_queue_is_taken_only_by_the_relay_that_remembers_its_events() {
     let Some(settings) = broker("owner") else { return };
-    publish(&settings, 0..5).await;
+    publish(&settings, (0..5).map(event)).await;
     let taking = |memory: &str, takes_over| Taking {
         prefetch: 3,
         queues: Vec::new(),
@@ -352,7 +342,7 @@ async fn a_queue_is_taken_only_by_the_relay_that_remembers_its_events() {
     assert_eq!(suspects, (0..3).map(|number| event(number).id).collect());
     drop(heir);
     let mut again = AmqpSource::taking(settings.clone(), taking("b", false), &life);
-    publish(&settings, 5..6).await;
+    publish(&settings, (5..6).map(event)).await;
     assert!(!receive(&mut again, 1).await[0].suspect);
     drop(again);
     remove(&settings).await;
