@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use lapin::Acker;
 use lapin::message::Delivery as Handed;
 use tokio::sync::Notify;
 
@@ -22,6 +23,8 @@ use crate::service::clock;
 
 /// How many settlements wait for the broker at once.
 const SETTLING: usize = 256;
+/// How long an ack waits for those of messages that came before.
+const IN_ORDER: Duration = Duration::from_millis(20);
 /// How long a message that is no event waits when the broker refuses its burial.
 const BURY_AGAIN: Duration = Duration::from_secs(5);
 
@@ -50,6 +53,8 @@ struct State {
     /// The number of the session.
     epoch: u64,
     held: BTreeMap<Tag, Arc<Held>>,
+    /// Those of this session that only wait to be acked together with what came before them.
+    done: BTreeMap<Tag, Acker>,
     /// Those that nobody settles any more; they come again with the next session.
     lost: Vec<Tag>,
     broken: Option<AmqpError>,
@@ -79,6 +84,7 @@ impl Desk {
     pub(super) fn end(&self, unseen: impl Iterator<Item = Tag>) {
         let mut state = self.lock();
         (state.session, state.broken) = (None, None);
+        state.done.clear();
         let lost = std::mem::take(&mut state.lost);
         for tag in unseen.chain(lost) {
             state.held.remove(&tag);
@@ -97,7 +103,8 @@ impl Desk {
 
     /// How many messages are held.
     pub(super) fn held(&self) -> usize {
-        self.lock().held.len()
+        let state = self.lock();
+        state.held.len() + state.done.len()
     }
 
     /// Holds a message of this session.
@@ -110,7 +117,8 @@ impl Desk {
 
     /// Whether a message is held.
     pub(super) fn holds(&self, tag: Tag) -> bool {
-        self.lock().held.contains_key(&tag)
+        let state = self.lock();
+        state.held.contains_key(&tag) || state.done.contains_key(&tag)
     }
 
     /// The session that stands.
@@ -154,28 +162,43 @@ impl Desk {
         }
     }
 
-    /// Acks messages of the session that stands, with as few frames as can be: one for all before which nothing is open.
-    /// One call after the other: an ack that comes after one which covers it would end the channel.
+    /// Acks messages of the session that stands, with as few frames as can be: one for all before which nothing is open. What
+    /// came after something that is open waits a moment for it: each ack is a command to every node of a quorum queue.
     async fn acknowledge(&self, tags: &[Tag]) {
-        let _one = self.acking.lock().await;
-        let (session, last, single) = {
+        {
             let mut state = self.lock();
-            let taken: Vec<(Tag, Arc<Held>)> =
-                tags.iter().filter_map(|tag| state.held.remove(tag).map(|held| (*tag, held))).collect();
-            // What came over another session comes again.
+            for tag in tags {
+                let held = state.held.remove(tag);
+                // What came over another session comes again.
+                let own = held.filter(|_| state.session.is_some() && tag.epoch == state.epoch);
+                state.done.extend(own.map(|held| (*tag, held.handed.acker.clone())));
+            }
+        }
+        self.write_acks(&[]).await;
+        let waits = |state: &State| tags.iter().any(|tag| state.done.contains_key(tag));
+        if waits(&self.lock()) {
+            tokio::time::sleep(IN_ORDER).await;
+            self.write_acks(tags).await;
+        }
+    }
+
+    /// Acks what is done: all that nothing open came before, and of the rest these.
+    /// One call after the other: an ack that comes after one which covers it would end the channel.
+    async fn write_acks(&self, these: &[Tag]) {
+        let _one = self.acking.lock().await;
+        let (session, acks) = {
+            let mut state = self.lock();
             let Some(session) = state.session.clone() else { return };
-            let epoch = state.epoch;
-            let open = state.held.range(first(epoch)..).next().map(|(tag, _)| *tag);
-            let own = taken.into_iter().filter(|(tag, _)| tag.epoch == epoch);
-            let (single, before): (Vec<_>, Vec<_>) =
-                own.partition(|(tag, _)| open.is_some_and(|open| *tag > open));
-            (session, before.into_iter().max_by_key(|(tag, _)| *tag), single)
+            let open = state.held.range(first(state.epoch)..).next().map(|(tag, _)| *tag);
+            let later = open.map(|open| state.done.split_off(&open)).unwrap_or_default();
+            let before = std::mem::replace(&mut state.done, later);
+            let all = before.into_iter().next_back().map(|(_, acker)| (acker, true));
+            let single = these.iter().filter_map(|tag| Some((state.done.remove(tag)?, false)));
+            (session, all.into_iter().chain(single).collect::<Vec<_>>())
         };
-        let all = last.into_iter().map(|(_, held)| (held, true));
-        let acks: Vec<_> = all.chain(single.into_iter().map(|(_, held)| (held, false))).collect();
         let link = &session.link;
         let acked: Vec<bool> = stream::iter(acks)
-            .map(|(held, all)| async move { link.acknowledge(&held.handed.acker, all).await })
+            .map(|(acker, all)| async move { link.acknowledge(&acker, all).await })
             .buffered(SETTLING)
             .collect()
             .await;
@@ -189,6 +212,7 @@ impl Desk {
         let Some(held) = self.get(tag) else { return Ok(false) };
         let own = self.own_session(tag);
         let (session, message) = match (settlement, own.clone()) {
+            // Nothing is to be brought anywhere.
             (Settlement::Done, _) => return Ok(own.is_some()),
             (Settlement::Retry { after, reason }, Some(own)) => {
                 let message = own.retry(&held, *after, reason);
@@ -232,12 +256,15 @@ impl Desk {
     }
 
     async fn settle_all(&self, outcomes: Vec<(Tag, Settlement)>) -> Unsettled {
-        let brought: Vec<_> = stream::iter(outcomes)
+        let (to_ack, others): (Vec<_>, Vec<_>) =
+            outcomes.into_iter().partition(|(_, settlement)| *settlement == Settlement::Done);
+        let mut done: Vec<Tag> = to_ack.into_iter().map(|(tag, _)| tag).collect();
+        let brought: Vec<_> = stream::iter(others)
             .map(|(tag, settlement)| async move { (tag, self.bring(tag, &settlement).await) })
             .buffer_unordered(SETTLING)
             .collect()
             .await;
-        let (mut done, mut unsettled) = (Vec::new(), Vec::new());
+        let mut unsettled = Vec::new();
         {
             let mut state = self.lock();
             for (tag, result) in brought {
