@@ -272,8 +272,11 @@ impl Memory {
     }
 }
 
-fn look(connection: &Connection, life: i64, ids: &[EventId]) -> rusqlite::Result<Vec<Known>> {
+fn look(connection: &mut Connection, life: i64, ids: &[EventId]) -> rusqlite::Result<Vec<Known>> {
     let days = Days::new(clock::now(), WINDOW);
+    // In one transaction: each question alone would take the locks of the file and give them back.
+    let transaction = connection.transaction()?;
+    let connection: &Connection = &transaction;
     let mut begun = connection.prepare_cached("SELECT 1 FROM under_way WHERE id = ?1 AND life <> ?2")?;
     let mut known = |id: &EventId| {
         Ok(if seen::contains(connection, *id, days)? {

@@ -2,7 +2,8 @@
 //!
 //! - Layer: role
 //! - Takes: deliveries and what became of each.
-//! - Gives: every delivery settled once; the events in hand, so that a second copy of one never goes out beside it.
+//! - Gives: every delivery settled once, after what became of it is remembered; the events in hand, so that a second copy of one
+//!   never goes out beside it.
 //! - On failure: what the source refuses is told again after a second, and nothing else with it; while there is such, the relay
 //!   takes no events. An uncertain event is remembered only after it was settled: killed in between, the next life finds it
 //!   again and sets it aside again.
@@ -30,9 +31,24 @@ pub(super) struct Settled {
     pub(super) tag: Tag,
     /// The event that is no longer in hand once this is settled; none for a second copy of one that still is.
     pub(super) id: Option<EventId>,
+    /// The event's own id.
+    pub(super) event: EventId,
+    /// What the memory has to know before the source does.
+    pub(super) note: Noted,
     pub(super) what: Settlement,
     /// What that says of the way to GA4. All deliveries of a request have one fate.
     pub(super) fate: Fate,
+}
+
+/// What is written down of an event before it is settled: settled first, it could be sent twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Noted {
+    /// Nothing.
+    Nothing,
+    /// It was sent, and is not to be sent again; of a replay, that goes for its event too.
+    Sent,
+    /// It certainly did not arrive.
+    Unsent,
 }
 
 /// What was told: what the source took, and what not.
@@ -145,7 +161,8 @@ impl Settler {
     }
 }
 
-async fn tell(source: &dyn Settle, dedupe: &Dedupe, settled: Vec<Settled>, again: bool) -> Told {
+async fn tell(source: &dyn Settle, dedupe: &Dedupe, mut settled: Vec<Settled>, again: bool) -> Told {
+    note(dedupe, &mut settled).await;
     let outcomes = settled.iter().map(|settled| (settled.tag, settled.what.clone())).collect();
     let mut unsettled: HashMap<Tag, SourceError> = source.settle(outcomes).await.into_iter().collect();
     let (mut taken, mut refused) = (Vec::new(), Vec::new());
@@ -157,9 +174,41 @@ async fn tell(source: &dyn Settle, dedupe: &Dedupe, settled: Vec<Settled>, again
     }
     let uncertain = taken.iter().filter(|settled| settled.what == Settlement::Uncertain);
     let uncertain: Vec<EventId> = uncertain.filter_map(|settled| settled.id).collect();
-    while let Err(error) = dedupe.set_aside(&uncertain, clock::now()).await {
+    write(dedupe, Write::Aside, &uncertain).await;
+    Told { again, taken, refused }
+}
+
+/// Writes down, once and for all of them in one go, what has to be known before they are settled.
+async fn note(dedupe: &Dedupe, settled: &mut [Settled]) {
+    let noted = |note| settled.iter().filter(move |settled| settled.note == note);
+    let both = |settled: &Settled| {
+        let own = (settled.id != Some(settled.event)).then_some(settled.event);
+        settled.id.into_iter().chain(own)
+    };
+    let sent: Vec<EventId> = noted(Noted::Sent).flat_map(both).collect();
+    let unsent: Vec<EventId> = noted(Noted::Unsent).filter_map(|settled| settled.id).collect();
+    write(dedupe, Write::Sent, &sent).await;
+    write(dedupe, Write::Unsent, &unsent).await;
+    settled.iter_mut().for_each(|settled| settled.note = Noted::Nothing);
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Write {
+    Sent,
+    Unsent,
+    Aside,
+}
+
+/// Goes on until it is written.
+async fn write(dedupe: &Dedupe, what: Write, ids: &[EventId]) {
+    loop {
+        let written = match what {
+            Write::Sent => dedupe.remember(ids, clock::now()).await,
+            Write::Unsent => dedupe.abandon(ids).await,
+            Write::Aside => dedupe.set_aside(ids, clock::now()).await,
+        };
+        let Err(error) = written else { return };
         QueueTrouble { why: error.to_string() }.emit();
         tokio::time::sleep(AGAIN).await;
     }
-    Told { again, taken, refused }
 }

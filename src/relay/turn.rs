@@ -2,13 +2,14 @@
 //!
 //! - Layer: role
 //! - Takes: a source, what sends.
-//! - Gives: a request is sent on a task of its own, so that nothing holds up the reading of its answer.
+//! - Gives: requests are sent on tasks of their own, those of one turn together, so that nothing holds up the reading of answers.
 //! - On failure: see the role.
 //! - Limits: `max_in_flight` requests; as many events are gathered as fit into so many full requests.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -16,14 +17,16 @@ use super::breaker::Breakers;
 use super::happenings::{CaughtUp, InFlight, Paced};
 use super::lanes::Lanes;
 use super::pace::Paces;
-use super::settle::{Settled, Settler};
+use super::settle::Settler;
 use super::validate;
-use super::work::{self, Item, Relay};
+use super::work::{self, Answered, Item, Relay};
 use crate::queue::source::{Delivery, Source, SourceError};
 use crate::service::{Lifecycle, clock};
 
 /// So many events for each request that could go out are gathered before their window ends.
 const ENOUGH: usize = 4;
+/// How many answers are dealt with in one turn.
+const ANSWERS: usize = 1_024;
 
 pub(super) struct Turns {
     relay: Arc<Relay>,
@@ -33,7 +36,8 @@ pub(super) struct Turns {
     lanes: Lanes<Item>,
     settler: Settler,
     gathered: Gathered,
-    sending: JoinSet<(usize, Vec<Settled>)>,
+    sending: JoinSet<()>,
+    answers: (UnboundedSender<Answered>, UnboundedReceiver<Answered>),
     /// The most events in hand that no request was begun with.
     most: usize,
     /// The most requests to one property under way.
@@ -52,6 +56,7 @@ impl Turns {
             settler: Settler::new(source.settler(), relay.dedupe.clone()),
             gathered: Gathered::default(),
             sending: JoinSet::new(),
+            answers: mpsc::unbounded_channel(),
             most: settings.max_in_flight.saturating_mul(validate::MAX_EVENTS).max(1),
             per_property: if settings.per_property == 0 { usize::MAX } else { settings.per_property },
             paces: Paces::new(settings.properties.len(), settings.per_property_hour),
@@ -103,6 +108,7 @@ impl Turns {
     /// Begins the requests that may begin.
     fn start(&mut self) {
         let now = self.began.elapsed();
+        let mut begun = Vec::new();
         while !self.is_paused() {
             let (breakers, paces, most) = (&self.breakers, &self.paces, self.per_property);
             let allowed = |property| breakers.allowed(property).min(most).min(paces.allowed(property, now));
@@ -113,11 +119,14 @@ impl Turns {
             match request {
                 Some(request) => {
                     self.paces.take(property, now);
-                    let relay = self.relay.clone();
-                    self.sending.spawn(async move { (property, relay.send(request).await) });
+                    begun.push(request);
                 }
                 None => self.lanes.ended(property),
             }
+        }
+        if !begun.is_empty() {
+            let (relay, answers) = (self.relay.clone(), self.answers.0.clone());
+            self.sending.spawn(async move { relay.send(begun, &answers).await });
         }
         InFlight { requests: self.lanes.under_way() }.emit();
         self.tell_paces(now);
@@ -147,17 +156,16 @@ impl Turns {
             });
         let (pause, again) = (self.breakers.next_end(), self.settler.again);
         let telling = self.settler.is_telling();
-        let Self { source, life, breakers, lanes, settler, gathered, sending, .. } = self;
+        let Self { source, life, breakers, lanes, settler, gathered, sending, answers, .. } = self;
+        let (mut answered, answers) = (Vec::new(), &mut answers.1);
         tokio::select! {
-            Some(sent) = sending.join_next(), if !sending.is_empty() => {
-                let mut next = Some(sent);
-                while let Some(sent) = next {
-                    let (property, settled) = finished(sent);
+            1.. = answers.recv_many(&mut answered, ANSWERS), if lanes.under_way() > 0 => {
+                for (property, settled) in answered {
                     lanes.ended(property);
                     settler.add(settled, breakers);
-                    next = sending.try_join_next();
                 }
             }
+            Some(sent) = sending.join_next(), if !sending.is_empty() => finished(sent),
             Some(told) = settler.told(), if telling => settler.close(told),
             taken = take(source, room, may_take), if may_take || !stopping => match taken {
                 Ok(taken) => {

@@ -3,12 +3,15 @@
 //! - Layer: role
 //! - Takes: deliveries.
 //! - Gives: requests; for each delivery what became of it.
-//! - On failure: without its memory the relay sends nothing. Each request is noted before its first byte and remembered
-//!   before it is settled.
+//! - On failure: without its memory the relay sends nothing. Each request is noted before its first byte.
 //! - See: `docs/decisions/0006-uncertain-is-kept.md`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc::UnboundedSender;
 
 use super::Settings;
 use super::batch::{self, Request};
@@ -18,7 +21,7 @@ use super::happenings::{
 };
 use super::map::Mapping;
 use super::send::{Outcome, Sender};
-use super::settle::{Settled, Settler};
+use super::settle::{Noted, Settled, Settler};
 use super::validate::{self, MAX_AGE};
 use crate::event::{EventId, Kind};
 use crate::identity::Timestamp;
@@ -34,7 +37,6 @@ pub(super) const PACED: &str = "relay.max_per_property_hour is reached; events w
 const NO_DEDUPE: &str = "the memory of what was sent can't be read or written";
 const TWIN: &str = "the same event is being sent";
 const EXPIRED: &str = validate::Reject::Expired.as_str();
-const NOTE_AGAIN: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(600);
 
 /// A delivery within a request.
@@ -52,9 +54,12 @@ pub(super) struct Item {
 
 impl Item {
     fn settled(&self, what: Settlement, fate: Fate) -> Settled {
-        Settled { tag: self.tag, id: Some(self.id), what, fate }
+        Settled { tag: self.tag, id: Some(self.id), event: self.event, note: Noted::Nothing, what, fate }
     }
 }
+
+/// What became of a request, and of which property it was.
+pub(super) type Answered = (usize, Vec<Settled>);
 
 #[derive(Debug)]
 pub(super) struct Relay {
@@ -85,6 +90,8 @@ impl Relay {
         settled.extend(twins.into_iter().map(|twin| Settled {
             tag: twin.tag,
             id: None,
+            event: twin.event.id,
+            note: Noted::Nothing,
             what: retry(twin.attempts.max(2), TWIN),
             fate: Fate::Neither,
         }));
@@ -149,69 +156,58 @@ impl Relay {
         Ok((batch::batch(good), settled))
     }
 
-    /// Sends one request: noted before the first byte, remembered before it is settled. What nobody knows of stays noted
-    /// as begun until it is settled.
-    pub(super) async fn send(&self, request: Request<Item>) -> Vec<Settled> {
-        let ids: Vec<EventId> = request.tags.iter().map(|item| item.id).collect();
+    /// Sends requests that begin together: noted in one go before the first byte of any, so that they share a sync of the
+    /// disk; each is answered for by itself, as soon as it can be, with its property.
+    pub(super) async fn send(&self, requests: Vec<Request<Item>>, answers: &UnboundedSender<Answered>) {
+        let ids: Vec<EventId> =
+            requests.iter().flat_map(|request| &request.tags).map(|item| item.id).collect();
+        // Nobody reads answers any more where the relay has ended: the next life finds what was begun.
+        let answer = |property, settled| drop(answers.send((property, settled)));
         if let Err(error) = self.dedupe.begin(&ids).await {
             QueueTrouble { why: error.to_string() }.emit();
-            let fate = Fate::Stuck(NO_DEDUPE);
-            return each(&request.tags, fate, |item| retry(item.attempts, NO_DEDUPE));
+            for request in requests {
+                let again = |item: &Item| retry(item.attempts, NO_DEDUPE);
+                answer(request.property, each(&request.tags, Fate::Stuck(NO_DEDUPE), Noted::Nothing, again));
+            }
+            return;
         }
-        let started = Instant::now();
-        let outcome = self.sender.send(request.property, request.body()).await;
-        if outcome == Outcome::Sent {
-            let kinds = request.tags.iter().map(|item| item.kind).collect();
-            Sent { kinds, took: started.elapsed() }.emit();
-        } else {
-            let events: Vec<EventId> = request.tags.iter().map(|item| item.event).collect();
-            Failed { ids: &events, outcome: &outcome }.emit();
-        }
-        let items = &request.tags;
-        let (through, blocked) = (Fate::Through(request.property), Fate::Blocked(request.property, BLOCKED));
-        let again = |reason: &str| each(items, blocked, |item| retry(item.attempts, reason));
-        match outcome {
-            Outcome::Sent => {
-                let events = items.iter().filter(|item| item.event != item.id).map(|item| item.event);
-                self.note(&ids.iter().copied().chain(events).collect::<Vec<_>>(), true).await;
-                each(items, through, |_| Settlement::Done)
-            }
-            Outcome::Uncertain(_) if !self.settings.retry_uncertain => {
-                each(items, blocked, |_| Settlement::Uncertain)
-            }
-            Outcome::Refused(status) => {
-                self.note(&ids, false).await;
-                Refused { events: ids.len() }.emit();
-                each(items, through, |_| Settlement::Dead { reason: format!("HTTP {status}") })
-            }
-            Outcome::NotSent(_) => {
-                self.note(&ids, false).await;
-                again("no connection")
-            }
-            Outcome::Trouble(status) => {
-                self.note(&ids, false).await;
-                again(&format!("HTTP {status}"))
-            }
-            Outcome::Uncertain(_) => {
-                self.note(&ids, false).await;
-                again("no answer")
-            }
+        let mut under_way: FuturesUnordered<_> =
+            requests.into_iter().map(|request| self.send_one(request)).collect();
+        while let Some((property, settled)) = under_way.next().await {
+            answer(property, settled);
         }
     }
 
-    /// Writes down that events are not to be sent again, or that they may be. Goes on until it is written: settled
-    /// before, they could be sent twice.
-    async fn note(&self, ids: &[EventId], over: bool) {
-        loop {
-            let noted = if over {
-                self.dedupe.remember(ids, clock::now()).await
-            } else {
-                self.dedupe.abandon(ids).await
-            };
-            let Err(error) = noted else { return };
-            QueueTrouble { why: error.to_string() }.emit();
-            tokio::time::sleep(NOTE_AGAIN).await;
+    /// Sends one request. What nobody knows of stays noted as begun until it is settled.
+    async fn send_one(&self, request: Request<Item>) -> Answered {
+        let started = Instant::now();
+        let property = request.property;
+        let outcome = self.sender.send(property, request.body()).await;
+        let items = &request.tags;
+        if outcome == Outcome::Sent {
+            let kinds = items.iter().map(|item| item.kind).collect();
+            Sent { kinds, took: started.elapsed() }.emit();
+        } else {
+            let events: Vec<EventId> = items.iter().map(|item| item.event).collect();
+            Failed { ids: &events, outcome: &outcome }.emit();
         }
+        let (through, blocked) = (Fate::Through(property), Fate::Blocked(property, BLOCKED));
+        let again = |reason: &str| each(items, blocked, Noted::Unsent, |item| retry(item.attempts, reason));
+        let settled = match outcome {
+            Outcome::Sent => each(items, through, Noted::Sent, |_| Settlement::Done),
+            Outcome::Uncertain(_) if !self.settings.retry_uncertain => {
+                each(items, blocked, Noted::Nothing, |_| Settlement::Uncertain)
+            }
+            Outcome::Refused(status) => {
+                Refused { events: items.len() }.emit();
+                let reason = format!("HTTP {status}");
+                each(items, through, Noted::Unsent, |_| Settlement::Dead { reason: reason.clone() })
+            }
+            Outcome::NotSent(_) => again("no connection"),
+            Outcome::Trouble(status) => again(&format!("HTTP {status}")),
+            Outcome::Uncertain(_) => again("no answer"),
+        };
+        (property, settled)
     }
 }
 
@@ -221,7 +217,7 @@ pub(super) fn turn_back(requests: &[Request<Item>], pause: Duration, why: &str) 
         Settlement::Retry { after, reason } => Settlement::Retry { after: after.max(pause), reason },
         other => other,
     };
-    requests.iter().flat_map(|request| each(&request.tags, Fate::Neither, later)).collect()
+    requests.iter().flat_map(|request| each(&request.tags, Fate::Neither, Noted::Nothing, later)).collect()
 }
 
 /// A request that waited, without the events that grew too old meanwhile.
@@ -249,8 +245,8 @@ fn dead(item: &Item, reason: &'static str) -> Settled {
     item.settled(Settlement::Dead { reason: reason.to_owned() }, Fate::Neither)
 }
 
-fn each(items: &[Item], fate: Fate, what: impl Fn(&Item) -> Settlement) -> Vec<Settled> {
-    items.iter().map(|item| item.settled(what(item), fate)).collect()
+fn each(items: &[Item], fate: Fate, note: Noted, what: impl Fn(&Item) -> Settlement) -> Vec<Settled> {
+    items.iter().map(|item| Settled { note, ..item.settled(what(item), fate) }).collect()
 }
 
 /// Again, each time later, and not all at once.
