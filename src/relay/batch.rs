@@ -9,7 +9,8 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::map::Mapped;
 use super::validate::{MAX_BODY_BYTES, MAX_EVENTS};
@@ -83,18 +84,23 @@ impl<T> Request<T> {
     }
 }
 
+/// An event as GA4 reads it.
+#[derive(Serialize)]
+struct Line<'a> {
+    name: &'a str,
+    params: &'a Map<String, Value>,
+    timestamp_micros: u64,
+}
+
 /// Puts events together.
 #[must_use]
 pub fn batch<T>(events: Vec<(Mapped<'_>, T)>) -> Vec<Request<T>> {
     let mut requests: Vec<(Request<T>, usize)> = Vec::new();
     let mut open: HashMap<(usize, String), usize> = HashMap::new();
     for (event, tag) in events {
-        let json = json!({
-            "name": event.name,
-            "params": event.params,
-            "timestamp_micros": event.timestamp_micros,
-        });
-        let json = json.to_string();
+        let json = Line { name: event.name, params: &event.params, timestamp_micros: event.timestamp_micros };
+        // Strings and numbers only: serialising them to memory cannot fail.
+        let json = serde_json::to_string(&json).unwrap_or_default();
         let bytes = json.len() + 1;
         let key = (event.property, event.client_id);
         let fits = |(request, size): &&mut (Request<T>, usize)| {
@@ -122,6 +128,8 @@ pub fn batch<T>(events: Vec<(Mapped<'_>, T)>) -> Vec<Request<T>> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn event(client: &str, property: usize, filler: usize) -> Mapped<'static> {

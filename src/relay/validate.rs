@@ -160,47 +160,47 @@ pub fn validate<'a>(mut event: Mapped<'a>, now: Timestamp) -> Result<(Mapped<'a>
         event.timestamp_micros = now.as_micros();
         repairs.push(Repair::Future);
     }
-    let mut params = serde_json::Map::new();
-    for (name, value) in event.params {
-        if name == "session_id" && !is_session(&value, time.min(now), now) {
-            repairs.push(Repair::Session);
-            continue;
-        }
-        match param(&name, value) {
-            Ok((value, repair)) => {
-                repairs.extend(repair);
-                if params.len() < MAX_PARAMS {
-                    params.insert(name, value);
-                } else {
-                    repairs.push(Repair::TooMany);
-                }
-            }
-            Err(repair) => repairs.push(repair),
-        }
-    }
-    event.params = params;
+    let mut kept = 0;
+    event.params.retain(|name, value| {
+        let repair = if name == "session_id" && !is_session(value, time.min(now), now) {
+            Err(Repair::Session)
+        } else {
+            param(name, value)
+        };
+        let keeps = match repair {
+            Ok(_) if kept == MAX_PARAMS => Err(Repair::TooMany),
+            other => other,
+        };
+        kept += usize::from(keeps.is_ok());
+        repairs.extend(keeps.as_ref().map_or_else(|repair| Some(*repair), |repair| *repair));
+        keeps.is_ok()
+    });
     Ok((event, repairs))
 }
 
-/// Checks one parameter: the value to send, or why it is left out.
-fn param(name: &str, value: Value) -> Result<(Value, Option<Repair>), Repair> {
+/// Checks one parameter and mends its value: how it was mended, or why it is left out.
+fn param(name: &str, value: &mut Value) -> Result<Option<Repair>, Repair> {
     if !is_param_name(name) {
         return Err(Repair::Param);
     }
     match value {
-        Value::String(text) if has_address(&text) => Err(Repair::Address),
-        Value::String(text) => Ok(match cut(&text) {
-            Some(short) => (short.into(), Some(Repair::Cut)),
-            None => (text.into(), None),
-        }),
-        Value::Number(_) => Ok((value, None)),
-        Value::Bool(_) if name != "engagement_time_msec" => Ok((value, None)),
+        Value::String(text) if has_address(text) => Err(Repair::Address),
+        Value::String(text) => Ok(cut(text).map(str::len).map(|at| {
+            text.truncate(at);
+            Repair::Cut
+        })),
+        Value::Number(_) => Ok(None),
+        Value::Bool(_) if name != "engagement_time_msec" => Ok(None),
         Value::Bool(_) | Value::Null | Value::Array(_) | Value::Object(_) => Err(Repair::Param),
     }
 }
 
 /// The text without what GA4 would not take; `None` if it takes all of it.
 fn cut(text: &str) -> Option<&str> {
+    // No character has more units than bytes.
+    if text.len() <= MAX_VALUE_UNITS {
+        return None;
+    }
     let mut units = 0;
     let too_far = text.char_indices().find(|(_, character)| {
         units += character.len_utf16();
@@ -263,6 +263,10 @@ pub(super) fn is_client_id(text: &str) -> bool {
 /// (up to three times) or as an HTML entity.
 #[must_use]
 pub fn has_address(text: &str) -> bool {
+    // Without one of these there is no at sign in any of its forms.
+    if text.bytes().all(|byte| byte.is_ascii() && !matches!(byte, b'@' | b'%' | b'&')) {
+        return false;
+    }
     let mut bytes = text.as_bytes().to_vec();
     for _ in 0..=3 {
         if has_at(&String::from_utf8_lossy(&bytes)) {
