@@ -9,13 +9,15 @@
 
 use std::io::Write;
 
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::assemble;
 use super::events::{Place, Placed};
 use super::exit::{Exit, Failure, OrExit, Result};
 use crate::config::Config;
-use crate::queue::amqp::{AmqpError, DeadLetters};
+use crate::queue::amqp::{DeadLetters, Refused};
 use crate::queue::spool::Filter;
 
 const LOOKED_AT: usize = 100_000;
@@ -86,13 +88,23 @@ async fn each(
     stop: &CancellationToken,
     count: &mut u64,
 ) -> std::result::Result<(), String> {
-    let text = |error: AmqpError| error.to_string();
+    let mut replays = FuturesUnordered::new();
     // Those that are meant leave the queue; those that are not are held until the end, so there is a bound on them.
     let mut held = 0;
-    while let Some(letter) = letters.next().await.map_err(text)? {
-        if stop.is_cancelled() {
-            return Err("interrupted".into());
-        }
+    let mut ended = Ok(());
+    while ended.is_ok() {
+        let letter = match letters.next().await {
+            Ok(Some(_)) if stop.is_cancelled() => {
+                ended = Err("interrupted".into());
+                break;
+            }
+            Ok(Some(letter)) => letter,
+            Ok(None) => break,
+            Err(error) => {
+                ended = Err(error.to_string());
+                break;
+            }
+        };
         if held == LOOKED_AT {
             say(&format!(
                 "only {LOOKED_AT} of the letters in RabbitMQ were looked at; run it again with a narrower filter"
@@ -104,10 +116,31 @@ async fn each(
             continue;
         }
         match change {
-            Change::Replay => letters.replay(letter).await.map_err(|refused| refused.to_string())?,
-            Change::Drop => letters.discard(letter).await,
+            Change::Replay => replays.push(letters.replay(letter)),
+            Change::Drop => {
+                letters.discard(letter).await;
+                *count += 1;
+            }
         }
-        *count += 1;
+        let full = replays.len() >= DeadLetters::REPLAYS;
+        let done = if full { replays.next().await } else { replays.next().now_or_never().flatten() };
+        ended = counted(done, count);
+    }
+    // What was published is a dead letter too until it is taken out.
+    while let Some(done) = replays.next().await {
+        ended = ended.and(counted(Some(done), count));
+    }
+    ended
+}
+
+fn counted(
+    done: Option<std::result::Result<(), Refused>>,
+    count: &mut u64,
+) -> std::result::Result<(), String> {
+    match done {
+        Some(Ok(())) => *count += 1,
+        Some(Err(refused)) => return Err(refused.to_string()),
+        None => {}
     }
     Ok(())
 }

@@ -8,6 +8,9 @@
 //!   both: then the relay knows both for one replay by the same key.
 //! - Limits: the letters that were there at the beginning. Those that are held show up nowhere else meanwhile.
 
+use std::future::Future;
+use std::sync::Arc;
+
 use lapin::Acker;
 use lapin::options::{BasicGetOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
@@ -23,7 +26,7 @@ use crate::queue::spool::{Filter, Seq, State, Stored};
 /// The dead letters, while somebody looks at them.
 #[derive(Debug)]
 pub struct DeadLetters {
-    link: Link,
+    link: Arc<Link>,
     channel: Channel,
     publisher: Publisher,
     queue: ShortString,
@@ -50,6 +53,10 @@ impl DeadLetter {
 }
 
 impl DeadLetters {
+    /// How many replays may be under way at once. A channel of the broker has at most 32 acks on their way to a quorum queue; what
+    /// it keeps back beyond that is lost when it is closed, and the letter would stay.
+    pub const REPLAYS: usize = 16;
+
     /// Connects, and looks how many there are. Declares nothing.
     ///
     /// # Errors
@@ -64,7 +71,7 @@ impl DeadLetters {
         let declared =
             within(link.timeout(), channel.queue_declare(queue.clone(), passive, FieldTable::default()))
                 .await?;
-        Ok(Self { link, channel, publisher, queue, left: declared.message_count() })
+        Ok(Self { link: Arc::new(link), channel, publisher, queue, left: declared.message_count() })
     }
 
     /// How many are still to be looked at.
@@ -90,14 +97,18 @@ impl DeadLetters {
         }))
     }
 
-    /// Publishes a letter to the work queue, and takes it out of the dead ones once the broker has it there.
+    /// Publishes a letter to the work queue, and takes it out of the dead ones once the broker has it there. It borrows nothing
+    /// of this: up to `REPLAYS` may wait for their confirms while further letters are looked at.
     ///
     /// # Errors
     /// `Refused`: it is still a dead letter.
-    pub async fn replay(&self, letter: DeadLetter) -> Result<(), Refused> {
-        self.publisher.publish(&self.link, &replayed(&letter, self.link.topology().to_work())).await?;
-        self.link.acknowledge(&letter.acker, false).await;
-        Ok(())
+    pub fn replay(&self, letter: DeadLetter) -> impl Future<Output = Result<(), Refused>> + Send + use<> {
+        let (link, publisher) = (self.link.clone(), self.publisher.clone());
+        async move {
+            publisher.publish(&link, &replayed(&letter, link.topology().to_work())).await?;
+            link.acknowledge(&letter.acker, false).await;
+            Ok(())
+        }
     }
 
     /// Takes a letter out for good.

@@ -4,21 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
+
 use super::*;
 use crate::event::Kind;
 use crate::queue::source::{AmqpSource, Settlement, Source};
-use crate::queue::testing::{Proxy, broker, event, ready, remove, wait_for};
+use crate::queue::testing::{Proxy, broker, event, publish, ready, remove, wait_for};
 use crate::service::Lifecycle;
 
 /// Publishes events and settles them as dead; every third one as uncertain.
 async fn bury(settings: &Settings, numbers: std::ops::Range<u64>) {
-    let link = Link::open(settings, "test").await.unwrap();
-    let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
     let count = numbers.end - numbers.start;
-    for number in numbers {
-        let message = Message::of(&event(number), link.topology().events_exchange());
-        publisher.publish(&link, &message).await.unwrap();
-    }
+    publish(settings, numbers.map(event)).await;
     settle(settings, count, |id| {
         if (0..100).any(|number| number % 3 == 0 && event(number).id == id) {
             Settlement::Uncertain
@@ -27,7 +24,6 @@ async fn bury(settings: &Settings, numbers: std::ops::Range<u64>) {
         }
     })
     .await;
-    link.close().await;
 }
 
 /// Takes events from the work queue; gives the key that each had.
@@ -146,14 +142,22 @@ async fn a_replay_that_is_cut_loses_nothing_and_the_next_one_has_the_same_keys()
         }
         assert!(letters.close().await.is_err(), "it is said");
     }
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let mut letters = DeadLetters::open(&settings).await.unwrap();
-    for letter in all(&mut letters).await {
-        letters.replay(letter).await.unwrap();
+    // The broker hands them out again once it has noticed that the connection is gone.
+    let (dead, work) = (link.topology().dead_queue(), link.topology().work_queue());
+    for _ in 0..600 {
+        if ready(&link, &dead).await + ready(&link, &work).await >= 60 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let mut letters = DeadLetters::open(&settings).await.unwrap();
+    let dead_ones = all(&mut letters).await;
+    let replays = stream::iter(dead_ones.into_iter().map(|letter| letters.replay(letter)));
+    let replayed: Vec<_> = replays.buffer_unordered(DeadLetters::REPLAYS).collect().await;
+    assert!(replayed.iter().all(Result::is_ok), "several at once");
     letters.close().await.unwrap();
-    wait_for(&link, &link.topology().dead_queue(), 0).await;
-    let count = ready(&link, &link.topology().work_queue()).await;
+    wait_for(&link, &dead, 0).await;
+    let count = ready(&link, &work).await;
     let keys: BTreeSet<_> = settle(&settings, count.into(), |_| Settlement::Done).await.into_iter().collect();
     let ids: BTreeSet<_> = keys.iter().map(|(id, _)| *id).collect();
     assert_eq!((keys.len(), ids.len()), (60, 60), "each event, and one key for each");
