@@ -16,6 +16,8 @@ TICK = os.sysconf("SC_CLK_TCK")
 PATIENCE = 600
 # Of a connection of the relay, unless it is configured otherwise.
 STREAMS = 100
+# Of a message of the peer: about what a click has.
+MESSAGE_BYTES = 500
 
 
 def get(url):
@@ -57,13 +59,13 @@ class Run:
         self.args, self.role, self.names = args, role, names
         self.processes = []
 
+    def command(self, name):
+        return [self.args.mailtap, "--config", os.path.join(self.args.work, name, "mailtap.toml"), self.role]
+
     def __enter__(self):
         for name in self.names:
-            config = os.path.join(self.args.work, name, "mailtap.toml")
             log = open(os.path.join(self.args.work, "log", f"{self.role}-{name}"), "ab")
-            self.processes.append(
-                subprocess.Popen([self.args.mailtap, "--config", config, self.role], stdout=log, stderr=log)
-            )
+            self.processes.append(subprocess.Popen(self.command(name), stdout=log, stderr=log))
         return self
 
     def __exit__(self, *_):
@@ -130,7 +132,30 @@ def relay(args):
     print(json.dumps({"case": "relay", "clients": args.clients, "relays": len(args.names), **figures}))
 
 
-def h2load(args):
+class Peer(Run):
+    """The program that does the least: see peer.rs."""
+
+    def __init__(self, args, body):
+        super().__init__(args, "peer", ["peer"])
+        self.body = body
+
+    def command(self, name):
+        numbers = ["--events", str(self.args.events), "--in-flight", str(self.args.in_flight), "--bytes", str(MESSAGE_BYTES)]
+        where = ["--amqp", self.args.amqp, "--collector", f"127.0.0.1:{self.args.collector}", "--body", self.body]
+        return [self.args.peer, *where, *numbers]
+
+
+def peer(args):
+    body, _ = median_request(args)
+    with Peer(args, body) as run:
+        count = lambda: summary(args)["processed"]
+        figures = run.measure(count, {"broker": brokers(args.broker), "collector": [args.collector_pid]})
+    figures["requests_s"] = figures["events_s"]
+    print(json.dumps({"case": "peer", "clients": args.clients, "relays": len(args.names), **figures}))
+
+
+def median_request(args):
+    """The body of median size that the relay would send, in a file, and how many events it has."""
     with open(args.requests, encoding="utf-8") as lines:
         requests = [json.loads(line) for line in lines]
     requests = sorted((request for request in requests if "body" in request), key=lambda request: request["bytes"])
@@ -138,8 +163,13 @@ def h2load(args):
     body = os.path.join(args.work, "body.json")
     with open(body, "w", encoding="utf-8") as file:
         json.dump(middle["body"], file, separators=(",", ":"))
+    return body, len(middle["body"]["events"])
+
+
+def h2load(args):
+    body, events = median_request(args)
     url = f"http://127.0.0.1:{args.collector}/mp/collect?measurement_id=G-BENCH&api_secret=secret"
-    number = max(args.in_flight, args.events // max(1, len(middle["body"]["events"])))
+    number = max(args.in_flight, args.events // max(1, events))
     connections = -(-args.in_flight // STREAMS)
     over = ["-c", str(connections), "-m", str(-(-args.in_flight // connections))]
     before = cpu(args.collector_pid)
@@ -190,10 +220,12 @@ def medians(path):
 
 def with_ratios(path):
     about, cases = medians(path)
-    h2load_of = {(case["clients"], case["relays"]): case for case in cases if case["case"] == "h2load"}
+    of = {(case["case"], case["clients"], case.get("relays")): case for case in cases}
     for case in cases:
         if case["case"] == "relay":
-            case["ratio"] = case["requests_s"] / h2load_of[case["clients"], case["relays"]]["requests_s"]
+            for other, ratio in ("h2load", "ratio"), ("peer", "ratio_peer"):
+                found = of.get((other, case["clients"], case["relays"]))
+                case[ratio] = case["requests_s"] / found["requests_s"] if found else None
     return about, cases
 
 
@@ -217,12 +249,21 @@ def table(path):
                   f"| {case['requests_s']:,.0f} | {other['requests_s']:,.0f} | {case['ratio']:.2f} "
                   f"| {case['own_cpu_us']:.0f} | {case['broker_cpu_us']:.0f} | {case['collector_cpu_us']:.0f} "
                   f"| {case['peak_kib'] / 1024:.0f} |")
+    print("\nThe least that can stand between them\n\n| requests/s | the relay's ratio to it | of h2load | CPU µs a message | of the broker "
+          "| of the collector |\n" + "|---" * 6 + "|")
+    for case in cases:
+        if case["case"] == "peer":
+            relay = next(other for other in cases if other["case"] == "relay" and
+                         (other["clients"], other["relays"]) == (case["clients"], case["relays"]))
+            other = h2load_of[case["clients"], case["relays"]]
+            print(f"| {case['requests_s']:,.0f} | {relay['ratio_peer']:.2f} | {case['requests_s'] / other['requests_s']:.2f} "
+                  f"| {case['own_cpu_us']:.0f} | {case['broker_cpu_us']:.0f} | {case['collector_cpu_us']:.0f} |")
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("case")
-    for name in ("mailtap", "work", "broker", "requests", "results"):
+    for name in ("mailtap", "work", "broker", "requests", "results", "amqp", "peer"):
         parser.add_argument(f"--{name}")
     for name in ("events", "clients", "collector", "collector-pid", "in-flight", "rounds"):
         parser.add_argument(f"--{name}", type=int)
@@ -234,7 +275,7 @@ def main():
     elif args.case == "table":
         table(args.results)
     else:
-        {"forward": forward, "relay": relay, "h2load": h2load, "machine": machine}[args.case](args)
+        {"forward": forward, "relay": relay, "h2load": h2load, "peer": peer, "machine": machine}[args.case](args)
 
 
 if __name__ == "__main__":
