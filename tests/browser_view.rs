@@ -206,3 +206,12 @@ fn newsletters_look_the_same_before_and_after() {
     let site = Site::start(&Options::default());
     look_the_same("end", &site, &[Encoding::Base64, Encoding::QuotedPrintable, Encoding::EightBit]);
 }
+
+#[test]
+fn a_pixel_at_the_top_moves_nothing() {
+    for place in ["top", "both"] {
+        let changes = vec![("#pixel_at = \"end\"", format!("pixel_at = \"{place}\""))];
+        let site = Site::start(&Options { changes, ..Options::default() });
+        look_the_same(place, &site, &[Encoding::Base64]);
+    }
+}

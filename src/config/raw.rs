@@ -189,7 +189,7 @@ table! {
 }
 
 /// The pixel as it stands in the configuration.
-pub const DEFAULT_PIXEL: &str = r#"<img src="{url}" width="1" height="1" alt="" style="display:block;width:1px;height:1px;border:0;margin:0;padding:0">"#;
+pub const DEFAULT_PIXEL: &str = r#"<img src="{url}" width="1" height="1" alt="" style="position:absolute;display:block;width:1px;height:1px;border:0;margin:0;padding:0">"#;
 
 /// What applications and mailing platforms already send.
 pub const CAMPAIGN_HEADERS: &[&str] = &[

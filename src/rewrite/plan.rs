@@ -8,9 +8,10 @@
 
 use super::pattern::LinkPatterns;
 
-/// The pixel as it is by default: loads in webmail, shows nothing, and moves nothing by more than its own pixel.
+/// The pixel as it is by default: loads in webmail, shows nothing, and moves nothing; where a client drops `position`, it takes
+/// a line of one pixel.
 pub const DEFAULT_PIXEL: &str = "<img src=\"{url}\" width=\"1\" height=\"1\" alt=\"\" \
-     style=\"display:block;width:1px;height:1px;border:0;margin:0;padding:0\">";
+     style=\"position:absolute;display:block;width:1px;height:1px;border:0;margin:0;padding:0\">";
 
 /// What may be done to this message; the caller's policy has decided it.
 #[derive(Debug, Clone, PartialEq, Eq)]
