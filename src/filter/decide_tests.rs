@@ -126,6 +126,16 @@ fn a_message_is_tracked_once() {
 }
 
 #[test]
+fn a_mark_that_was_taken_out_still_counts_at_the_next_hop() {
+    let marked = HTML.replace("<a href", "<a data-mailtap-track=off href");
+    let first = tracked(one(&marked));
+    let text = output(&first, &marked);
+    assert_eq!(first.data.links, Some(0));
+    assert!(!text.contains("data-mailtap-track"), "{text}");
+    assert_eq!(passed(one(&text)), "already_tracked");
+}
+
+#[test]
 fn nothing_to_rewrite_still_gets_headers() {
     let plain = "From: a@example.org\r\nSubject: s\r\n\r\nhello\r\n";
     let tracked = tracked(one(plain));

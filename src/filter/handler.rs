@@ -108,13 +108,15 @@ impl Handler for Filter {
 
 impl Filter {
     pub(super) fn new(
-        policy: Policy,
+        mut policy: Policy,
         publish_wait: Duration,
         splitter: Option<Splitter>,
         health: Component,
         deps: Deps,
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        // Nobody reads the list here.
+        policy.plan.list_links = false;
         Self {
             source: format!("mailtap/milter/{}", deps.host),
             policy: Arc::new(policy),

@@ -73,7 +73,8 @@ pub(super) fn run(message: &[u8], plan: &Plan, mint: &mut dyn Mint) -> Result<Re
     let ours = found.iter().flatten().flat_map(|part| &part.candidates);
     let ours = ours.filter(|link| link.verdict == Err(Reason::AlreadyTracked)).count();
     let budget = plan.max_links.saturating_sub(u16::try_from(ours).unwrap_or(u16::MAX));
-    let mut writer = Writer { mint, ending: lines.ending, budget, pixels, report };
+    let mut writer =
+        Writer { mint, ending: lines.ending, budget, list_links: plan.list_links, pixels, report };
     for (index, (part, found)) in parts.into_iter().zip(found).enumerate() {
         writer.part(index, part, found);
     }
@@ -86,10 +87,11 @@ pub(super) fn run(message: &[u8], plan: &Plan, mint: &mut dyn Mint) -> Result<Re
         }
         at = patch.range.end;
     }
-    let ours = |link: &LinkReport| link.what == LinkWhat::Left(Reason::AlreadyTracked);
     if !report.patches.is_empty() {
         report.outcome = Outcome::Rewritten;
-    } else if report.pixel == Err(Reason::AlreadyTracked) || report.links.iter().any(ours) {
+    } else if report.pixel == Err(Reason::AlreadyTracked)
+        || report.left_links.count(Reason::AlreadyTracked) > 0
+    {
         report.outcome = Outcome::Unchanged(Reason::AlreadyTracked);
     }
     Ok(report)
@@ -97,20 +99,22 @@ pub(super) fn run(message: &[u8], plan: &Plan, mint: &mut dyn Mint) -> Result<Re
 
 /// A link's opt-out in the HTML covers the same URL in the text, and in AMP, whose rules forbid most of the attributes.
 fn cover_alternatives(found: &mut [Result<Found<'_>, Reason>]) {
-    let opted_out: HashSet<String> = found
-        .iter()
-        .flatten()
-        .flat_map(|part| &part.candidates)
-        .filter(|link| link.quote.is_some() && link.verdict == Err(Reason::LinkOptOut))
-        .map(|link| without_no_track(&link.target).into_owned())
-        .collect();
+    let mut opted_out = HashSet::new();
+    for part in found.iter().flatten() {
+        let links = part.candidates.iter();
+        let links = links.filter(|link| link.quote.is_some() && link.verdict == Err(Reason::LinkOptOut));
+        opted_out.extend(links.map(|link| without_no_track(part.target(link)).into_owned()));
+    }
     if opted_out.is_empty() {
         return;
     }
-    let alternatives = found.iter_mut().flatten().filter(|part| part.flavour != Flavour::Html);
-    for link in alternatives.flat_map(|part| &mut part.candidates) {
-        if link.verdict.is_ok() && opted_out.contains(&*without_no_track(&link.target)) {
-            link.verdict = Err(Reason::LinkOptOut);
+    for part in found.iter_mut().flatten().filter(|part| part.flavour != Flavour::Html) {
+        let Found { candidates, targets, .. } = part;
+        for link in candidates.iter_mut().filter(|link| link.verdict.is_ok()) {
+            let target = targets.get(link.target.clone()).unwrap_or_default();
+            if opted_out.contains(&*without_no_track(target)) {
+                link.verdict = Err(Reason::LinkOptOut);
+            }
         }
     }
 }
@@ -120,6 +124,7 @@ struct Writer<'a> {
     ending: &'static [u8],
     /// How many links may be tracked.
     budget: u16,
+    list_links: bool,
     pixels: Pixels,
     report: Report,
 }
@@ -141,8 +146,8 @@ impl Writer<'_> {
     }
 
     fn found(&mut self, index: usize, base: usize, found: Found<'_>) -> PartWhat {
-        let Found { flavour, body, candidates, more, unchanged, scan } = found;
-        self.report.unlisted_links += more;
+        let Found { flavour, body, candidates, targets, more, unchanged, scan } = found;
+        self.report.unlisted_links += if self.list_links { more } else { 0 };
         self.report.left_links.add(Reason::TooManyLinks, more);
         let mut others = self.others(index, scan);
         others.reverse();
@@ -155,8 +160,14 @@ impl Writer<'_> {
             while let Some((range, markup)) = others.pop_if(|(range, _)| range.start <= link.range.start) {
                 edits.add_other(range, markup, self.ending);
             }
-            let offset = base + body.locate(link.range.start);
-            self.link(index, offset, link, &mut edits);
+            let target = targets.get(link.target.clone()).unwrap_or_default();
+            let (start, listed) = (link.range.start, self.list_links);
+            let what = self.link(link, target, &mut edits);
+            if listed {
+                let offset = base + body.locate(start);
+                let number = (what == LinkWhat::Tracked).then_some(self.report.tracked);
+                self.list(LinkReport { part: index, offset, number, target: target.to_owned(), what });
+            }
         }
         while let Some((range, markup)) = others.pop() {
             edits.add_other(range, markup, self.ending);
@@ -178,14 +189,13 @@ impl Writer<'_> {
         others
     }
 
-    fn link(&mut self, part: usize, offset: usize, link: Candidate, edits: &mut Edits<'_>) {
-        let mut number = None;
+    fn link(&mut self, link: Candidate, target: &str, edits: &mut Edits<'_>) -> LinkWhat {
         let verdict = link.verdict.and_then(|()| {
             if self.report.tracked >= self.budget {
                 return Err(Reason::TooManyLinks);
             }
             let next = self.report.tracked + 1;
-            let url = self.mint.link(&link.target, next).filter(|url| is_visible_ascii(url));
+            let url = self.mint.link(target, next).filter(|url| is_visible_ascii(url));
             let url = url.ok_or(Reason::NotMinted)?;
             let bytes = match link.quote {
                 Some(quote) => escaped(url, quote),
@@ -197,21 +207,20 @@ impl Writer<'_> {
                 return Err(Reason::LineTooLong);
             }
             self.report.tracked = next;
-            number = Some(next);
             Ok(())
         });
-        if verdict.is_err() {
-            let mark = Some(link.range.end..link.mark_end).filter(|mark| !mark.is_empty());
-            for range in link.strip.into_iter().chain(mark) {
-                edits.try_add(range, Vec::new());
-            }
+        let Err(reason) = verdict else { return LinkWhat::Tracked };
+        let mark = Some(link.range.end..link.mark_end).filter(|mark| !mark.is_empty());
+        for range in link.strip.into_iter().chain(mark) {
+            edits.try_add(range, Vec::new());
         }
-        if let Err(reason) = verdict {
-            self.report.left_links.add(reason, 1);
-        }
-        let what = verdict.map_or_else(LinkWhat::Left, |()| LinkWhat::Tracked);
+        self.report.left_links.add(reason, 1);
+        LinkWhat::Left(reason)
+    }
+
+    fn list(&mut self, link: LinkReport) {
         if self.report.links.len() < super::report::MAX_REPORTED_LINKS {
-            self.report.links.push(LinkReport { part, offset, number, target: link.target, what });
+            self.report.links.push(link);
         } else {
             self.report.unlisted_links += 1;
         }

@@ -15,12 +15,12 @@ use memchr::{memchr, memmem};
 
 use super::charset::Charset;
 use super::header::slice;
-use super::html::{Anchor, Quote, Scan, decode_references, scan};
+use super::html::{Anchor, Quote, Scan, decode_references, decode_references_onto, scan};
 use super::mime::{Kind, Part};
 use super::optout;
 use super::plan::Plan;
 use super::reason::Reason;
-use super::target::{NO_TRACK_SCHEME, clean, judge};
+use super::target::{NO_TRACK_SCHEME, clean_from, judge};
 use super::text;
 use super::transfer::Body;
 
@@ -47,7 +47,8 @@ pub(super) struct Candidate {
     pub(super) range: Range<usize>,
     /// How it is quoted; `None` in plain text.
     pub(super) quote: Option<Quote>,
-    pub(super) target: String,
+    /// Where it leads, within [`Found::targets`].
+    pub(super) target: Range<usize>,
     pub(super) verdict: Result<(), Reason>,
     /// Bytes to remove although the link is not tracked: a scheme suffix that no browser knows.
     pub(super) strip: Option<Range<usize>>,
@@ -61,11 +62,20 @@ pub(super) struct Found<'m> {
     pub(super) flavour: Flavour,
     pub(super) body: Body<'m>,
     pub(super) candidates: Vec<Candidate>,
+    /// The targets of all candidates, one behind the other: a newsletter has hundreds.
+    pub(super) targets: String,
     pub(super) more: usize,
     /// Why the part is left if nothing in it changes.
     pub(super) unchanged: Reason,
     /// For HTML: what the scanner saw.
     pub(super) scan: Option<Scan>,
+}
+
+impl Found<'_> {
+    /// Where a candidate leads, decoded.
+    pub(super) fn target(&self, link: &Candidate) -> &str {
+        self.targets.get(link.target.clone()).unwrap_or_default()
+    }
 }
 
 /// Examines a part. The outer error is about the message, the inner one about the part.
@@ -139,23 +149,26 @@ fn plain<'m>(
     let charset = charset_of(&body, part)?;
     let (links, more) = text::scan(body.text(), charset, part.delsp);
     let mut candidates = Vec::with_capacity(links.len());
+    let mut targets = String::new();
     for link in links {
         let value = charset.decode(slice(body.text(), &link.range)).unwrap_or_default();
         let verdict = link.doubt.map_or_else(|| judge(&value, plan, unsubscribe), Err);
         let strip = strip_of(body.text(), &link.range, verdict);
         let verdict = verdict.and(if link.opt_out { Err(Reason::LinkOptOut) } else { Ok(()) });
         let verdict = verdict.and(if allowed.text { Ok(()) } else { Err(Reason::TextOff) });
+        let start = targets.len();
+        targets.push_str(&value);
         candidates.push(Candidate {
             range: link.range,
             quote: None,
-            target: value.into_owned(),
+            target: start..targets.len(),
             verdict,
             strip,
             mark_end: link.mark_end,
         });
     }
     let unchanged = if allowed.text { Reason::NoLinks } else { Reason::TextOff };
-    Ok(Found { flavour: Flavour::Plain, body, candidates, more, unchanged, scan: None })
+    Ok(Found { flavour: Flavour::Plain, body, candidates, targets, more, unchanged, scan: None })
 }
 
 fn html<'m>(
@@ -172,8 +185,11 @@ fn html<'m>(
     }
     let anchors = std::mem::take(&mut scan.anchors);
     let mut candidates = Vec::with_capacity(anchors.len());
+    let mut targets = String::with_capacity(anchors.iter().map(|anchor| anchor.value.len()).sum());
     for anchor in anchors {
-        let (target, mut verdict) = target_of(body.text(), &anchor, charset, plan, unsubscribe);
+        let start = targets.len();
+        let mut verdict = target_of(body.text(), &anchor, charset, plan, unsubscribe, &mut targets);
+        let target = start..targets.len();
         if verdict.is_ok() && !allowed.clicks {
             verdict = Err(Reason::ClicksOff);
         }
@@ -183,37 +199,42 @@ fn html<'m>(
     }
     let flavour = if part.kind == Kind::Amp { Flavour::Amp } else { Flavour::Html };
     let (more, unchanged) = (scan.more_anchors, Reason::NoLinks);
-    Ok(Found { flavour, body, candidates, more, unchanged, scan: Some(scan) })
+    Ok(Found { flavour, body, candidates, targets, more, unchanged, scan: Some(scan) })
 }
 
-/// Where an anchor leads, and whether it may be tracked.
+/// Puts where an anchor leads at the end of the targets, and says whether it may be tracked.
 fn target_of(
     html: &[u8],
     anchor: &Anchor,
     charset: Charset,
     plan: &Plan,
     unsubscribe: &HashSet<String>,
-) -> (String, Result<(), Reason>) {
+    targets: &mut String,
+) -> Result<(), Reason> {
     let raw = slice(html, &anchor.value);
     let Some(value) = charset.decode(raw).filter(|_| !charset.is_doubtful(raw)) else {
-        return (String::from_utf8_lossy(raw).into_owned(), Err(Reason::BadText));
+        targets.push_str(&String::from_utf8_lossy(raw));
+        return Err(Reason::BadText);
     };
-    let Some(value) = decode_references(value.as_ref()) else {
-        return (value.into_owned(), Err(Reason::UnknownEntity));
-    };
-    let link = clean(value);
-    let verdict = judge(&link, plan, unsubscribe);
-    let target = charset.target(link);
-    let verdict = match verdict {
+    let start = targets.len();
+    if !decode_references_onto(targets, &value) {
+        targets.truncate(start);
+        targets.push_str(&value);
+        return Err(Reason::UnknownEntity);
+    }
+    clean_from(targets, start);
+    let verdict = judge(targets.get(start..).unwrap_or_default(), plan, unsubscribe);
+    charset.encode_query(targets, start);
+    let target = targets.get(start..).unwrap_or_default();
+    match verdict {
         Ok(()) if anchor.opt_out => Err(Reason::LinkOptOut),
-        Ok(()) if plan.skip_visible_url && shows_itself(slice(html, &anchor.content), charset, &target) => {
+        Ok(()) if plan.skip_visible_url && shows_itself(slice(html, &anchor.content), charset, target) => {
             Err(Reason::VisibleUrl)
         }
         // The query may have grown by percent-encoding.
         Ok(()) if target.len() > plan.max_url_bytes => Err(Reason::UrlTooLong),
         verdict => verdict,
-    };
-    (target, verdict)
+    }
 }
 
 /// Whether the text of a link is a URL, or its own address without scheme.

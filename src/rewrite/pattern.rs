@@ -88,6 +88,47 @@ pub struct LinkPatterns {
     automaton: Option<AhoCorasick>,
     /// Some piece holds a slash, which may be one of those that a path is thought to have at its ends.
     slashed: bool,
+    /// How segments and parameters begin; `None` where pieces have to be looked for everywhere.
+    beginnings: Option<Arc<Beginnings>>,
+}
+
+/// Tells of nearly every path and query by the first two signs of its segments and parameters that no pattern is met.
+#[derive(Debug)]
+struct Beginnings([u32; 32]);
+
+impl Beginnings {
+    fn of(texts: &[String], kinds: &[PatternKind]) -> Option<Self> {
+        let mut table = [0_u32; 32];
+        for (text, kind) in texts.iter().zip(kinds) {
+            let word = match kind {
+                PatternKind::Segments => text.as_bytes().get(1..)?,
+                PatternKind::Parameter => text.as_bytes(),
+                PatternKind::Piece => return None,
+            };
+            let row = table.get_mut(usize::from(*word.first()? & 31))?;
+            // Behind a word of one sign anything may follow.
+            *row |= word.get(1).map_or(u32::MAX, |second| 1 << (second & 31));
+        }
+        Some(Self(table))
+    }
+
+    /// Whether some word of a text, at its beginning or behind a mark, begins like a pattern. Letter case is in the bits that
+    /// are not looked at.
+    fn may_be_in(&self, text: &str, is_mark: impl Fn(u8) -> bool) -> bool {
+        let bytes = text.as_bytes();
+        let begins = |word: &[u8]| {
+            let [first, second, ..] = *word else { return true };
+            self.0.get(usize::from(first & 31)).is_some_and(|row| row & (1 << (second & 31)) != 0)
+        };
+        let mut behind = true;
+        for (at, byte) in bytes.iter().enumerate() {
+            if behind && begins(bytes.get(at..).unwrap_or_default()) {
+                return true;
+            }
+            behind = is_mark(*byte);
+        }
+        false
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +162,8 @@ impl LinkPatterns {
             .map_err(|_| error("too many patterns"))?;
         let slashed =
             texts.iter().zip(&kinds).any(|(text, kind)| *kind == PatternKind::Piece && text.contains('/'));
-        Ok(Self { texts: texts.into(), kinds: kinds.into(), automaton: Some(automaton), slashed })
+        let beginnings = Beginnings::of(&texts, &kinds).map(Arc::new);
+        Ok(Self { texts: texts.into(), kinds: kinds.into(), automaton: Some(automaton), slashed, beginnings })
     }
 
     /// The patterns of [`DEFAULT_LOGIN_PATTERNS`].
@@ -139,6 +181,14 @@ impl LinkPatterns {
         let Some(automaton) = &self.automaton else { return false };
         if self.slashed || !(path.is_empty() || path.starts_with('/')) {
             return self.matches_with_slashes(automaton, path, query);
+        }
+        let none = self.beginnings.as_ref().is_some_and(|beginnings| {
+            let path = path.strip_prefix('/').unwrap_or_default();
+            !beginnings.may_be_in(path, |b| b == b'/')
+                && !beginnings.may_be_in(query, |b| matches!(b, b'&' | b';'))
+        });
+        if none {
+            return false;
         }
         let kind = |found: aho_corasick::Match| self.kinds.get(found.pattern().as_usize());
         let in_path = automaton.find_overlapping_iter(path).any(|found| match kind(found) {
@@ -258,7 +308,13 @@ mod tests {
 
     #[test]
     fn both_ways_to_look_say_the_same() {
-        let patterns = LinkPatterns::new(["/login", "/a/b", "token=", "secret"]).unwrap();
+        let all = ["/login", "/a/b", "token=", "/t", "secret"];
+        for patterns in [&all[..], &all[..4], &all[..3]] {
+            both_ways_say_the_same_of(&LinkPatterns::new(patterns.iter().copied()).unwrap());
+        }
+    }
+
+    fn both_ways_say_the_same_of(patterns: &LinkPatterns) {
         let automaton = patterns.automaton.as_ref().unwrap();
         let paths = [
             "",
@@ -272,6 +328,9 @@ mod tests {
             "/a/bc",
             "/token=",
             "/mysecrets",
+            "/t",
+            "/x/T/",
+            "/tt",
         ];
         for path in paths {
             for query in ["", "token=", "x&token=1", "xtoken=1", "/login/", "a=secret", ";TOKEN=b"] {

@@ -58,6 +58,8 @@ pub struct Plan {
     pub host_rules: Vec<HostRule>,
     /// Links left alone because they log in, confirm or unsubscribe. Default [`LinkPatterns::logins`].
     pub login_patterns: LinkPatterns,
+    /// Lists links in the report one by one, for people; they are counted in any case. Default true.
+    pub list_links: bool,
 }
 
 impl Default for Plan {
@@ -84,6 +86,7 @@ impl Default for Plan {
             max_depth: 20,
             host_rules: Vec::new(),
             login_patterns: LinkPatterns::logins(),
+            list_links: true,
         }
     }
 }

@@ -129,6 +129,11 @@ impl Reasons {
         }
     }
 
+    /// How often a reason occurred.
+    pub(super) fn count(&self, reason: Reason) -> u32 {
+        self.0.get(reason as usize).copied().unwrap_or_default()
+    }
+
     /// The reasons that occurred, and how often.
     pub fn iter(&self) -> impl Iterator<Item = (Reason, u32)> {
         Reason::ALL.iter().copied().zip(self.0).filter(|(_, count)| *count > 0)

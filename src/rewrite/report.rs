@@ -4,7 +4,7 @@
 //! - Takes: the rewriter's findings.
 //! - Gives: patches in order, and for every part and link what was done and why.
 //! - On failure: `apply` ignores a patch that does not fit the message.
-//! - Limits: at most `MAX_REPORTED_LINKS` links are listed one by one; all are counted.
+//! - Limits: at most `MAX_REPORTED_LINKS` links are listed one by one, where they are; all are counted.
 
 use std::ops::Range;
 
@@ -104,7 +104,7 @@ pub struct Report {
     pub patches: Vec<Patch>,
     /// Every part of the MIME tree, but for what is within containers that are not opened.
     pub parts: Vec<PartReport>,
-    /// Links in the order of the message, up to [`MAX_REPORTED_LINKS`].
+    /// Links in the order of the message, up to [`MAX_REPORTED_LINKS`]; none unless the plan wants them listed.
     pub links: Vec<LinkReport>,
     /// How many links are tracked.
     pub tracked: u16,

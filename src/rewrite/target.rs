@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use memchr::{memchr_iter, memmem};
+use memchr::{memchr, memchr_iter, memmem};
 
 use super::html::is_own;
 use super::plan::{HostRule, Plan};
@@ -23,13 +23,32 @@ pub(super) const NO_TRACK_SCHEME: &str = "+notrack";
 /// The parameter with which a link of some platforms says that it is not to be tracked.
 const OPT_OUT: &str = "disable-tracking=true";
 
-/// A link as a browser would take it: blanks around it cut, tabs and line breaks within removed.
-pub(super) fn clean(value: Cow<'_, str>) -> String {
-    let trimmed = value.trim_matches(|c: char| c <= ' ');
-    if trimmed.bytes().fold(false, |found, byte| found | matches!(byte, b'\t' | b'\r' | b'\n')) {
-        return trimmed.chars().filter(|c| !matches!(c, '\t' | '\r' | '\n')).collect();
+/// Makes the link that begins at an offset of a text what a browser would take: blanks around it cut, tabs and line breaks
+/// within removed.
+pub(super) fn clean_from(text: &mut String, start: usize) {
+    let link = text.get(start..).unwrap_or_default();
+    // Without a way out early, so that it is done many bytes at a time.
+    if link.bytes().fold(true, |good, byte| good & (byte > b' ')) {
+        return;
     }
-    if trimmed.len() < value.len() { trimmed.to_owned() } else { value.into_owned() }
+    let trimmed = link.trim_matches(|c: char| c <= ' ');
+    let cleaned: String = trimmed.chars().filter(|c| !matches!(c, '\t' | '\r' | '\n')).collect();
+    text.truncate(start);
+    text.push_str(&cleaned);
+}
+
+/// A link by itself, cleaned.
+#[cfg(test)]
+pub(super) fn clean(value: Cow<'_, str>) -> String {
+    let mut link = value.into_owned();
+    clean_from(&mut link, 0);
+    link
+}
+
+/// What stands before and after an ASCII sign.
+pub(super) fn cut(text: &str, sign: u8) -> Option<(&str, &str)> {
+    let at = memchr(sign, text.as_bytes())?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
 /// The link that a browser would follow, without Postal's suffix.
@@ -63,24 +82,23 @@ pub(super) fn judge(link: &str, plan: &Plan, unsubscribe: &HashSet<String>) -> R
     if has_control(link) {
         return Err(Reason::BadUrl);
     }
-    let authority_len = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+    let ends = |b: u8| matches!(b, b'/' | b'?' | b'#' | b'\\');
+    let authority_len = rest.bytes().position(ends).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at_checked(authority_len).ok_or(Reason::BadUrl)?;
-    if authority.contains('@') {
-        return Err(Reason::UserInfo);
-    }
-    let host = host_of(authority).ok_or(Reason::BadUrl)?;
-    // The tracker must take what was signed, or the click would end on an error page.
-    if !is_plain(authority) && Target::parse(link).is_err() {
-        return Err(Reason::BadUrl);
-    }
+    let host = match plain_host(authority) {
+        Some(host) => host,
+        None if authority.contains('@') => return Err(Reason::UserInfo),
+        // The tracker must take what was signed, or the click would end on an error page.
+        None => host_of(authority).filter(|_| Target::parse(link).is_ok()).ok_or(Reason::BadUrl)?,
+    };
     if !HostRule::permits(&plan.host_rules, host) {
         return Err(Reason::HostDenied);
     }
     if unsubscribe.contains(link) {
         return Err(Reason::Unsubscribe);
     }
-    let tail = tail.split_once('#').map_or(tail, |(tail, _)| tail);
-    let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
+    let tail = cut(tail, b'#').map_or(tail, |(tail, _)| tail);
+    let (path, query) = cut(tail, b'?').unwrap_or((tail, ""));
     if query.len() >= OPT_OUT.len() && query.split('&').any(|pair| pair.eq_ignore_ascii_case(OPT_OUT)) {
         return Err(Reason::LinkOptOut);
     }
@@ -152,16 +170,24 @@ fn after_scheme(link: &str) -> Result<&str, Reason> {
     Err(if is("http+notrack") || is("https+notrack") { Reason::LinkOptOut } else { Reason::OtherScheme })
 }
 
-/// Whether a host and port are so plain that no parser needs to be asked.
-fn is_plain(authority: &str) -> bool {
-    let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
-    let last = host.rsplit('.').next().unwrap_or_default();
-    port.len() <= 4
-        && last.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
-        && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
-        && !host
-            .split('.')
-            .any(|label| label.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("xn--")))
+/// The host of an authority that is so plain that no parser needs to be asked.
+fn plain_host(authority: &str) -> Option<&str> {
+    let is_sign = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    let host_len = authority.bytes().position(|b| !is_sign(b)).unwrap_or(authority.len());
+    let (host, port) = authority.split_at_checked(host_len)?;
+    let port_is_plain = match port.strip_prefix(':') {
+        Some(port) => port.len() <= 4 && port.bytes().all(|b| b.is_ascii_digit()),
+        None => port.is_empty(),
+    };
+    let last = host.bytes().rposition(|b| b == b'.').map_or(0, |dot| dot + 1);
+    let top_is_plain = host.as_bytes().get(last).is_some_and(u8::is_ascii_alphabetic);
+    (port_is_plain && top_is_plain && !has_punycode(host)).then_some(host)
+}
+
+fn has_punycode(host: &str) -> bool {
+    let is_mark = |label: &[u8]| label.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"xn--"));
+    // Nothing has it that has no two hyphens.
+    host.bytes().filter(|b| *b == b'-').nth(1).is_some() && host.as_bytes().split(|b| *b == b'.').any(is_mark)
 }
 
 /// The host of an authority without user name, if it can be one.
@@ -188,7 +214,10 @@ mod tests {
 
     fn judged(link: &str) -> Result<(), Reason> {
         let plan = Plan { own_prefixes: vec!["https://t.example.org/c".to_owned()], ..Plan::default() };
-        judge(&clean(link.into()), &plan, &HashSet::from(["https://e.com/leave".to_owned()]))
+        let mut text = format!(" before {link}");
+        clean_from(&mut text, " before ".len());
+        let link = text.strip_prefix(" before ").unwrap_or_default();
+        judge(link, &plan, &HashSet::from(["https://e.com/leave".to_owned()]))
     }
 
     #[test]

@@ -38,7 +38,12 @@ fn main() {
         rules: Vec::new(),
         hosts: vec![TrackingHost::at("https://t.example.org/")],
         max_url_bytes: 2_000,
-        plan: Plan { own_prefixes: vec!["https://t.example.org/c/".into()], ..Plan::default() },
+        // The links are not listed, as in the milter.
+        plan: Plan {
+            own_prefixes: vec!["https://t.example.org/c/".into()],
+            list_links: false,
+            ..Plan::default()
+        },
     };
     let means = Means {
         policy: &policy,

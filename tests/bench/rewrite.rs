@@ -60,6 +60,8 @@ impl Site {
             own_prefixes: vec!["https://t.example.org/c/".into(), "https://t.example.org/o/".into()],
             max_message_bytes: 128 << 20,
             text: true,
+            // As the milter does.
+            list_links: false,
             ..Plan::default()
         };
         Self {

@@ -11,29 +11,39 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr;
+
 use super::tag::Quote;
+use crate::rewrite::target::cut;
 
 /// Decodes character references once, by the rules for attributes.
 pub(in crate::rewrite) fn decode_references(value: &str) -> Option<Cow<'_, str>> {
-    let Some((before, mut rest)) = value.split_once('&') else { return Some(Cow::Borrowed(value)) };
-    let mut text = String::with_capacity(value.len());
-    text.push_str(before);
-    loop {
-        rest = match rest.strip_prefix('#') {
-            Some(number) => numeric(number, &mut text),
-            None => named(rest, &mut text)?,
-        };
-        match rest.split_once('&') {
-            Some((before, after)) => {
-                text.push_str(before);
-                rest = after;
-            }
-            None => {
-                text.push_str(rest);
-                return Some(Cow::Owned(text));
-            }
-        }
+    if memchr(b'&', value.as_bytes()).is_none() {
+        return Some(Cow::Borrowed(value));
     }
+    let mut text = String::with_capacity(value.len());
+    decode_references_onto(&mut text, value).then_some(Cow::Owned(text))
+}
+
+/// As [`decode_references`], at the end of a text; `false`, with whatever was written, where it gives nothing.
+pub(in crate::rewrite) fn decode_references_onto(text: &mut String, value: &str) -> bool {
+    let mut rest = value;
+    while let Some((before, after)) = cut(rest, b'&') {
+        text.push_str(before);
+        rest = if let Some(after) = after.strip_prefix("amp;") {
+            text.push('&');
+            after
+        } else if let Some(number) = after.strip_prefix('#') {
+            numeric(number, text)
+        } else {
+            match named(after, text) {
+                Some(after) => after,
+                None => return false,
+            }
+        };
+    }
+    text.push_str(rest);
+    true
 }
 
 /// A reference by number; gives what follows it.
@@ -154,7 +164,7 @@ const LATIN_1: [&str; 96] = [
     "uacute", "ucirc", "uuml", "yacute", "thorn", "yuml",
 ];
 
-/// A URL as an attribute value that is quoted as the one it replaces.
+/// A URL of visible ASCII as an attribute value that is quoted as the one it replaces.
 pub(in crate::rewrite) fn escaped(url: String, quote: Quote) -> Vec<u8> {
     let special = |b: u8| matches!(b, b'&' | b'"' | b'\'' | b'<' | b'>' | b'`');
     // Without a way out early, so that it is done many bytes at a time.

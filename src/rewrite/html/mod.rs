@@ -11,6 +11,6 @@ mod entity;
 mod scan;
 mod tag;
 
-pub(super) use entity::{decode_references, escaped};
+pub(super) use entity::{decode_references, decode_references_onto, escaped};
 pub(super) use scan::{Anchor, Scan, is_own, scan};
 pub(super) use tag::{Quote, quoted_values};

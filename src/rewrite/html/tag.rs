@@ -147,6 +147,9 @@ pub(in crate::rewrite) fn quoted_values(html: &[u8]) -> impl Iterator<Item = &[u
 pub(super) fn skip(html: &[u8], mut at: usize) -> Option<usize> {
     loop {
         let rest = html.get(at..)?;
+        if rest.first() == Some(&b'>') {
+            return Some(at + 1);
+        }
         let mark = memchr3(b'>', b'"', b'\'', rest)?;
         let before = rest.get(..mark)?;
         let quote = *rest.get(mark)?;
