@@ -316,6 +316,26 @@ fn packed_predecessors_are_read_after_days() {
     assert_eq!(world.findings, [Finding::Rotated], "nothing is missing");
 }
 
+/// xz(1), bzip2(1) and zstd(1) keep the time of the original, as gzip(1) does.
+#[test]
+fn predecessors_of_other_packers_are_read_after_days() {
+    let packed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/logs/packed");
+    let plain = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/logs/postfix-3.7.11.log"));
+    for ending in ["xz", "bz2", "zst"] {
+        let mut world = World::new();
+        let rotated = world.directory.path().join(format!("maillog.2.{ending}"));
+        fs::copy(packed.join(format!("postfix-3.7.11.log.{ending}")), &rotated).unwrap();
+        let written = std::time::SystemTime::now() + Duration::from_secs(10);
+        File::options().append(true).open(&rotated).unwrap().set_modified(written).unwrap();
+        world.written.extend(plain.lines().map(str::to_owned));
+        world.act(Action::Restart);
+        world.act(Action::Line);
+        world.end();
+        assert!(world.read == world.written, "{ending}: {} lines", world.read.len());
+        assert_eq!(world.findings, [], "{ending}");
+    }
+}
+
 #[test]
 fn a_file_and_its_packed_twin_are_one() {
     let mut world = World::new();

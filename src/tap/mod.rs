@@ -99,7 +99,7 @@ pub struct Settings {
     pub zone: TimeZone,
     /// Only lines of these `syslog_name`s (`postfix` also means `postfix/submission`); by default of any.
     pub syslog_names: Vec<String>,
-    /// How many messages under way are remembered, at about 300 bytes each; by default 1,000,000.
+    /// How many messages under way are remembered, at about 330 bytes each; by default 1,000,000.
     pub max_tracked: usize,
     /// Own relays, by name or address: what they take is not delivered yet, for their own tap tells; by default none.
     pub own_relays: Vec<String>,

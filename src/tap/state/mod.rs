@@ -4,7 +4,7 @@
 //! - Takes: facts of the log, by origin (host and instance) and queue id.
 //! - Gives: the message behind a queue id; itself in a form that goes into the checkpoint.
 //! - On failure: over the limit the oldest messages are forgotten, and counted.
-//! - Limits: `max_tracked` messages, at about 350 bytes each; 60 seconds after `removed` a message is forgotten.
+//! - Limits: `max_tracked` messages, at about 330 bytes each; 60 seconds after `removed` a message is forgotten.
 //! - See: lines of several daemons interleave, so `removed` need not be the last one.
 //!
 //! An instance is a `syslog_name` up to its first slash: `postfix/submission`, and Debian's `postfix/relay`, are daemons of
