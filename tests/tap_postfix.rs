@@ -399,6 +399,30 @@ fn only_what_a_cleanup_service_does_not_log_is_missing() {
     assert_eq!(metric(&site, "mailtap_tap_refs_missing_total"), 1, "{log}");
 }
 
+#[test]
+fn copies_whose_headers_are_not_logged_are_missing() {
+    let [copies] = free_ports::<1>();
+    let port =
+        format!("127.0.0.1:{copies} inet n - n - - smtpd -o smtpd_milters= -o cleanup_service_name=silent");
+    let silent = "silent unix n - n - 0 cleanup -o syslog_name=postfix/copies";
+    let split = vec![
+        ("#several_recipients = \"shared\"", "several_recipients = \"split\"".to_owned()),
+        ("#address = \"127.0.0.1:10026\"", format!("address = \"127.0.0.1:{copies}\"")),
+    ];
+    let relay = [("master", port.as_str()), ("master", silent)];
+    let site = site_with(split, &relay, &[("mailboxes", "own.example:dora,emil")]);
+    send(&site, &["anna@example.net"]);
+    let both = ["dora@own.example", "emil@own.example"];
+    let answer = harness::smtp(site.smtp, harness::SENDER, &both, NEWSLETTER);
+    assert!(answer.starts_with("250 "), "{answer}");
+    wait_for("two copies", LIMIT, || metric(&site, "mailtap_tap_unlogged_messages_total") == 2);
+    let log = site.log("mailtap");
+    let said: Vec<&str> = log.lines().filter(|line| line.contains("did not log its X-Mailtap-Ref")).collect();
+    let [said] = said[..] else { panic!("{said:?}") };
+    assert!(said.contains("postfix/copies") && said.contains("split.address"), "{said}");
+    assert_told(&site, &[("anna@example.net", &["delivered - 1"]), (both[0], &[]), (both[1], &[])]);
+}
+
 /// Mail goes from one instance to the next, which delivers it. Both logs are followed; each instance has its name.
 #[test]
 fn two_instances_on_one_host() {

@@ -119,11 +119,12 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Vec<Watched>)> {
     if let (Some(keys), Some(spool)) = (&keys, &spool) {
         let mut deliveries = None;
         let mut accepting: Publisher = Arc::new(spool.clone());
+        let mut copies = None;
         if tap {
             let mut accepted = None;
             if milter {
-                let (telling, news) = acceptances::telling(accepting);
-                (accepting, accepted) = (telling, Some(news));
+                let (telling, of_copies, news) = acceptances::telling(accepting);
+                (accepting, copies, accepted) = (telling, Some(of_copies), Some(news));
             }
             let mut publisher: Publisher = Arc::new(spool.clone());
             if tracker {
@@ -148,7 +149,7 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Vec<Watched>)> {
             roles.insert(0, Role::new("tracker", move |life| tracker::run(settings, deps, life)));
         }
         if milter {
-            roles.push(milter_role(config, keys, accepting, consents)?);
+            roles.push(milter_role(config, keys, (accepting, copies), consents)?);
         }
     }
     if let (Some(spool), true) = (&spool, forward) {
@@ -165,7 +166,7 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Vec<Watched>)> {
 fn milter_role(
     config: &Config,
     keys: &Keys,
-    publisher: Publisher,
+    (publisher, copies): (Publisher, Option<acceptances::Copies>),
     consents: Arc<dyn Consents>,
 ) -> Result<Role> {
     let settings = assemble::milter(config)?;
@@ -174,6 +175,7 @@ fn milter_role(
         pseudonyms: assemble::pseudonyms(config)?,
         consents,
         publisher,
+        copies,
         served: assemble::served(config)?,
         host: config.host.clone(),
     };

@@ -60,6 +60,7 @@ fn site() -> Site {
         pseudonyms: PseudonymKey::new(&[9; 32]),
         consents: Arc::new(Fixed { clicks: Consent::Granted, opens: Consent::Granted }),
         publisher: Arc::clone(&publisher) as _,
+        copies: None,
         served: None,
         host: "test".into(),
     };

@@ -37,8 +37,8 @@ use mailtap_milter::wire::{Actions, MacroStage};
 use crate::consent::Consents;
 use crate::identity::PseudonymKey;
 use crate::keys::Keys;
-use crate::queue::Publisher;
 use crate::queue::served::Served;
+use crate::queue::{Publisher, acceptances};
 use crate::service::Lifecycle;
 use decide::Policy;
 use handler::Filter;
@@ -98,6 +98,8 @@ pub struct Deps {
     pub consents: Arc<dyn Consents>,
     /// Takes the events.
     pub publisher: Publisher,
+    /// Hears of copies that were taken, if anybody listens.
+    pub copies: Option<acceptances::Copies>,
     /// Who got a copy; needed where `Settings::split` is.
     pub served: Option<Served>,
     /// This host's name in events.

@@ -68,14 +68,14 @@ impl Door {
         self.lines([mail, rcpt, Data.to_string()]).await
     }
 
-    /// Sends the copy that was asked for.
-    pub(super) async fn send(&mut self, message: &[u8]) -> Sent {
+    /// Sends the copy that was asked for; gives its queue id as well, where the server says it.
+    pub(super) async fn send(&mut self, message: &[u8]) -> (Sent, Option<String>) {
         // The library ends the last line itself.
         let message = message.strip_suffix(b"\r\n").unwrap_or(message);
         match timeout(self.patience, self.connection.message(message)).await {
-            Ok(Ok(_)) => Sent::Accepted,
-            Ok(Err(error)) if error.is_permanent() || error.is_transient() => Sent::Refused,
-            _ => Sent::Uncertain,
+            Ok(Ok(response)) => (Sent::Accepted, response.message().find_map(queued_as)),
+            Ok(Err(error)) if error.is_permanent() || error.is_transient() => (Sent::Refused, None),
+            _ => (Sent::Uncertain, None),
         }
     }
 
@@ -103,6 +103,13 @@ impl Door {
             _ => Sent::Broken,
         }
     }
+}
+
+/// The queue id in `2.0.0 Ok: queued as X`.
+fn queued_as(line: &str) -> Option<String> {
+    let (_, id) = line.rsplit_once("queued as ")?;
+    let end = id.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(id.len());
+    id.get(..end).filter(|id| !id.is_empty()).map(str::to_owned)
 }
 
 /// An envelope command with the arguments that the MTA was given, but for the size, which has changed.

@@ -194,7 +194,13 @@ impl Filter {
                     }
                 }
                 let sent = tokio::time::timeout(left(), open.send(&copy.message)).await;
-                sent.unwrap_or(Sent::Uncertain)
+                let (sent, queue_id) = sent.unwrap_or((Sent::Uncertain, None));
+                if let (Some(copies), Some(tracked), Some(queue_id)) =
+                    (&self.deps.copies, &copy.tracked, queue_id)
+                {
+                    copies.taken(queue_id, tracked.id);
+                }
+                sent
             }
             Err(sent) => sent,
         };

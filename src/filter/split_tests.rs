@@ -166,6 +166,7 @@ fn filter(directory: &std::path::Path, address: SocketAddr, agrees: Agrees, seen
         pseudonyms: PseudonymKey::new(&[9; 32]),
         consents: Arc::new(agrees),
         publisher: Arc::new(Takes(Arc::clone(&seen.events))),
+        copies: None,
         served: Some(served.clone()),
         host: "test".into(),
     };

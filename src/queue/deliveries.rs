@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::Publisher;
 use super::telling;
-use crate::event::Kind;
+use crate::event::{Event, Kind};
 use crate::identity::{MessageId, Pseudonym, Timestamp};
 
 /// The next server took a message.
@@ -31,10 +31,12 @@ pub type News = mpsc::Receiver<Delivery>;
 /// The publisher, and the news of what it publishes.
 #[must_use]
 pub fn telling(inner: Publisher) -> (Publisher, News) {
-    telling::telling(inner, "delivered", |event| {
+    let (teller, news) = telling::channel("delivered");
+    let delivered = |event: &Event| {
         let (message, recipient, time) = (event.message, event.data.recipient, event.time);
         (event.kind == Kind::Delivered).then_some(Delivery { message, recipient, time })
-    })
+    };
+    (telling::telling(inner, delivered, teller), news)
 }
 
 #[cfg(test)]
@@ -46,7 +48,6 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-    use crate::event::Event;
     use crate::queue::telling::NEWS;
     use crate::queue::testing::event;
     use crate::queue::{Publish, PublishError};

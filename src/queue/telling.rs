@@ -17,6 +17,7 @@ use super::happenings::NewsMissed;
 use super::{Publish, PublishError, Publisher};
 use crate::event::Event;
 
+/// How many news can be under way.
 pub(super) const NEWS: usize = 16_384;
 
 /// What is news of an event, if anything is.
@@ -24,28 +25,48 @@ pub(super) type Pick<T> = fn(&Event) -> Option<T>;
 
 struct Telling<T> {
     inner: Publisher,
-    about: &'static str,
     pick: Pick<T>,
-    news: mpsc::Sender<T>,
+    teller: Teller<T>,
 }
 
 impl<T> std::fmt::Debug for Telling<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Telling")
-            .field("about", &self.about)
+            .field("about", &self.teller.about)
             .field("inner", &self.inner)
             .finish_non_exhaustive()
     }
 }
 
-/// The publisher, and the news of what it publishes; `about` is their word in metrics.
-pub(super) fn telling<T: Send + 'static>(
-    inner: Publisher,
+/// Where news are told; `about` is their word in metrics.
+pub(super) struct Teller<T> {
     about: &'static str,
-    pick: Pick<T>,
-) -> (Publisher, mpsc::Receiver<T>) {
+    news: mpsc::Sender<T>,
+}
+
+impl<T> Clone for Teller<T> {
+    fn clone(&self) -> Self {
+        Self { about: self.about, news: self.news.clone() }
+    }
+}
+
+/// Where news are told, and where they are heard.
+pub(super) fn channel<T>(about: &'static str) -> (Teller<T>, mpsc::Receiver<T>) {
     let (news, listener) = mpsc::channel(NEWS);
-    (Arc::new(Telling { inner, about, pick, news }), listener)
+    (Teller { about, news }, listener)
+}
+
+/// The publisher that tells.
+pub(super) fn telling<T: Send + 'static>(inner: Publisher, pick: Pick<T>, teller: Teller<T>) -> Publisher {
+    Arc::new(Telling { inner, pick, teller })
+}
+
+impl<T> Teller<T> {
+    pub(super) fn tell(&self, news: T) {
+        if self.news.try_send(news).is_err() {
+            NewsMissed { about: self.about }.emit();
+        }
+    }
 }
 
 impl<T> Telling<T> {
@@ -54,11 +75,7 @@ impl<T> Telling<T> {
     }
 
     fn tell(&self, picked: Vec<T>) {
-        for news in picked {
-            if self.news.try_send(news).is_err() {
-                NewsMissed { about: self.about }.emit();
-            }
-        }
+        picked.into_iter().for_each(|news| self.teller.tell(news));
     }
 }
 

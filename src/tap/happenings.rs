@@ -115,19 +115,28 @@ pub(super) struct RefUnlogged<'a>(pub(super) &'a Missing);
 impl RefUnlogged<'_> {
     pub(super) fn emit(&self) {
         counter!("mailtap_tap_unlogged_messages_total").increment(1);
-        let queue_id = self.0.queue_id;
-        if self.0.is_news {
+        let Missing { queue_id, service, is_copy, is_news } = self.0;
+        if *is_news {
             counter!("mailtap_tap_refs_missing_total").increment(1);
-            tracing::warn!(
+        }
+        match (is_news, is_copy) {
+            (true, false) => tracing::warn!(
                 %queue_id,
-                syslog_name = self.0.service,
+                syslog_name = service,
                 setting = "milter_header_checks = regexp:{{/^X-Mailtap-(Ref|Campaign):/ INFO}}",
                 "a tracked message was delivered, but cleanup(8) did not log its X-Mailtap-Ref: its deliveries give no \
                  events. This setting is missing in main.cf, or is overridden with -o for that cleanup service in master.cf; \
                  further messages are only counted"
-            );
-        } else {
-            tracing::debug!(%queue_id, syslog_name = self.0.service, "the reference was not logged");
+            ),
+            (true, true) => tracing::warn!(
+                %queue_id,
+                syslog_name = service,
+                setting = "header_checks = regexp:{{/^X-Mailtap-(Ref|Campaign):/ INFO}}",
+                "a copy for one recipient was delivered, but cleanup(8) did not log its X-Mailtap-Ref: its deliveries give no \
+                 events. The cleanup service of split.address needs this setting in master.cf, as `mailtap postfix` prints it; \
+                 further messages are only counted"
+            ),
+            (false, _) => tracing::debug!(%queue_id, syslog_name = service, "the reference was not logged"),
         }
     }
 }

@@ -200,7 +200,7 @@ impl Worker {
     /// Tells of references that were not logged. Only after reading: the news of a message are there before its log is.
     fn settle(&mut self) {
         while let Some(Ok(news)) = self.accepted.as_mut().map(acceptances::News::try_recv) {
-            self.correlator.marked(&news.queue_id, news.message, self.now);
+            self.correlator.marked(&news.queue_id, news.message, news.is_copy, self.now);
         }
         self.correlator.missing(self.now).iter().for_each(|missing| happened::RefUnlogged(missing).emit());
         self.correlator.silent().iter().for_each(|silent| happened::RefsMissing(silent).emit());

@@ -270,7 +270,7 @@ fn what_the_milter_marked_and_nobody_logged_is_found_out() {
     let mut worker = Worker { accepted: Some(accepted), ..Worker::new(correlator) };
     let tell = |queue_id: &str, message| {
         let queue_id = queue_id.to_owned();
-        milter.try_send(acceptances::Acceptance { queue_id, message }).unwrap();
+        milter.try_send(acceptances::Acceptance { queue_id, message, is_copy: false }).unwrap();
     };
     let line = |worker: &mut Worker, text: &str| {
         worker.line(format!("Nov 23 16:25:11 mx postfix/cleanup[1]: {text}").as_bytes());

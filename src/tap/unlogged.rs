@@ -4,11 +4,12 @@
 //! - Takes: what the milter of this process marked; what the log says of queue ids; the time.
 //! - Gives: each message that left the queue without a logged reference, and whether that is worth a word.
 //! - On failure: what goes beyond the limits is not checked.
-//! - Limits: 100,000 marked messages that were not logged yet, each for a day; 64 cleanup services.
+//! - Limits: 100,000 marked messages that were not logged yet, each for a day; the last 2,000 messages; 64 cleanup
+//!   services.
 //! - See: `docs/decisions/0012-unlogged-headers.md`.
 //!
 //! A mark is told before Postfix logs what comes of it, but the log may be read before the news are: so a piece of the log
-//! is judged at its end, once all news are in. A reference counts under whatever queue id it is logged: a content filter
+//! is judged at its end, once all news are in. That of a copy comes a moment later than its log. A reference counts under whatever queue id it is logged: a content filter
 //! gives a message another one, and the headers may be logged there only. It may be a moment late, hence `PATIENCE`.
 
 use std::collections::{HashMap, VecDeque};
@@ -23,8 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_MARKED: usize = 100_000;
 const MAX_AGE: Duration = Duration::from_secs(86_400);
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
-/// The last messages that cleanup(8) has seen: a mark comes a moment after.
-const MAX_CLEANED: usize = 2_000;
+/// The last messages that cleanup(8) has seen: a mark comes a moment after, that of a copy perhaps when it has left.
+const MAX_RECENT: usize = 2_000;
 const MAX_SERVICES: usize = 64;
 /// Where a service does log references, one message without may be one whose milter's answer got lost.
 const DOUBT: Duration = Duration::from_secs(3_600);
@@ -37,6 +38,8 @@ pub struct Missing {
     pub queue_id: QueueId,
     /// The `syslog_name` of the cleanup(8) that took it in; where that is not known, that of its instance.
     pub service: String,
+    /// Whether it is a copy of a split message.
+    pub is_copy: bool,
     /// Whether it should be said: once for each service.
     pub is_news: bool,
 }
@@ -49,16 +52,26 @@ pub(super) struct Unlogged {
     /// What this piece of the log says, in its order.
     steps: Vec<Step>,
     left: VecDeque<(Timestamp, QueueId, MessageId)>,
-    cleaned: VecDeque<(QueueId, Arc<[u8]>)>,
+    recent: HashMap<QueueId, Recent>,
+    recent_order: VecDeque<QueueId>,
     services: Vec<Service>,
     has_marks: bool,
     lost_at: Option<Timestamp>,
     swept: Option<Timestamp>,
 }
 
+/// One of the last messages that cleanup(8) has seen.
+#[derive(Debug)]
+struct Recent {
+    service: Arc<[u8]>,
+    is_logged: bool,
+    has_left: bool,
+}
+
 #[derive(Debug)]
 struct Marked {
     message: MessageId,
+    is_copy: bool,
     since: Timestamp,
     /// The name of its cleanup(8).
     service: Option<Arc<[u8]>>,
@@ -87,31 +100,38 @@ impl Unlogged {
         self.has_marks
     }
 
-    /// The milter marked a message.
-    pub(super) fn marked(&mut self, queue_id: QueueId, message: MessageId, now: Timestamp) {
+    /// The milter marked a message, or a copy of one.
+    pub(super) fn marked(&mut self, queue_id: QueueId, message: MessageId, is_copy: bool, now: Timestamp) {
         self.has_marks = true;
-        if self.marked.len() >= MAX_MARKED {
+        let recent = self.recent.get(&queue_id);
+        if self.marked.len() >= MAX_MARKED || recent.is_some_and(|recent| recent.is_logged) {
             return;
         }
-        // The latest is the likeliest.
-        let known = self.cleaned.iter().rev().find(|(cleaned, _)| *cleaned == queue_id);
-        let service = known.map(|(_, name)| name.clone());
+        let service = recent.map(|recent| recent.service.clone());
+        let has_left = recent.is_some_and(|recent| recent.has_left);
         self.forget(queue_id);
-        self.marked.insert(queue_id, Marked { message, since: now, service, has_left: false });
+        self.marked.insert(queue_id, Marked { message, is_copy, since: now, service, has_left });
         self.queue_ids.insert(message, queue_id);
+        if has_left {
+            self.left.push_back((now.plus(PATIENCE), queue_id, message));
+        }
     }
 
     /// cleanup(8) of this name takes a message in.
     pub(super) fn cleaned(&mut self, queue_id: QueueId, syslog_name: &[u8]) {
         let Some(name) = self.service(syslog_name).map(|service| service.name.clone()) else { return };
-        match self.marked.get_mut(&queue_id) {
-            Some(marked) => marked.service = Some(name),
-            None => {
-                if self.cleaned.len() >= MAX_CLEANED {
-                    self.cleaned.pop_front();
-                }
-                self.cleaned.push_back((queue_id, name));
-            }
+        if let Some(marked) = self.marked.get_mut(&queue_id) {
+            marked.service = Some(name.clone());
+            marked.has_left = false;
+        }
+        let recent = Recent { service: name, is_logged: false, has_left: false };
+        if self.recent.insert(queue_id, recent).is_none() {
+            self.recent_order.push_back(queue_id);
+        }
+        if self.recent_order.len() > MAX_RECENT
+            && let Some(oldest) = self.recent_order.pop_front()
+        {
+            self.recent.remove(&oldest);
         }
     }
 
@@ -162,14 +182,15 @@ impl Unlogged {
                 break;
             }
             self.left.pop_front();
-            let Some(marked) = self.marked.get(&queue_id).filter(|marked| marked.message == message) else {
+            let marked = self.marked.get(&queue_id);
+            let Some(marked) = marked.filter(|marked| marked.message == message && marked.has_left) else {
                 continue;
             };
-            let name = marked.service.clone().unwrap_or_default();
+            let (name, is_copy) = (marked.service.clone().unwrap_or_default(), marked.is_copy);
             self.forget(queue_id);
             let is_news = self.is_news(&name, now);
             let service = String::from_utf8_lossy(&name).into_owned();
-            missing.push(Missing { queue_id, service, is_news });
+            missing.push(Missing { queue_id, service, is_copy, is_news });
         }
         self.sweep(now);
         missing
@@ -178,6 +199,9 @@ impl Unlogged {
     fn step(&mut self, step: Step, now: Timestamp) {
         match step {
             Step::Logged { queue_id, message } => {
+                if let Some(recent) = self.recent.get_mut(&queue_id) {
+                    recent.is_logged = true;
+                }
                 let elsewhere = message.and_then(|message| self.queue_ids.get(&message).copied());
                 self.forget(queue_id);
                 elsewhere.into_iter().for_each(|queue_id| self.forget(queue_id));
@@ -194,6 +218,9 @@ impl Unlogged {
             }
             Step::Refused(queue_id) => self.forget(queue_id),
             Step::Left { queue_id, instance } => {
+                if let Some(recent) = self.recent.get_mut(&queue_id) {
+                    recent.has_left = true;
+                }
                 if let Some(marked) = self.marked.get_mut(&queue_id).filter(|marked| !marked.has_left) {
                     marked.has_left = true;
                     marked.service.get_or_insert(instance);

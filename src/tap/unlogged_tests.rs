@@ -15,7 +15,7 @@ fn at(secs: u64) -> Timestamp {
 }
 
 fn missing(number: u32, service: &str, is_news: bool) -> Missing {
-    Missing { queue_id: id(number), service: service.into(), is_news }
+    Missing { queue_id: id(number), service: service.into(), is_copy: false, is_news }
 }
 
 #[test]
@@ -23,13 +23,13 @@ fn each_message_counts_and_a_service_is_named_once() {
     let mut unlogged = Unlogged::default();
     for number in 0..3 {
         unlogged.cleaned(id(number), b"postfix/copies");
-        unlogged.marked(id(number), message(number), at(0));
+        unlogged.marked(id(number), message(number), false, at(0));
         unlogged.left(id(number), b"postfix");
     }
     assert_eq!(unlogged.settle(at(0)), [], "the reference may be late");
     let expected = [0, 1, 2].map(|number| missing(number, "postfix/copies", number == 0));
     assert_eq!(unlogged.settle(at(10)), expected);
-    unlogged.marked(id(9), message(9), at(20));
+    unlogged.marked(id(9), message(9), false, at(20));
     unlogged.left(id(9), b"postfix-out");
     unlogged.settle(at(20));
     assert_eq!(unlogged.settle(at(30)), [missing(9, "postfix-out", true)], "another service is other news");
@@ -44,18 +44,45 @@ fn news_may_come_after_the_whole_log_of_a_message() {
         unlogged.left(id(number), b"postfix");
     }
     unlogged.logged(id(1), Some(message(1)), b"postfix");
-    unlogged.marked(id(0), message(0), at(0));
-    unlogged.marked(id(1), message(1), at(0));
+    unlogged.marked(id(0), message(0), false, at(0));
+    unlogged.marked(id(1), message(1), false, at(0));
     unlogged.settle(at(0));
     assert_eq!(unlogged.marked.len(), 1);
     assert_eq!(unlogged.settle(at(10)).len(), 1);
+}
+
+/// Postfix says a copy's queue id when it has logged its headers, and the copy may be gone by then.
+#[test]
+fn copies_are_told_after_their_log() {
+    let mut unlogged = Unlogged::default();
+    for number in 0..4 {
+        unlogged.cleaned(id(number), b"postfix/copies");
+    }
+    unlogged.logged(id(0), Some(message(0)), b"postfix/logging");
+    unlogged.logged(id(1), Some(message(1)), b"postfix/logging");
+    for number in [0, 2] {
+        unlogged.left(id(number), b"postfix");
+    }
+    unlogged.settle(at(0));
+    for number in 0..4 {
+        unlogged.marked(id(number), message(number), true, at(1));
+    }
+    unlogged.left(id(1), b"postfix");
+    assert_eq!(unlogged.settle(at(2)), []);
+    assert_eq!(unlogged.settle(at(12)), [Missing { is_copy: true, ..missing(2, "postfix/copies", true) }]);
+    assert_eq!(unlogged.marked.len(), 1, "the last one is queued still");
+    // A queue id that is used again is another message.
+    unlogged.cleaned(id(2), b"postfix");
+    unlogged.marked(id(2), message(12), false, at(20));
+    unlogged.settle(at(60));
+    assert_eq!(unlogged.settle(at(100)), []);
 }
 
 #[test]
 fn what_is_queued_refused_or_logged_elsewhere_is_not_missing() {
     let mut unlogged = Unlogged::default();
     for number in 0..5 {
-        unlogged.marked(id(number), message(number), at(0));
+        unlogged.marked(id(number), message(number), false, at(0));
     }
     // 0 stays in the queue. 1 goes through a filter, behind which the headers are logged under another queue id.
     unlogged.left(id(1), b"postfix");
@@ -87,7 +114,7 @@ fn a_service_that_logs_references_is_doubted_after_three_within_an_hour() {
     unlogged.logged(id(100), Some(message(100)), b"postfix");
     let mut said = Vec::new();
     for (number, secs) in [(0, 0), (1, 1_000), (2, 4_000), (3, 4_100), (4, 4_200)] {
-        unlogged.marked(id(number), message(number), at(secs));
+        unlogged.marked(id(number), message(number), false, at(secs));
         unlogged.left(id(number), b"postfix");
         unlogged.settle(at(secs));
         said.extend(unlogged.settle(at(secs + 10)).into_iter().map(|missing| missing.is_news));
@@ -100,7 +127,7 @@ fn lost_lines_are_another_trouble() {
     let mut unlogged = Unlogged::default();
     unlogged.lines_lost(at(0));
     for (number, secs, expected) in [(0, 0, false), (1, 3_600, true)] {
-        unlogged.marked(id(number), message(number), at(secs));
+        unlogged.marked(id(number), message(number), false, at(secs));
         unlogged.left(id(number), b"postfix");
         unlogged.settle(at(secs));
         assert_eq!(unlogged.settle(at(secs + 10)), [missing(number, "postfix", expected)]);
@@ -113,10 +140,10 @@ fn memory_is_bounded_in_number_and_time() {
     let most = u32::try_from(MAX_MARKED).unwrap();
     for number in 0..most * 2 {
         unlogged.cleaned(id(number), format!("postfix/{}", number % 1_000).as_bytes());
-        unlogged.marked(id(number), message(number), at(0));
+        unlogged.marked(id(number), message(number), false, at(0));
     }
     assert_eq!((unlogged.marked.len(), unlogged.queue_ids.len()), (MAX_MARKED, MAX_MARKED));
-    assert!(unlogged.services.len() <= MAX_SERVICES && unlogged.cleaned.len() <= MAX_CLEANED);
+    assert!(unlogged.services.len() <= MAX_SERVICES && unlogged.recent.len() <= MAX_RECENT);
     unlogged.settle(at(86_000));
     assert_eq!(unlogged.marked.len(), MAX_MARKED);
     unlogged.settle(at(90_000));

@@ -106,10 +106,10 @@ impl Correlator {
         Self { unlogged: Some(unlogged), ..self }
     }
 
-    /// The milter marked a message with this queue id.
-    pub fn marked(&mut self, queue_id: &str, message: MessageId, now: Timestamp) {
+    /// The milter marked a message with this queue id, or a copy of one.
+    pub fn marked(&mut self, queue_id: &str, message: MessageId, is_copy: bool, now: Timestamp) {
         if let (Some(unlogged), Some(queue_id)) = (&mut self.unlogged, QueueId::parse(queue_id.as_bytes())) {
-            unlogged.marked(queue_id, message, now);
+            unlogged.marked(queue_id, message, is_copy, now);
         }
     }
 
