@@ -148,7 +148,7 @@ fn replay(text: &str, rules: &Rules) -> Result<Vec<Row>> {
                 let verdict = judge(&evidence, rules);
                 let alone = (verdict.machine, verdict.rule.map(str::to_owned));
                 let id = EventId::of("replay").part(number.to_be_bytes()).finish();
-                let hit = watched_hit(&evidence, rules, &hasher, id, message, recipient);
+                let hit = watched_hit(&evidence, rules, &hasher, (id, message, recipient), verdict.machine);
                 let link = matches!(kind, Kind::Click).then_some(line.link);
                 let what = link.map_or("open".to_owned(), |link| format!("click {link}"));
                 let last = alone.clone();

@@ -25,7 +25,7 @@ use super::utm::{self, UtmParameter};
 use super::well_known::{File, Files};
 use super::{cookies, visitor, watch};
 use crate::consent::{Consent, Consents, Purpose};
-use crate::event::{Data, Event, EventId, Kind};
+use crate::event::{Data, Event, EventId, Kind, Machine};
 use crate::identity::{MessageId, Pseudonym, Timestamp};
 use crate::keys::jwt;
 use crate::keys::ring::Keyring;
@@ -321,7 +321,8 @@ impl Hit<'_> {
         event.data.recipient = recipient;
         event.data.ga_client_id = visitor.client_id;
         event.data.ga_session_id = visitor.session_id;
-        let hit = watched_hit(&evidence, world.rules, world.hasher, event.id, self.message, self.recipient);
+        let who = (event.id, self.message, self.recipient);
+        let hit = watched_hit(&evidence, world.rules, world.hasher, who, verdict.machine);
         let key = |recipient: &Pseudonym| ledger::first_key(self.kind, &self.message, recipient, self.link);
         let first = recipient.as_ref().map(key);
         let track = Track { hit: watch::Hit { link: self.link, ..hit }, first, implied: None };
@@ -343,15 +344,14 @@ impl Hit<'_> {
     }
 }
 
-/// What `watch` is told of a click or an open; the link is left to the caller.
+/// What `watch` is told of a click or an open that was judged by itself; the link is left to the caller.
 #[must_use]
 pub fn watched_hit(
     evidence: &Evidence<'_>,
     rules: &Rules,
     hasher: &RandomState,
-    id: EventId,
-    message: MessageId,
-    recipient: Option<Pseudonym>,
+    (id, message, recipient): (EventId, MessageId, Option<Pseudonym>),
+    machine: Machine,
 ) -> watch::Hit {
     let client = evidence.client();
     watch::Hit {
@@ -363,7 +363,7 @@ pub fn watched_hit(
         link: None,
         network: watch::network_key(client, hasher),
         client: watch::client_key(client, evidence.user_agent(), hasher),
-        machine: machine::judge(evidence, rules).machine,
+        machine,
         waiting: machine::waiting(evidence, rules),
     }
 }

@@ -198,8 +198,7 @@ impl Watch {
             return Vec::new();
         }
         let number = self.first + self.hits.len() as u64;
-        let (message, client, time) = (hit.message, hit.client, hit.time);
-        let machine = hit.machine;
+        let (message, client, machine) = (hit.message, hit.client, hit.machine);
         self.hits.push_back(Seen { hit, machine, patterned: 0 });
         let limit = self.limits.hits_per_key;
         self.forgotten += remember(self.messages.entry(message).or_default(), number, limit);
@@ -209,10 +208,8 @@ impl Watch {
             self.forget_first();
         }
         let mut affected = vec![number];
-        for (bit, rule) in self.rules.iter().enumerate() {
-            let Some((pattern, within)) = rule.watched.pattern else { continue };
-            let together = self.together(number, rule.scope, pattern, time.minus(within));
-            for number in together {
+        for bit in 0..self.rules.len() {
+            for number in self.together(number, bit) {
                 if let Some(seen) = at(&mut self.hits, self.first, number) {
                     seen.patterned |= 1 << bit;
                     affected.push(number);
@@ -224,41 +221,47 @@ impl Watch {
         affected
     }
 
-    /// The hits that make a pattern together with this one; none if they are too few.
-    fn together(&self, number: u64, scope: Scope, pattern: Pattern, since: Timestamp) -> Vec<u64> {
-        let Some(last) = self.seen(number) else { return Vec::new() };
+    /// The hits that make a pattern together with this one and are not known for it yet; none if they are too few.
+    ///
+    /// A hit that brings nothing new ends the search early, and so does one that is known for the pattern: those before
+    /// it are, too.
+    fn together(&self, number: u64, bit: usize) -> Vec<u64> {
+        let (Some(last), Some(rule)) = (self.seen(number), self.rules.get(bit)) else { return Vec::new() };
+        let Some((pattern, within)) = rule.watched.pattern else { return Vec::new() };
+        let Some(value) = value_of(&last.hit, &last.hit, rule.scope, pattern) else { return Vec::new() };
         let list = match pattern {
             Pattern::Recipients(_) => self.clients.get(&last.hit.client),
             Pattern::Links(_) | Pattern::Networks(_) => self.messages.get(&last.hit.message),
         };
-        let mut found = Vec::new();
-        let mut different: Vec<u128> = Vec::new();
-        for other in list.into_iter().flatten().rev() {
-            let Some(Seen { hit, .. }) = self.seen(*other) else { continue };
-            if hit.time < since {
+        let since = last.hit.time.minus(within);
+        let others =
+            list.into_iter().flatten().rev().filter_map(|number| Some((*number, self.seen(*number)?)));
+        let counted = others.take_while(|(_, seen)| seen.hit.time >= since).filter_map(|(number, seen)| {
+            Some((number, seen, value_of(&seen.hit, &last.hit, rule.scope, pattern)?))
+        });
+        let (Pattern::Links(least) | Pattern::Networks(least) | Pattern::Recipients(least)) = pattern;
+        let mut others = counted.clone().filter(|(other, ..)| *other != number).peekable();
+        let is_known =
+            |(_, seen, other): &(u64, &Seen, u128)| *other == value && seen.patterned & (1 << bit) == 0;
+        if others.peek().is_none_or(is_known) && least > 1 {
+            return Vec::new();
+        }
+        let mut different = vec![value];
+        for (_, _, other) in others {
+            if different.len() >= least {
                 break;
             }
-            // What is certainly a machine by itself explains itself, and says nothing of others.
-            if !scope.covers(hit.scope) || hit.machine == Machine::Certain {
-                continue;
-            }
-            let what = match pattern {
-                Pattern::Links(_) if same_reader(hit, &last.hit) => hit.link.map(u128::from),
-                Pattern::Networks(_) if hit.recipient.is_some() && hit.recipient == last.hit.recipient => {
-                    Some(hit.network.into())
-                }
-                Pattern::Recipients(_) => hit.recipient.map(number_of),
-                Pattern::Links(_) | Pattern::Networks(_) => None,
-            };
-            if let Some(what) = what {
-                found.push(*other);
-                different.push(what);
+            if !different.contains(&other) {
+                different.push(other);
             }
         }
-        different.sort_unstable();
-        different.dedup();
-        let (Pattern::Links(least) | Pattern::Networks(least) | Pattern::Recipients(least)) = pattern;
-        if different.len() >= least { found } else { Vec::new() }
+        if different.len() < least {
+            return Vec::new();
+        }
+        counted
+            .take_while(|(_, seen, _)| seen.patterned & (1 << bit) == 0)
+            .map(|(number, ..)| number)
+            .collect()
     }
 
     fn delivered(&mut self, message: MessageId, recipient: Option<Pseudonym>, time: Timestamp) -> Vec<u64> {
@@ -339,6 +342,22 @@ fn drop_first<K: std::hash::Hash + Eq>(lists: &mut HashMap<K, VecDeque<u64>>, ke
         if list.is_empty() {
             lists.remove(&key);
         }
+    }
+}
+
+/// What a hit adds to a pattern that the last one is a part of; nothing if it is no part of it.
+fn value_of(hit: &Hit, last: &Hit, scope: Scope, pattern: Pattern) -> Option<u128> {
+    // What is certainly a machine by itself explains itself, and says nothing of others.
+    if !scope.covers(hit.scope) || hit.machine == Machine::Certain {
+        return None;
+    }
+    match pattern {
+        Pattern::Links(_) if same_reader(hit, last) => hit.link.map(u128::from),
+        Pattern::Networks(_) if hit.recipient.is_some() && hit.recipient == last.recipient => {
+            Some(hit.network.into())
+        }
+        Pattern::Recipients(_) => hit.recipient.map(number_of),
+        Pattern::Links(_) | Pattern::Networks(_) => None,
     }
 }
 
