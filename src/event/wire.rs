@@ -43,6 +43,9 @@ pub enum EventError {
     Id,
 }
 
+/// What most events fit in.
+const TYPICAL_BYTES: usize = 704;
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CloudEvent<'a> {
@@ -76,7 +79,9 @@ impl Event {
             data: Cow::Borrowed(&self.data),
         };
         // Strings, numbers and our own Display only: serialising them to memory cannot fail.
-        serde_json::to_string(&event).unwrap_or_default()
+        let mut json = Vec::with_capacity(TYPICAL_BYTES);
+        let written = serde_json::to_writer(&mut json, &event);
+        written.ok().and_then(|()| String::from_utf8(json).ok()).unwrap_or_default()
     }
 
     /// The event that these bytes of JSON are.

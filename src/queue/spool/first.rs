@@ -16,18 +16,31 @@ use crate::queue::FirstKey;
 /// How many rows go in one transaction of pruning.
 const PRUNE_ROWS: i64 = 5_000;
 
+/// What the body of an event says that is the first. No text within JSON can read so: its quotes are escaped.
+const UNIQUE: &str = r#""unique":true"#;
+/// What it says otherwise.
+const REPETITION: &str = r#""unique":false"#;
+
 /// The body of an event that is the first.
 pub(super) fn body(event: &Event) -> String {
+    let mut body = event.to_json();
+    // `data` is the last member of an event: what is added before the two last brackets is a member of it.
+    if event.data.unique.is_none() && body.ends_with("}}") {
+        body.truncate(body.len() - 2);
+        body.push_str(if body.ends_with('{') { "" } else { "," });
+        body.push_str(UNIQUE);
+        body.push_str("}}");
+        return body;
+    }
     let mut event = event.clone();
     event.data.unique = Some(true);
     event.to_json()
 }
 
-/// The body of one that isn't, from that of one that is; `None` if that is no event.
+/// The body of one that isn't, from that of one that is; `None` if it says neither.
 pub(super) fn repetition(body: &str) -> Option<String> {
-    let mut event = Event::from_json(body.as_bytes()).ok()?;
-    event.data.unique = Some(false);
-    Some(event.to_json())
+    let (before, after) = body.split_once(UNIQUE)?;
+    Some([before, REPETITION, after].concat())
 }
 
 /// Whether the key is new at this time; from then on it isn't, until the window ends. Times in milliseconds.
@@ -54,4 +67,25 @@ pub(super) fn prune(connection: &Connection, now: Timestamp) -> rusqlite::Result
         )?
         .execute(params![millis(now), PRUNE_ROWS])?;
     Ok(i64::try_from(gone).unwrap_or(i64::MAX) >= PRUNE_ROWS)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::queue::testing;
+
+    #[test]
+    fn a_repetition_says_so_and_nothing_else_changes() {
+        let mut event = testing::event(7);
+        event.data.link_path = Some(r#"/"unique":true"#.into());
+        let bare = Event { data: crate::event::Data::default(), ..event.clone() };
+        assert_eq!(Event::from_json(super::body(&bare).as_bytes()).unwrap().data.unique, Some(true));
+        let body = body(&event);
+        let repeated = Event::from_json(repetition(&body).unwrap().as_bytes()).unwrap();
+        event.data.unique = Some(false);
+        assert_eq!(repeated, event);
+        event.data.unique = None;
+        assert_eq!(repetition(&event.to_json()), None);
+    }
 }

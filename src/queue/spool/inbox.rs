@@ -7,7 +7,10 @@
 //! - Limits: an event that was there before takes its room until it is swept.
 //! - See: `docs/decisions/0009-inbox.md`.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::first;
 use super::schema::PENDING;
@@ -18,6 +21,36 @@ use crate::queue::seen::{self, Days};
 
 /// How many rows are moved in one step, so that nobody waits for long.
 pub(super) const SWEEP_ROWS: usize = 1_000;
+
+/// How many events that are held are known by their place here, for amendments: more than the tracker amends.
+const PLACES: usize = 1 << 16;
+
+/// Where events that are held were appended, as far as this process did it lately.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    numbers: HashMap<EventId, i64>,
+    order: VecDeque<EventId>,
+}
+
+impl Places {
+    /// Notes where an event is. One that is known keeps its first place: that is the one that counts.
+    pub(super) fn add(&mut self, id: EventId, number: i64) {
+        if let Entry::Vacant(entry) = self.numbers.entry(id) {
+            entry.insert(number);
+            self.order.push_back(id);
+        }
+        if self.order.len() > PLACES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.numbers.remove(&oldest);
+        }
+    }
+
+    /// Where it was appended.
+    pub(super) fn find(&self, id: &EventId) -> Option<i64> {
+        self.numbers.get(id).copied()
+    }
+}
 
 /// How much there is.
 #[derive(Debug, Clone, Copy, Default)]
@@ -41,21 +74,40 @@ pub(super) fn level(connection: &Connection) -> rusqlite::Result<Level> {
     Ok(Level { rows: (last - first + 1).unsigned_abs(), bytes: (sum - before).unsigned_abs(), sum })
 }
 
-/// Appends an event; gives its number here.
-pub(super) fn add(
-    connection: &Connection,
-    row: &NewRow,
-    level: &mut Level,
-    now: Timestamp,
-) -> rusqlite::Result<i64> {
-    level.sum += i64::try_from(row.body.len()).unwrap_or(i64::MAX);
-    let at = row.held_until.map_or(now, |until| until.max(now));
+/// Whether the oldest event was appended before this time.
+pub(super) fn is_older(connection: &Connection, before: Timestamp) -> rusqlite::Result<bool> {
     connection
         .prepare_cached(
+            "SELECT 1 FROM (SELECT added_ms FROM inbox ORDER BY number LIMIT 1) WHERE added_ms < ?1",
+        )?
+        .exists([millis(before)])
+}
+
+/// Appends events.
+pub(super) struct Append<'c> {
+    connection: &'c Connection,
+    insert: CachedStatement<'c>,
+}
+
+impl<'c> Append<'c> {
+    /// Within a transaction.
+    pub(super) fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
+        let insert = connection.prepare_cached(
             "INSERT INTO inbox (sum, id, added_ms, at_ms, first_key, first_until_ms, body)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        )?
-        .execute(params![
+        )?;
+        Ok(Self { connection, insert })
+    }
+
+    pub(super) const fn connection(&self) -> &'c Connection {
+        self.connection
+    }
+
+    /// Appends an event; gives its number here.
+    pub(super) fn add(&mut self, row: &NewRow, level: &mut Level, now: Timestamp) -> rusqlite::Result<i64> {
+        level.sum += i64::try_from(row.body.len()).unwrap_or(i64::MAX);
+        let at = row.held_until.map_or(now, |until| until.max(now));
+        self.insert.execute(params![
             level.sum,
             row.id.as_bytes(),
             millis(now),
@@ -64,7 +116,8 @@ pub(super) fn add(
             row.first.map(|first| millis(now.plus(first.within))),
             row.body
         ])?;
-    Ok(connection.last_insert_rowid())
+        Ok(self.connection.last_insert_rowid())
+    }
 }
 
 /// Moves up to `max` events on, oldest first, and leaves out those that are known; gives how many it looked at.
@@ -96,6 +149,27 @@ pub(super) fn sweep(connection: &Connection, max: usize, days: Days) -> rusqlite
         connection.prepare_cached("DELETE FROM inbox WHERE number <= ?1")?.execute([last])?;
     }
     Ok(count)
+}
+
+/// The body of an event that is held, if it still stands in this place.
+pub(super) fn held(
+    connection: &Connection,
+    number: i64,
+    id: EventId,
+    now: Timestamp,
+) -> rusqlite::Result<Option<String>> {
+    connection
+        .prepare_cached("SELECT body FROM inbox WHERE number = ?1 AND id = ?2 AND at_ms > ?3")?
+        .query_row(params![number, id.as_bytes(), millis(now)], |row| row.get(0))
+        .optional()
+}
+
+/// Puts another body in this place. The sums stay: they are off by the difference until it is swept.
+pub(super) fn replace(connection: &Connection, number: i64, body: &str) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE inbox SET body = ?1 WHERE number = ?2")?
+        .execute(params![body, number])?;
+    Ok(())
 }
 
 /// Takes an event out again; `false` if it isn't here any more.

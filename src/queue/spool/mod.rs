@@ -8,6 +8,7 @@
 //! - See: `docs/architecture.md`, "The event path"; <https://www.sqlite.org/wal.html>.
 
 mod admin;
+mod checkpoint;
 mod filter;
 mod first;
 mod inbox;

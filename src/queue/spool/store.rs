@@ -9,7 +9,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::first;
-use super::inbox::{self, Level};
+use super::inbox::{self, Append, Level, Places};
 use super::schema::{CLAIMED, DEAD, PENDING, ROW_BYTES, UNCERTAIN};
 use super::{Outcome, Seq, TooOld};
 use crate::event::{Event, EventId};
@@ -24,6 +24,8 @@ pub(super) const REASON_CHARS: usize = 200;
 const EXPIRED: &str = "expired";
 /// The reason of a letter that may have arrived; the same through RabbitMQ.
 const UNCERTAIN_REASON: &str = "uncertain";
+/// How many rows of the inbox are moved at most where it matters what is in it.
+const LONG_SWEEP_ROWS: usize = 20_000;
 /// How many events are taken out in one step, so that nobody waits for long.
 pub(super) const EXPIRE_ROWS: usize = 1_000;
 
@@ -99,15 +101,16 @@ pub(super) fn tally(connection: &Connection, inbox: Level) -> rusqlite::Result<(
 /// Adds an event, known or not, and gives its number in the inbox; `None` if there is no room for it. One that is known
 /// needs none: then it is 0.
 pub(super) fn publish(
-    connection: &Connection,
+    append: &mut Append<'_>,
     row: &NewRow,
     room: &mut Room,
     now: Timestamp,
     days: Days,
 ) -> rusqlite::Result<Option<i64>> {
+    let connection = append.connection();
     if !room.take(&row.body) {
-        // Now it matters what is known.
-        inbox::sweep(connection, usize::MAX, days)?;
+        // Now it matters what is known. A long inbox is swept over several attempts.
+        inbox::sweep(connection, LONG_SWEEP_ROWS, days)?;
         *room = Room::look(connection, room.max_rows, room.max_bytes)?;
         if is_known(connection, row.id, days)? {
             return Ok(Some(0));
@@ -116,7 +119,7 @@ pub(super) fn publish(
             return Ok(None);
         }
     }
-    inbox::add(connection, row, &mut room.inbox, now).map(Some)
+    append.add(row, &mut room.inbox, now).map(Some)
 }
 
 /// Whether an event with this id was swept before.
@@ -153,7 +156,33 @@ pub(super) fn waiting(connection: &Connection, now: Timestamp) -> rusqlite::Resu
 }
 
 /// Puts the event in the place of the one with its id, while that is still held; `false` if it isn't.
-pub(super) fn amend(connection: &Connection, event: &Event, now: Timestamp) -> rusqlite::Result<bool> {
+pub(super) fn amend(
+    connection: &Connection,
+    event: &Event,
+    places: &Places,
+    now: Timestamp,
+    days: Days,
+) -> rusqlite::Result<bool> {
+    if amend_swept(connection, event, now)? {
+        return Ok(true);
+    }
+    // Where it was published again, the first one counts, which is on its way by now.
+    if is_known(connection, event.id, days)? {
+        return Ok(false);
+    }
+    if let Some(number) = places.find(&event.id)
+        && let Some(body) = inbox::held(connection, number, event.id, now)?
+    {
+        let Some(body) = amended(event, &body) else { return Ok(false) };
+        inbox::replace(connection, number, &body)?;
+        return Ok(true);
+    }
+    // It may have been appended by another process, or in another life of this one.
+    let moved = inbox::sweep(connection, LONG_SWEEP_ROWS, days)?;
+    Ok(moved > 0 && amend_swept(connection, event, now)?)
+}
+
+fn amend_swept(connection: &Connection, event: &Event, now: Timestamp) -> rusqlite::Result<bool> {
     let held: Option<(i64, String)> = connection
         .prepare_cached(
             "SELECT seq, body FROM event WHERE id = ?1 AND state = ?2 AND attempts = 0 AND at_ms > ?3",
@@ -161,13 +190,17 @@ pub(super) fn amend(connection: &Connection, event: &Event, now: Timestamp) -> r
         .query_row(params![event.id.as_bytes(), PENDING, millis(now)], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let Some((seq, body)) = held else { return Ok(false) };
-    let Ok(stored) = Event::from_json(body.as_bytes()) else { return Ok(false) };
+    let Some(body) = amended(event, &body) else { return Ok(false) };
+    connection.prepare_cached("UPDATE event SET body = ?1 WHERE seq = ?2")?.execute(params![body, seq])?;
+    Ok(true)
+}
+
+/// The event as it is to be stored in the place of another one, which says whether it is unique.
+fn amended(event: &Event, stored: &str) -> Option<String> {
+    let stored = Event::from_json(stored.as_bytes()).ok()?;
     let mut event = event.clone();
     event.data.unique = stored.data.unique;
-    connection
-        .prepare_cached("UPDATE event SET body = ?1 WHERE seq = ?2")?
-        .execute(params![event.to_json(), seq])?;
-    Ok(true)
+    Some(event.to_json())
 }
 
 /// Claims what is due, oldest first; events whose lease has ended among them.

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{oneshot, watch};
 
+use super::checkpoint::Checkpoints;
 use super::first;
-use super::inbox::{self, SWEEP_ROWS};
+use super::inbox::{self, Places, SWEEP_ROWS};
 use super::refusals::Refusals;
 use super::schema::MIGRATIONS;
 use super::store::{self, ClaimedRow, NewRow, Room};
@@ -33,9 +34,13 @@ const VACUUM_PAGES: i64 = 500;
 /// How often old events and ids go.
 const CHORES_EVERY: Duration = Duration::from_secs(60);
 /// The inbox waits for a moment in which nothing was done for so long, …
-const QUIET: Duration = Duration::from_millis(10);
-/// … but not with as many events.
-const INBOX_ROWS: u64 = 20_000;
+const QUIET: Duration = Duration::from_millis(250);
+/// … but neither with events that are so old, …
+const INBOX_AGE: Duration = Duration::from_secs(60);
+/// … nor with as many events.
+const INBOX_ROWS: u64 = 300_000;
+/// What a row that is moved writes, roughly.
+const SWEPT_BYTES: u64 = 1_000;
 /// How old may be what is known of the disk's room: less than it takes to write the reserve full.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -87,6 +92,14 @@ impl Command {
         }
     }
 
+    /// How much it writes, roughly.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Publish { rows, .. } => rows.iter().map(|row| row.body.len() as u64).sum(),
+            _ => 0,
+        }
+    }
+
     /// Whether something may be claimable after it. A claim makes none, or whoever waits would wake itself.
     fn makes_news(&self) -> bool {
         match self {
@@ -121,6 +134,8 @@ pub(super) struct Writer {
     lasting: bool,
     refusals: Refusals,
     unwanted: Vec<Offered>,
+    places: Places,
+    checkpoints: Checkpoints,
     disk: Disk,
     /// Whether there may be something in the inbox.
     fresh: bool,
@@ -176,6 +191,7 @@ impl Work for Writer {
                     self.news.send_modify(|count| *count = count.wrapping_add(1));
                 }
                 self.fresh |= commands.iter().any(|command| matches!(command, Command::Publish { .. }));
+                self.checkpoints.wrote(commands.iter().map(Command::bytes).sum());
                 self.count(&replies);
                 for (command, reply) in commands.into_iter().zip(replies) {
                     self.unwanted.extend(answer(command, reply));
@@ -194,6 +210,7 @@ impl Work for Writer {
         }
         // What can't be done now is tried again.
         let _ = self.take_back();
+        let _ = self.checkpoint();
         self.worked = Some(Instant::now());
     }
 
@@ -229,6 +246,8 @@ impl Writer {
             lasting: true,
             refusals: Refusals::default(),
             unwanted: Vec::new(),
+            places: Places::default(),
+            checkpoints: Checkpoints::default(),
             disk: Disk::default(),
             fresh: true,
             worked: None,
@@ -241,7 +260,10 @@ impl Writer {
         let settings = Arc::clone(&self.settings);
         let disk = self.disk.look(&settings.directory);
         let now = (self.clock)();
-        self.with_connection(lasting, |connection| {
+        let days = Days::new(now, settings.dedupe);
+        // What is rolled back leaves places behind in which nothing stands: the id is compared.
+        let mut places = std::mem::take(&mut self.places);
+        let done = self.with_connection(lasting, |connection| {
             let reserved = reserve_is_touched(connection, disk, settings.reserve_bytes)?;
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let mut room = Room::look(&transaction, settings.max_rows, settings.max_bytes)?;
@@ -258,11 +280,13 @@ impl Writer {
                     replies.push(Reply::Published(Published::refused(rows.len(), refused.clone())));
                     continue;
                 }
-                replies.push(apply(&transaction, command, &mut room, now, Days::new(now, settings.dedupe))?);
+                replies.push(apply(&transaction, command, (&mut room, &mut places), now, days)?);
             }
             transaction.commit()?;
             Ok(replies)
-        })
+        });
+        self.places = places;
+        done
     }
 
     fn count(&mut self, replies: &[Reply]) {
@@ -283,18 +307,22 @@ impl Writer {
         if !self.fresh {
             return Ok(false);
         }
-        let days = Days::new((self.clock)(), self.settings.dedupe);
+        let now = (self.clock)();
+        let (days, before) = (Days::new(now, self.settings.dedupe), now.minus(INBOX_AGE));
         let busy = self.worked.is_some_and(|worked| worked.elapsed() < QUIET);
+        let mut moved = 0;
         let more = self.with_connection(false, |connection| {
-            if busy && inbox::level(connection)?.rows < INBOX_ROWS {
+            if busy && inbox::level(connection)?.rows < INBOX_ROWS && !inbox::is_older(connection, before)? {
                 return Ok(true);
             }
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let moved = inbox::sweep(&transaction, SWEEP_ROWS, days)?;
+            moved = inbox::sweep(&transaction, SWEEP_ROWS, days)?;
             transaction.commit()?;
             Ok(moved == SWEEP_ROWS)
         })?;
         self.fresh = more;
+        self.checkpoints.wrote(moved as u64 * SWEPT_BYTES);
+        self.checkpoint()?;
         Ok(more)
     }
 
@@ -324,6 +352,18 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<(), StoreError> {
+        if !self.checkpoints.is_due() {
+            return Ok(());
+        }
+        let settings = Arc::clone(&self.settings);
+        let mut checkpoints = std::mem::take(&mut self.checkpoints);
+        let done =
+            self.with_connection(false, |connection| checkpoints.go_on(connection, || settings.path()));
+        self.checkpoints = checkpoints;
+        done
     }
 
     /// Says how full the spool is.
@@ -429,16 +469,18 @@ fn reserve_is_touched(
 fn apply(
     connection: &Connection,
     command: &Command,
-    room: &mut Room,
+    (room, places): (&mut Room, &mut Places),
     now: Timestamp,
     days: Days,
 ) -> rusqlite::Result<Reply> {
     match command {
         Command::Publish { rows, offered, .. } => {
             let mut published = Published::default();
+            let mut append = inbox::Append::new(connection)?;
             for (done, row) in rows.iter().enumerate() {
-                match store::publish(connection, row, room, now, days)? {
+                match store::publish(&mut append, row, room, now, days)? {
                     Some(number) if *offered => published.offered.push((number, row.id)),
+                    Some(number) if row.held_until.is_some() => places.add(row.id, number),
                     Some(_) => {}
                     None => {
                         published.refused = Some((rows.len() - done, PublishError::Full));
@@ -449,8 +491,7 @@ fn apply(
             Ok(Reply::Published(published))
         }
         Command::Amend { events, .. } => {
-            inbox::sweep(connection, usize::MAX, days)?;
-            let amended = events.iter().map(|event| store::amend(connection, event, now));
+            let amended = events.iter().map(|event| store::amend(connection, event, places, now, days));
             amended.collect::<rusqlite::Result<_>>().map(Reply::Amended)
         }
         Command::Claim { max, now, lease_end, .. } => {
