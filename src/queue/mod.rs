@@ -87,7 +87,7 @@ pub type Holder = Arc<dyn Hold>;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Publication {
     /// The event.
-    pub event: Event,
+    pub event: Arc<Event>,
     /// It is on disk at once, but nobody may send it before this time: until then it can be amended.
     pub held_until: Option<Timestamp>,
     /// What it may be the first of: `data.unique` of the stored event says if it is.
@@ -96,7 +96,7 @@ pub struct Publication {
 
 impl From<Event> for Publication {
     fn from(event: Event) -> Self {
-        Self { event, held_until: None, first: None }
+        Self { event: Arc::new(event), held_until: None, first: None }
     }
 }
 

@@ -142,6 +142,7 @@ pub async fn run(roles: Vec<Role>, mut plan: Plan) -> Result<(), ProcessError> {
         tokio::select! {
             _ = beat.tick() => {
                 (plan.refresh)(false);
+                plan.metrics.settle();
                 if !announced && health.has_started() {
                     announced = true;
                     notify(&[NotifyState::Ready]);

@@ -85,10 +85,15 @@ pub fn start_metrics() -> Result<Metrics, TelemetryError> {
 }
 
 impl Metrics {
+    /// Takes in what histograms gathered: without it they grow until somebody reads them.
+    pub fn settle(&self) {
+        self.0.run_upkeep();
+    }
+
     /// All metrics in the text form of Prometheus.
     #[must_use]
     pub fn render(&self) -> String {
-        self.0.run_upkeep();
+        self.settle();
         self.0.render()
     }
 }

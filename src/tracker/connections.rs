@@ -7,15 +7,11 @@
 //! - Limits: those of `Limits`.
 
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, Ipv6Addr};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -90,7 +86,22 @@ pub(super) struct Watch {
     answering: AtomicU32,
     /// HTTP/2: bytes between requests may be no request.
     multiplexed: AtomicBool,
-    evicted: Notify,
+    /// The client takes no bytes, and there are some for it.
+    blocked: AtomicBool,
+    /// A request had a body, of which there may be more to come.
+    has_body: AtomicBool,
+    evicted: AtomicBool,
+    stopping: AtomicBool,
+    told: Notify,
+}
+
+/// What a connection is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// The place is needed for somebody else.
+    Evicted,
+    /// No more requests; said once.
+    Stopping,
 }
 
 /// A request that waits for its answer; dropping it is the end, also where the client gave up.
@@ -112,7 +123,11 @@ impl Watch {
             state: AtomicU64::new(1),
             answering: AtomicU32::new(0),
             multiplexed: AtomicBool::new(false),
-            evicted: Notify::new(),
+            blocked: AtomicBool::new(false),
+            has_body: AtomicBool::new(false),
+            evicted: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            told: Notify::new(),
         })
     }
 
@@ -125,9 +140,42 @@ impl Watch {
         Answering(Arc::clone(self))
     }
 
-    /// Ends when the place is needed for somebody else.
-    pub(super) async fn evicted(&self) {
-        self.evicted.notified().await;
+    /// Waits for something to be told.
+    pub(super) async fn told(&self) -> Told {
+        loop {
+            if self.evicted.load(Ordering::Relaxed) {
+                return Told::Evicted;
+            }
+            if self.stopping.swap(false, Ordering::Relaxed) {
+                return Told::Stopping;
+            }
+            self.told.notified().await;
+        }
+    }
+
+    fn tell(&self, what: Told) {
+        match what {
+            Told::Evicted => self.evicted.store(true, Ordering::Relaxed),
+            Told::Stopping => self.stopping.store(true, Ordering::Relaxed),
+        }
+        self.told.notify_one();
+    }
+
+    /// Whether all that was said has been heard, for so long that nothing needs to be kept ready.
+    pub(super) fn rests(&self, for_: Duration) -> bool {
+        let (doing, since) = self.doing();
+        let has_more = self.blocked.load(Ordering::Relaxed) || self.has_body.load(Ordering::Relaxed);
+        doing == Doing::Idle && !has_more && since.elapsed() >= for_
+    }
+
+    /// Notes that what comes next may be no head.
+    pub(super) fn has_body(&self) {
+        self.has_body.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes whether the client takes bytes.
+    pub(super) fn blocked(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::Relaxed);
     }
 
     fn set(&self, head: bool) {
@@ -163,7 +211,8 @@ impl Watch {
         if now >= end { Err(reason) } else { Ok(end.min(now + head_timeout)) }
     }
 
-    fn heard(&self) {
+    /// Bytes came.
+    pub(super) fn heard(&self) {
         let idle = self.state.load(Ordering::Relaxed) & 1 == 0 && self.answering.load(Ordering::Relaxed) == 0;
         // A PING of HTTP/2 begins no request, and lengthens no idle time.
         if idle && !self.multiplexed.load(Ordering::Relaxed) {
@@ -174,7 +223,16 @@ impl Watch {
 
 /// All open connections, to find those that can best be spared.
 #[derive(Debug, Default)]
-pub(super) struct Crowd(Mutex<HashMap<u64, Arc<Watch>>>, AtomicU64);
+pub(super) struct Crowd {
+    members: Mutex<Members>,
+    next: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Members {
+    open: HashMap<u64, Arc<Watch>>,
+    stopping: bool,
+}
 
 /// A connection's membership, as long as it lives.
 #[derive(Debug)]
@@ -188,11 +246,14 @@ impl Crowd {
     const SPARED: Duration = Duration::from_secs(1);
 
     pub(super) fn join(self: &Arc<Self>, watch: &Arc<Watch>) -> Member {
-        let number = self.1.fetch_add(1, Ordering::Relaxed);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
         let open = {
-            let mut members = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            members.insert(number, Arc::clone(watch));
-            members.len()
+            let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+            if members.stopping {
+                watch.tell(Told::Stopping);
+            }
+            members.open.insert(number, Arc::clone(watch));
+            members.open.len()
         };
         Connections { open, began: true }.emit();
         Member { crowd: Arc::clone(self), number }
@@ -201,7 +262,7 @@ impl Crowd {
     /// Cuts a few of the connections that have had no request for the longest time.
     pub(super) fn make_room(&self) {
         let now = Instant::now();
-        let members = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let members = &self.members.lock().unwrap_or_else(PoisonError::into_inner).open;
         let idle = members.values().filter_map(|watch| {
             let (doing, since) = watch.doing();
             (doing != Doing::Answer && now.duration_since(since) >= Self::SPARED).then_some((since, watch))
@@ -212,67 +273,26 @@ impl Crowd {
             idle.select_nth_unstable_by_key(few - 1, |(since, _)| *since);
         }
         for (_, watch) in idle.iter().take(few) {
-            watch.evicted.notify_one();
+            watch.tell(Told::Evicted);
         }
+    }
+
+    /// Tells all, and whoever joins later, that there are to be no more requests.
+    pub(super) fn stop(&self) {
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        members.stopping = true;
+        members.open.values().for_each(|watch| watch.tell(Told::Stopping));
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
         let open = {
-            let mut members = self.crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
-            members.remove(&self.number);
-            members.len()
+            let mut members = self.crowd.members.lock().unwrap_or_else(PoisonError::into_inner);
+            members.open.remove(&self.number);
+            members.open.len()
         };
         Connections { open, began: false }.emit();
-    }
-}
-
-/// A connection that tells its watch when bytes come.
-#[derive(Debug)]
-pub(super) struct Watched<S> {
-    pub(super) stream: S,
-    pub(super) watch: Arc<Watch>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.watch.heard();
-        }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -306,12 +326,23 @@ mod tests {
         tokio::time::advance(Duration::from_secs(5)).await;
         drop(young.answering(false));
         let is_cut = async |watch: &Watch| {
-            tokio::time::timeout(Duration::from_millis(1), watch.evicted()).await.is_ok()
+            tokio::time::timeout(Duration::from_millis(1), watch.told()).await == Ok(Told::Evicted)
         };
         crowd.make_room();
         assert!(is_cut(&old).await && !is_cut(&busy).await && !is_cut(&young).await);
         drop(answering);
         assert_eq!(busy.doing().0, Doing::Idle);
+        assert!(!busy.rests(Duration::from_secs(1)) && young.rests(Duration::from_millis(1)));
+        young.blocked(true);
+        assert!(!young.rests(Duration::ZERO), "there is an answer that the client does not take");
+        crowd.stop();
+        let late = Watch::new();
+        let _member = crowd.join(&late);
+        for watch in [&busy, &late] {
+            assert_eq!(watch.told().await, Told::Stopping);
+            let again = tokio::time::timeout(Duration::from_millis(1), watch.told()).await;
+            assert!(again.is_err(), "once");
+        }
     }
 
     #[tokio::test(start_paused = true)]

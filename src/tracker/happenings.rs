@@ -10,10 +10,10 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use super::hit::Refusal;
-use crate::event::{Event, Kind};
+use crate::event::{Event, Kind, Machine};
 use crate::queue::PublishError;
 
 /// A link was followed or a pixel loaded.
@@ -22,20 +22,65 @@ pub(super) struct Recorded<'a> {
 }
 
 impl Recorded<'_> {
-    pub(super) fn emit(&self) {
+    pub(super) fn emit(&self, meters: &Meters) {
         let data = &self.event.data;
-        let machine = data.machine.map_or("no", crate::event::Machine::as_str);
+        let machine = data.machine.unwrap_or(Machine::No);
         let rule = data.machine_rule.as_deref().unwrap_or("-");
         let late = data.late == Some(true);
-        if self.event.kind == Kind::Clicked {
-            counter!("mailtap_tracker_clicks_total", "machine" => machine).increment(1);
-        } else {
-            counter!("mailtap_tracker_opens_total", "machine" => machine).increment(1);
-        }
+        let counters = if self.event.kind == Kind::Clicked { &meters.clicks } else { &meters.opens };
+        counters.of(machine).increment(1);
         if late {
-            counter!("mailtap_tracker_late_total").increment(1);
+            meters.late.increment(1);
         }
+        let machine = machine.as_str();
         tracing::debug!(kind = %self.event.kind, message_id = %self.event.message, machine, rule, late, "recorded");
+    }
+}
+
+/// The metrics of every request, looked up once; they count only where telemetry began before.
+#[derive(Debug)]
+pub(super) struct Meters {
+    clicks: PerVerdict,
+    opens: PerVerdict,
+    late: Counter,
+    waiting: Gauge,
+    redirect: Histogram,
+    pixel: Histogram,
+}
+
+#[derive(Debug)]
+struct PerVerdict {
+    no: Counter,
+    probable: Counter,
+    certain: Counter,
+}
+
+impl PerVerdict {
+    fn new(name: &'static str) -> Self {
+        let of = |machine: Machine| counter!(name, "machine" => machine.as_str());
+        Self { no: of(Machine::No), probable: of(Machine::Probable), certain: of(Machine::Certain) }
+    }
+
+    const fn of(&self, machine: Machine) -> &Counter {
+        match machine {
+            Machine::No => &self.no,
+            Machine::Probable => &self.probable,
+            Machine::Certain => &self.certain,
+        }
+    }
+}
+
+impl Meters {
+    pub(super) fn new() -> Self {
+        let seconds = |kind: &'static str| histogram!("mailtap_tracker_answer_seconds", "kind" => kind);
+        Self {
+            clicks: PerVerdict::new("mailtap_tracker_clicks_total"),
+            opens: PerVerdict::new("mailtap_tracker_opens_total"),
+            late: counter!("mailtap_tracker_late_total"),
+            waiting: gauge!("mailtap_tracker_waiting_events"),
+            redirect: seconds("redirect"),
+            pixel: seconds("pixel"),
+        }
     }
 }
 
@@ -68,8 +113,13 @@ pub(super) struct Answered {
 }
 
 impl Answered {
-    pub(super) fn emit(&self) {
-        histogram!("mailtap_tracker_answer_seconds", "kind" => self.kind).record(self.took.as_secs_f64());
+    pub(super) fn emit(&self, meters: &Meters) {
+        let seconds = self.took.as_secs_f64();
+        match self.kind {
+            "redirect" => meters.redirect.record(seconds),
+            "pixel" => meters.pixel.record(seconds),
+            kind => histogram!("mailtap_tracker_answer_seconds", "kind" => kind).record(seconds),
+        }
     }
 }
 
@@ -150,9 +200,9 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn emit(&self) {
+    pub(super) fn emit(&self, meters: &Meters) {
         #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
-        gauge!("mailtap_tracker_waiting_events").set(self.events as f64);
+        meters.waiting.set(self.events as f64);
     }
 }
 

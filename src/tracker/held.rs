@@ -9,6 +9,7 @@
 //!   changes the label without a second count.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::watch::Correction;
@@ -37,14 +38,14 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Change {
     /// This one says something else now.
-    Amend(Box<Event>),
+    Amend(Arc<Event>),
     /// Two with one key change places: the first of them is a person's now. `first` goes first; only if it is still
     /// held may `then` follow.
     Swap {
         /// The person's, under the id of the first.
-        first: Box<Event>,
+        first: Arc<Event>,
         /// The machine's, under the other id.
-        then: Box<Event>,
+        then: Arc<Event>,
         /// The hit of the person.
         person: EventId,
         /// The hit of the machine.
@@ -55,7 +56,7 @@ pub(super) enum Change {
 #[derive(Debug)]
 struct Entry {
     /// As it is stored, `unique` aside; its id is that of another hit after a swap.
-    event: Event,
+    event: Arc<Event>,
     key: Option<FirstKey>,
     /// Until when what is stored under its id is held.
     until: Timestamp,
@@ -123,7 +124,7 @@ impl Held {
     /// whether everything with this key was seen here; otherwise nothing is claimed to be a person's first.
     pub(super) fn admit(
         &mut self,
-        event: &mut Event,
+        event: &mut Arc<Event>,
         key: Option<FirstKey>,
         known_since_ever: bool,
         now: Timestamp,
@@ -131,7 +132,7 @@ impl Held {
         self.expire(now);
         let (hit, person) = (event.id, is_person(event));
         if let Some(until) = self.until(now) {
-            self.entries.insert(hit, Entry { event: event.clone(), key, until });
+            self.entries.insert(hit, Entry { event: Arc::clone(event), key, until });
             self.order.push_back((until, hit));
             if self.order.len() > self.limits.events {
                 self.forgotten += 1;
@@ -151,7 +152,9 @@ impl Held {
             }
             return None;
         };
-        known.others.retain(|other| self.entries.contains_key(other));
+        if known.others.first().is_some_and(|oldest| !self.entries.contains_key(oldest)) {
+            known.others.retain(|other| self.entries.contains_key(other));
+        }
         if known.others.len() < MAX_OTHERS {
             known.others.push(hit);
         }
@@ -160,7 +163,7 @@ impl Held {
         }
         known.person = Some(hit);
         // True even if nobody lives to see the rest: the first is a machine's until it is amended.
-        event.data.upgrade = Some(true);
+        Arc::make_mut(event).data.upgrade = Some(true);
         self.set_upgrade(hit, true);
         self.swap(key, hit, now)
     }
@@ -172,12 +175,12 @@ impl Held {
         let Some(entry) = self.entries.get_mut(&hit).filter(|entry| entry.until > now) else {
             return Vec::new();
         };
-        let data = &mut entry.event.data;
+        let data = &mut Arc::make_mut(&mut entry.event).data;
         data.machine = Some(correction.machine);
         data.machine_rule = Some(correction.rule.to_string());
         data.upgrade = None;
         let key = entry.key;
-        let mut changes = vec![Change::Amend(Box::new(entry.event.clone()))];
+        let mut changes = vec![Change::Amend(Arc::clone(&entry.event))];
         if let Some(key) = key {
             changes.extend(self.another_person(key, hit, now));
         }
@@ -198,7 +201,7 @@ impl Held {
         let next = next?;
         self.set_upgrade(next, true);
         let change = self.swap(key, next, now);
-        change.or_else(|| self.entries.get(&next).map(|entry| Change::Amend(Box::new(entry.event.clone()))))
+        change.or_else(|| self.entries.get(&next).map(|entry| Change::Amend(Arc::clone(&entry.event))))
     }
 
     /// Puts the person's event in the place of the unique one, if that is still held.
@@ -209,7 +212,7 @@ impl Held {
             return None;
         }
         self.exchange(key, person, machine);
-        let event = |hit: &EventId| self.entries.get(hit).map(|entry| Box::new(entry.event.clone()));
+        let event = |hit: &EventId| self.entries.get(hit).map(|entry| Arc::clone(&entry.event));
         let (first, then) = (event(&person)?, event(&machine)?);
         Some(Change::Swap { first, then, person, machine })
     }
@@ -220,7 +223,7 @@ impl Held {
         let (Some(one), Some(two)) = (row(&holder), row(&other)) else { return };
         for (hit, row) in [(holder, two), (other, one)] {
             if let Some(entry) = self.entries.get_mut(&hit) {
-                (entry.event.id, entry.until) = row;
+                (Arc::make_mut(&mut entry.event).id, entry.until) = row;
             }
         }
         self.set_upgrade(holder, false);
@@ -238,12 +241,12 @@ impl Held {
         self.set_upgrade(person, true);
         // Never again: what is sent can't be amended.
         self.entries.remove(&machine);
-        self.entries.get(&person).map(|entry| Change::Amend(Box::new(entry.event.clone())))
+        self.entries.get(&person).map(|entry| Change::Amend(Arc::clone(&entry.event)))
     }
 
     fn set_upgrade(&mut self, hit: EventId, upgrade: bool) {
         if let Some(entry) = self.entries.get_mut(&hit) {
-            entry.event.data.upgrade = upgrade.then_some(true);
+            Arc::make_mut(&mut entry.event).data.upgrade = upgrade.then_some(true);
         }
     }
 

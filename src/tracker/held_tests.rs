@@ -48,9 +48,10 @@ impl Bench {
     }
 
     fn hit(&mut self, number: u64, machine: Machine, key: u8, ms: u64) {
-        let mut event = event(number, machine, ms);
+        let mut event = Arc::new(event(number, machine, ms));
         let key = [key; 16];
         let change = self.held.admit(&mut event, Some(key), true, at(ms));
+        let mut event = Arc::unwrap_or_clone(event);
         event.data.unique = Some(self.spool.firsts.insert(key));
         self.spool.rows.insert(event.id, (event, at(ms).plus(HOLD)));
         self.apply(change.into_iter().collect(), ms);
@@ -65,10 +66,10 @@ impl Bench {
     fn apply(&mut self, changes: Vec<Change>, ms: u64) {
         for change in changes {
             match change {
-                Change::Amend(event) => drop(self.amend(*event, ms)),
+                Change::Amend(event) => drop(self.amend(Arc::unwrap_or_clone(event), ms)),
                 Change::Swap { first, then, person, machine } => {
-                    if self.amend(*first, ms) {
-                        assert!(self.amend(*then, ms), "what came later is held longer");
+                    if self.amend(Arc::unwrap_or_clone(first), ms) {
+                        assert!(self.amend(Arc::unwrap_or_clone(then), ms), "what came later is held longer");
                     } else {
                         let change = self.held.too_late(person, machine);
                         self.apply(change.into_iter().collect(), ms);
@@ -165,8 +166,8 @@ fn a_spool_that_has_sent_the_first_already_loses_nothing() {
 #[test]
 fn what_was_before_this_process_is_not_claimed() {
     let mut held = Held::new(HOLD, DAY, Limits::default());
-    held.admit(&mut event(1, Probable, 0), Some([1; 16]), false, at(0));
-    let mut person = event(2, No, 1_000);
+    held.admit(&mut Arc::new(event(1, Probable, 0)), Some([1; 16]), false, at(0));
+    let mut person = Arc::new(event(2, No, 1_000));
     assert_eq!(held.admit(&mut person, Some([1; 16]), false, at(1_000)), None);
     assert_eq!(person.data.upgrade, None);
 }
@@ -175,13 +176,13 @@ fn what_was_before_this_process_is_not_claimed() {
 fn nothing_grows_without_bound() {
     let mut held = Held::new(HOLD, DAY, Limits { events: 10, keys: 5 });
     for number in 0..100_u8 {
-        held.admit(&mut event(number.into(), No, 0), Some([number; 16]), true, at(0));
+        held.admit(&mut Arc::new(event(number.into(), No, 0)), Some([number; 16]), true, at(0));
     }
     assert!(held.entries.len() <= 10 && held.order.len() <= 10);
     assert!(held.keys.len() <= 5 && held.key_order.len() <= 5);
     assert_eq!(held.take_forgotten(), 90 + 95);
     let mut off = Held::new(Duration::ZERO, DAY, Limits::default());
-    off.admit(&mut event(1, No, 0), None, true, at(0));
+    off.admit(&mut Arc::new(event(1, No, 0)), None, true, at(0));
     assert!(off.entries.is_empty() && off.until(at(0)).is_none());
     held.expire(at(90_000_000));
     assert!(held.entries.is_empty() && held.keys.is_empty());

@@ -40,7 +40,7 @@ pub(super) struct Track {
 /// An event to publish.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Publish {
-    pub(super) event: Event,
+    pub(super) event: Arc<Event>,
     pub(super) held_until: Option<Timestamp>,
     pub(super) first: Option<FirstKey>,
 }
@@ -98,6 +98,7 @@ impl Ledger {
     pub(super) fn take(&mut self, found: Found, now: Timestamp) -> (Vec<Publish>, Vec<Change>) {
         let Found { mut event, track, rules } = found;
         let Some(Track { hit, first, implied }) = track else {
+            let event = Arc::new(event);
             return (vec![Publish { event, held_until: None, first: None }], Vec::new());
         };
         if !Arc::ptr_eq(&self.rules, &rules) {
@@ -121,9 +122,10 @@ impl Ledger {
         let is_person = event.data.machine == Some(Machine::No);
         let implied = implied.filter(|(_, key)| is_person && !self.held.has_person(key));
         let mut publish = Vec::with_capacity(2);
-        for (mut event, first) in
+        for (event, first) in
             std::iter::once((event, first)).chain(implied.map(|(event, key)| (event, Some(key))))
         {
+            let mut event = Arc::new(event);
             changes.extend(self.held.admit(&mut event, first, known_since_ever, now));
             publish.push(Publish { event, held_until: self.held.until(now), first });
         }

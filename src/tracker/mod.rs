@@ -41,6 +41,7 @@ mod connection;
 mod connections;
 mod directory;
 mod happenings;
+mod http;
 mod listen;
 mod record;
 mod respond;

@@ -7,10 +7,12 @@
 //! - On failure: tries again for as long as the queue has room; beyond it, and at the end of a stop, events are lost
 //!   and counted.
 //!   An amendment that fails is counted: the event goes out as it was.
-//! - Limits: the queue; batches of 256.
+//!   An answer whose event is not stored in time goes out without waiting on.
+//! - Limits: the queue; batches of 1,024.
 
 use std::collections::VecDeque;
-use std::iter::Peekable;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::happenings::{Amended, Forgotten, Lost, PublishFailed, Recorded, Unconfirmed, Waiting};
+use super::happenings::{Amended, Forgotten, Lost, Meters, PublishFailed, Recorded, Unconfirmed, Waiting};
 use super::held::Change;
 use super::ledger::{self, Found, Ledger};
 use crate::event::Event;
@@ -28,7 +30,7 @@ use crate::queue::deliveries::{Delivery, News};
 use crate::queue::{First, Holder, Publication, PublishError};
 use crate::service::clock;
 
-const BATCH_EVENTS: usize = 256;
+const BATCH_EVENTS: usize = 1_024;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Between two log lines about lost events.
@@ -37,13 +39,31 @@ const LOG_EVERY_MS: u64 = 1_000;
 /// An event, and who waits for it.
 struct Job {
     found: Found,
-    stored: oneshot::Sender<()>,
+    asker: Asker,
+}
+
+/// A request whose answer waits for its event.
+struct Asker {
+    stored: Option<oneshot::Sender<()>>,
+    /// Until when it waits.
+    until: Instant,
+}
+
+impl Asker {
+    /// Lets the answer go out.
+    fn release(&mut self) {
+        if let Some(stored) = self.stored.take() {
+            // The client may have gone.
+            let _ = stored.send(());
+        }
+    }
 }
 
 /// Takes events. Clones share the queue.
 #[derive(Debug, Clone)]
 pub(super) struct Recorder {
-    queue: mpsc::Sender<Job>,
+    queue: mpsc::UnboundedSender<Job>,
+    room: u64,
     wait: Duration,
     closing: CancellationToken,
     counts: Arc<Counts>,
@@ -51,6 +71,8 @@ pub(super) struct Recorder {
 
 #[derive(Debug)]
 struct Counts {
+    /// Taken, and not in the worker's hands yet: what the queue's limit is about.
+    queued: AtomicU64,
     /// Taken and neither stored nor lost yet.
     waiting: AtomicU64,
     /// Lost since the last line of log.
@@ -69,33 +91,43 @@ impl Recorder {
         queue_events: usize,
         wait: Duration,
     ) -> (Self, JoinHandle<()>) {
-        let (queue, jobs) = mpsc::channel(queue_events.max(1));
+        let (queue, jobs) = mpsc::unbounded_channel();
         let closing = CancellationToken::new();
         let counts = Arc::new(Counts {
+            queued: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             unlogged: AtomicU64::new(0),
             logged_ms: AtomicU64::new(0),
             began: Instant::now(),
         });
-        let worker = Worker { publisher, ledger, counts: Arc::clone(&counts) };
-        let worker = tokio::spawn(worker.run(jobs, news, closing.clone()));
-        (Self { queue, wait, closing, counts }, worker)
+        let worker = Worker {
+            publisher,
+            ledger,
+            counts: Arc::clone(&counts),
+            meters: Meters::new(),
+            queue: jobs,
+            line: VecDeque::new(),
+            wait,
+        };
+        let worker = tokio::spawn(worker.run(news, closing.clone()));
+        (Self { queue, room: queue_events.max(1) as u64, wait, closing, counts }, worker)
     }
 
     /// Takes an event; returns when it is stored, or after the configured wait while storing goes on.
     pub(super) async fn record(&self, found: Found) {
         let (stored, is_stored) = oneshot::channel();
+        let asker = Asker { stored: Some(stored), until: Instant::now() + self.wait };
         // Counted before it is sent: the worker may have it stored before this line's end.
+        let full = self.counts.queued.fetch_add(1, Ordering::Relaxed) >= self.room;
         self.counts.waiting.fetch_add(1, Ordering::Relaxed);
-        if self.queue.try_send(Job { found, stored }).is_err() {
+        if full || self.queue.send(Job { found, asker }).is_err() {
+            self.counts.queued.fetch_sub(1, Ordering::Relaxed);
             self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
             self.counts.lost(1, if self.closing.is_cancelled() { "stopping" } else { "queue-full" });
             return;
         }
-        // An error of the inner result means lost, which is counted where it happened.
-        if tokio::time::timeout(self.wait, is_stored).await.is_err() {
-            Unconfirmed.emit();
-        }
+        // An error means lost, which is counted where it happened.
+        let _ = is_stored.await;
     }
 
     /// Takes nothing more, and gives what is queued `within` to be stored.
@@ -118,68 +150,106 @@ struct Worker {
     publisher: Holder,
     ledger: Ledger,
     counts: Arc<Counts>,
+    meters: Meters,
+    queue: mpsc::UnboundedReceiver<Job>,
+    /// Out of the queue, oldest first.
+    line: VecDeque<Job>,
+    /// How long an answer waits.
+    wait: Duration,
 }
 
 impl Worker {
-    async fn run(mut self, mut queue: mpsc::Receiver<Job>, news: Option<News>, closing: CancellationToken) {
-        let mut jobs = Vec::with_capacity(BATCH_EVENTS);
+    async fn run(mut self, mut news: Option<News>, closing: CancellationToken) {
+        let mut arrived = Vec::with_capacity(BATCH_EVENTS);
         let mut deliveries = Vec::with_capacity(BATCH_EVENTS);
-        let mut news = news;
         loop {
-            let taken = tokio::select! {
-                taken = queue.recv_many(&mut jobs, BATCH_EVENTS) => taken,
-                () = heard(&mut news, &mut deliveries) => {
-                    self.delivered(deliveries.drain(..)).await;
-                    continue;
+            let idle = self.line.is_empty();
+            tokio::select! {
+                biased;
+                () = closing.cancelled(), if !self.queue.is_closed() => self.queue.close(),
+                () = heard(&mut news, &mut deliveries) => self.delivered(deliveries.drain(..)).await,
+                taken = self.queue.recv_many(&mut arrived, BATCH_EVENTS), if idle => {
+                    if taken == 0 {
+                        return;
+                    }
+                    self.line.extend(arrived.drain(..));
+                    self.batch().await;
                 }
-                () = closing.cancelled(), if !queue.is_closed() => {
-                    queue.close();
-                    continue;
-                }
-            };
-            if taken == 0 {
-                return;
+                () = std::future::ready(()), if !idle => self.batch().await,
             }
-            self.record(&mut jobs.drain(..).peekable()).await;
-            Forgotten { count: self.ledger.take_forgotten() }.emit();
         }
-    }
-
-    async fn record(&mut self, jobs: &mut Peekable<impl Iterator<Item = Job>>) {
-        Waiting { events: self.counts.waiting.load(Ordering::Relaxed) }.emit();
-        while jobs.peek().is_some() {
-            self.batch(jobs).await;
-        }
-        Waiting { events: self.counts.waiting.load(Ordering::Relaxed) }.emit();
     }
 
     /// Publishes together what nothing changes in between: a swap is done before the ledger goes on.
-    async fn batch(&mut self, jobs: &mut impl Iterator<Item = Job>) {
-        let (mut publications, mut waiting, mut changes) = (Vec::new(), Vec::new(), Vec::new());
+    async fn batch(&mut self) {
+        self.wait_in_line();
+        let (mut publications, mut askers, mut changes) = (Vec::new(), Vec::new(), Vec::new());
         let within = self.ledger.unique_window();
-        for Job { found, stored } in jobs {
-            let (publish, more) = self.ledger.take(found, clock::now());
-            waiting.push(stored);
-            changes.extend(more);
+        let now = clock::now();
+        while let Some(Job { found, asker }) =
+            if askers.len() < BATCH_EVENTS { self.line.pop_front() } else { None }
+        {
+            let (publish, more) = self.ledger.take(found, now);
+            askers.push(asker);
             for ledger::Publish { event, held_until, first } in publish {
-                Recorded { event: &event }.emit();
+                Recorded { event: &event }.emit(&self.meters);
                 let first = first.map(|key| First { key, within });
                 publications.push(Publication { event, held_until, first });
             }
-            if changes.iter().any(|change| matches!(change, Change::Swap { .. })) {
+            let swaps = more.iter().any(|change| matches!(change, Change::Swap { .. }));
+            changes.extend(more);
+            if swaps {
                 break;
             }
         }
-        let stored = store(&self.publisher, &publications).await;
-        self.counts.waiting.fetch_sub(waiting.len() as u64, Ordering::Relaxed);
+        let events = askers.len() as u64;
+        self.counts.queued.fetch_sub(events, Ordering::Relaxed);
+        let publisher = Arc::clone(&self.publisher);
+        let stored = self.meanwhile(&mut askers, store(&publisher, &publications)).await;
+        self.counts.waiting.fetch_sub(events, Ordering::Relaxed);
         if stored {
-            for stored in waiting {
-                // Nobody may be waiting any more.
-                let _ = stored.send(());
-            }
+            askers.iter_mut().for_each(Asker::release);
             self.change(changes).await;
         } else {
-            self.counts.lost(waiting.len() as u64, "spool-closed");
+            self.counts.lost(events, "spool-closed");
+        }
+        Waiting { events: self.counts.waiting.load(Ordering::Relaxed) }.emit(&self.meters);
+        Forgotten { count: self.ledger.take_forgotten() }.emit();
+    }
+
+    /// Takes from the queue what is there.
+    fn wait_in_line(&mut self) {
+        while let Ok(job) = self.queue.try_recv() {
+            self.line.push_back(job);
+        }
+    }
+
+    /// Waits for the spool, and lets answers go out that waited for long enough: of these, and of those in line.
+    async fn meanwhile<T>(&mut self, askers: &mut [Asker], spool: impl Future<Output = T>) -> T {
+        let mut spool = pin!(spool);
+        // Nobody who comes later waits less.
+        let mut look = Instant::now() + self.wait;
+        look = askers.first().map_or(look, |first| look.min(first.until));
+        look = self.line.front().map_or(look, |first| look.min(first.asker.until));
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut spool => return done,
+                () = tokio::time::sleep_until(look) => {}
+            }
+            self.wait_in_line();
+            let now = Instant::now();
+            look = now + self.wait;
+            for asker in askers.iter_mut().chain(self.line.iter_mut().map(|job| &mut job.asker)) {
+                if asker.until > now {
+                    look = asker.until;
+                    break;
+                }
+                if asker.stored.is_some() {
+                    asker.release();
+                    Unconfirmed.emit();
+                }
+            }
         }
     }
 
@@ -196,16 +266,16 @@ impl Worker {
         while let Some(change) = changes.pop_front() {
             match change {
                 Change::Amend(event) => {
-                    let mut events = vec![*event];
+                    let mut events = vec![event];
                     while let Some(Change::Amend(event)) = changes.front() {
-                        events.push(Event::clone(event));
+                        events.push(Arc::clone(event));
                         changes.pop_front();
                     }
-                    self.amend(&events).await;
+                    self.amend(events).await;
                 }
                 Change::Swap { first, then, person, machine } => {
-                    if self.amend(std::slice::from_ref(&*first)).await {
-                        self.amend(std::slice::from_ref(&*then)).await;
+                    if self.amend(vec![first]).await {
+                        self.amend(vec![then]).await;
                     } else {
                         changes.extend(self.ledger.too_late(person, machine));
                     }
@@ -215,8 +285,11 @@ impl Worker {
     }
 
     /// Whether all of them were still held.
-    async fn amend(&self, events: &[Event]) -> bool {
-        let (amended, late, error) = match self.publisher.amend(events).await {
+    async fn amend(&mut self, events: Vec<Arc<Event>>) -> bool {
+        let events: Vec<Event> = events.into_iter().map(Arc::unwrap_or_clone).collect();
+        let publisher = Arc::clone(&self.publisher);
+        let asked = self.meanwhile(&mut [], publisher.amend(&events)).await;
+        let (amended, late, error) = match asked {
             Ok(held) => {
                 let amended = held.iter().filter(|held| **held).count();
                 (amended, events.len() - amended, None)

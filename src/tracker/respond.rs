@@ -36,6 +36,9 @@ pub(super) async fn answer(
 ) -> Result<Response<Whole>, Infallible> {
     let state = &shared.state;
     let answering = watch.answering(request.version() == Version::HTTP_2);
+    if !request.body().is_end_stream() {
+        watch.has_body();
+    }
     let began = Instant::now();
     let (Outcome { answer, event, track, headers, refused, anonymous }, rules) =
         decide(&request, peer, state);
@@ -49,7 +52,7 @@ pub(super) async fn answer(
     if let Some(event) = event {
         state.recorder().record(Found { event, track, rules }).await;
     }
-    Answered { kind: answer.as_str(), took: began.elapsed() }.emit();
+    Answered { kind: answer.as_str(), took: began.elapsed() }.emit(state.meters());
     drop(answering);
     Ok(response(answer, headers))
 }

@@ -24,9 +24,10 @@ use tokio_util::task::TaskTracker;
 use super::connection::{self, Shared};
 use super::connections::Crowd;
 use super::directory::Directory;
-use super::happenings::{AcceptFailed, ConnectionsFull, Listening};
+use super::happenings::{AcceptFailed, ConnectionsFull, Listening, Meters};
 use super::hit::{self, Outcome, World};
 use super::hosts::Hosts;
+use super::http::Http;
 use super::pages::Pages;
 use super::rate::{self, Table};
 use super::record::Recorder;
@@ -53,9 +54,12 @@ pub(super) struct State {
     handoff: Option<Keys>,
     consents: Arc<dyn Consents>,
     recorder: Recorder,
+    meters: Meters,
     source: String,
     sequence: AtomicU64,
-    askers: Table<RandomState>,
+    /// Who asks. Links have a table of their own: a crowd of clients costs none its count.
+    clients: Table<RandomState>,
+    links: Table<RandomState>,
     began: Instant,
     hasher: RandomState,
 }
@@ -83,7 +87,6 @@ impl State {
         let source = format!("mailtap/tracker/{host}");
         // Another process of this host may have had the same moment.
         let sequence = AtomicU64::new(rand::random());
-        let askers = Table::new(RandomState::new());
         Self {
             settings,
             hosts,
@@ -92,9 +95,11 @@ impl State {
             handoff,
             consents,
             recorder,
+            meters: Meters::new(),
             source,
             sequence,
-            askers,
+            clients: Table::new(RandomState::new()),
+            links: Table::new(RandomState::new()),
             began: Instant::now(),
             hasher: RandomState::new(),
         }
@@ -114,6 +119,10 @@ impl State {
 
     pub(super) const fn recorder(&self) -> &Recorder {
         &self.recorder
+    }
+
+    pub(super) const fn meters(&self) -> &Meters {
+        &self.meters
     }
 
     pub(super) fn decide(&self, request: &Request<'_>) -> (Outcome, Arc<Rules>) {
@@ -142,14 +151,14 @@ impl State {
     pub(super) fn exceeds(&self, request: &Request<'_>, outcome: &Outcome) -> Option<&'static str> {
         let now = self.began.elapsed();
         let Rates { client, token } = self.settings.rates;
-        if client.is_some_and(|rate| !rate::allows_client(&self.askers, request.client, rate, now)) {
+        if client.is_some_and(|rate| !rate::allows_client(&self.clients, request.client, rate, now)) {
             return Some("client");
         }
         let event = outcome.event.as_ref()?;
         // A link that all recipients share, or of nobody, has no rate of its own.
         let recipient = event.data.recipient?;
         let link = (event.message.as_bytes(), recipient.as_bytes(), event.data.link);
-        token.is_some_and(|rate| !self.askers.allows(link, rate, now)).then_some("token")
+        token.is_some_and(|rate| !self.links.allows(link, rate, now)).then_some("token")
     }
 }
 
@@ -163,13 +172,8 @@ pub(super) async fn serve(
     Listening { address: listener.local_addr().ok(), tls: tls.is_some() }.emit();
     let limits = state.settings.limits.clone();
     let places = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
-    let shared = Arc::new(Shared {
-        state,
-        clients: Arc::default(),
-        crowd: Arc::default(),
-        http: connection::http(&limits),
-        stop: stop.clone(),
-    });
+    let shared =
+        Arc::new(Shared { state, clients: Arc::default(), crowd: Arc::default(), http: Http::new(&limits) });
     let tasks = TaskTracker::new();
     while let Some(permit) = tokio::select! {
         permit = permit(&places, &shared.crowd) => permit,
@@ -193,6 +197,7 @@ pub(super) async fn serve(
     }
     let stopped = Instant::now();
     drop(listener);
+    shared.crowd.stop();
     tasks.close();
     // What is still open after this is cut when the process ends; the rest of the time is for events.
     let _ = tokio::time::timeout(limits.drain * 2 / 3, tasks.wait()).await;

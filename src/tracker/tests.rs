@@ -55,7 +55,7 @@ impl Hold for Spool {
             while self.stalls.load(Ordering::Relaxed) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            let events = publications.iter().map(|publication| publication.event.clone());
+            let events = publications.iter().map(|publication| Event::clone(&publication.event));
             self.events.lock().unwrap().extend(events);
             Ok(())
         })
