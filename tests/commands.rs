@@ -136,6 +136,38 @@ fn a_wrong_configuration_is_one_report_and_78() {
 }
 
 #[test]
+fn files_that_cannot_be_used_are_found_by_the_check() {
+    let site = installed(&[]);
+    let path = |name: &str| site.config().with_file_name(name);
+    let text = fs::read_to_string(site.config()).unwrap();
+    let text = text.replace("#handoff_hosts = []", "handoff_hosts = [\"www.example.org\"]");
+    let text = text.replace("#withdrawn_file = \"\"", "withdrawn_file = \"withdrawn.list\"");
+    fs::write(site.config(), text).unwrap();
+    for (name, content) in [("handoff.json", "{}"), ("withdrawn.list", "anna@example.net\n")] {
+        fs::write(path(name), content).unwrap();
+        fs::set_permissions(path(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let output = site.command(&["config", "check"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let wrong = said(&output);
+    for part in [
+        "keys.handoff: ",
+        "handoff.json",
+        "keys --use handoff init",
+        "consent.withdrawn_file: ",
+        "withdrawn.list",
+    ] {
+        assert!(wrong.contains(part), "{part}: {wrong}");
+    }
+    assert!(!wrong.contains("anna"), "{wrong}");
+    fs::remove_file(path("handoff.json")).unwrap();
+    run(&mut site.command(&["keys", "--use", "handoff", "init"]));
+    fs::write(path("withdrawn.list"), "").unwrap();
+    let output = site.command(&["config", "check"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+}
+
+#[test]
 fn usage_errors_are_64_and_help_is_not_an_error() {
     assert_eq!(mailtap().arg("--nonsense").output().unwrap().status.code(), Some(64));
     assert_eq!(mailtap().args(["collector", "--fail", "boom"]).output().unwrap().status.code(), Some(64));

@@ -5,15 +5,19 @@
 //! - Gives: `ok`, or every problem; the effective values as TOML or JSON, secrets redacted.
 //! - On failure: exit code 78 with the report.
 
+use std::fmt::Display;
 use std::path::Path;
 
 use clap::Subcommand;
 
-use super::exit::{Exit, OrExit, Result};
+use super::exit::{Exit, Failure, OrExit, Result};
 use super::own_hosts::own_hosts;
 use super::print;
 use super::terminal::{CARE, GOOD, paint};
 use crate::config::Config;
+use crate::consent::file::WithdrawnFile;
+use crate::keys::ring::Use;
+use crate::keys::{self, Keys};
 
 /// Check or show the configuration.
 #[derive(Debug, clap::Args)]
@@ -39,8 +43,7 @@ impl Args {
         let config = Config::load(path).or_exit(Exit::Config)?;
         match self.command {
             Command::Check => {
-                crate::keys::Keys::open(&config.keyring).or_exit(Exit::Config)?;
-                crate::keys::load_pseudonym_key(&config.pseudonym_key).or_exit(Exit::Config)?;
+                open_files(&config)?;
                 for warning in super::assemble_tracker::warnings(&config) {
                     print(format!("{}: {}: {warning}\n", path.display(), paint(CARE, "warning")))?;
                 }
@@ -56,6 +59,32 @@ impl Args {
             }
         }
     }
+}
+
+/// Opens the files that the configuration names, as the roles would; reports all that can't be used.
+fn open_files(config: &Config) -> Result {
+    let mut problems = Vec::new();
+    let mut note = |key: &str, error: Option<String>, remedy: &str| {
+        problems.extend(error.map(|error| format!("{key}: {error}; {remedy}")));
+    };
+    let keyring = Keys::open(&config.keyring).err();
+    let pseudonyms = keys::load_pseudonym_key(&config.pseudonym_key).err();
+    note("keys.keyring", text(keyring), "restore it from where it was made");
+    note("keys.pseudonym", text(pseudonyms), "restore it from where it was made");
+    // Whether they are there was looked at with the configuration; hand-offs are made on trackers only.
+    if let Some(path) = config.handoff_keys.as_ref().filter(|_| config.raw.tracker.enabled) {
+        let remedy = "restore it, or move it away and let `mailtap keys --use handoff init` make another";
+        note("keys.handoff", text(Keys::open_for(path, Use::Handoff).err()), remedy);
+    }
+    if let Some(path) = &config.withdrawn_file {
+        let remedy = "correct or restore it: who withdrew must not be lost";
+        note("consent.withdrawn_file", text(WithdrawnFile::open(path).err()), remedy);
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Failure::new(Exit::Config, problems.join("\n"))) }
+}
+
+fn text(error: Option<impl Display>) -> Option<String> {
+    error.map(|error| error.to_string())
 }
 
 /// Whose bounces count once is worth a word where nobody said it: on another host's report the guess may be wrong.
