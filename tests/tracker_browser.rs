@@ -11,8 +11,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use harness::{Options, Site, said, wait_for};
-use mailtap::identity::MessageId;
+use harness::{Options, Site, http, said, wait_for};
+use mailtap::identity::{MessageId, Pseudonym};
 use mailtap::keys::Keys;
 use mailtap::keys::token::{Click, Token, sign};
 use mailtap::service::clock;
@@ -49,7 +49,7 @@ fn website(link: String) -> u16 {
 }
 
 /// The page that the browser ends at, as text; its log of the network goes to `net_log`.
-fn browse(directory: &Path, tracker: u16, website: u16, net_log: &Path) -> String {
+fn browse(directory: &Path, tracker: u16, website: u16, net_log: &Path, more: &[&str]) -> String {
     let output = Command::new("chromium")
         .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
         .args(["--disable-crash-reporter", "--disable-background-networking", "--proxy-server=direct://"])
@@ -59,6 +59,7 @@ fn browse(directory: &Path, tracker: u16, website: u16, net_log: &Path) -> Strin
         ))
         .arg(format!("--user-data-dir={}", directory.join("profile").display()))
         .arg(format!("--log-net-log={}", net_log.display()))
+        .args(more)
         .arg("http://www.shop.example/mail")
         .stdin(Stdio::null())
         .output()
@@ -78,11 +79,10 @@ fn spoke_http_2(net_log: &Path, host: &str) -> bool {
     })
 }
 
-#[test]
-fn a_browser_follows_a_link_over_http_2_and_brings_its_visit_along() {
+/// A site with TLS whose relay sends to a collector.
+fn site(directory: &Path) -> Site {
     let pair = rcgen::generate_simple_self_signed(vec!["t.shop.example".to_owned()]).unwrap();
-    let temporary = tempfile::tempdir().unwrap();
-    let (certificate, key) = (temporary.path().join("cert.pem"), temporary.path().join("key.pem"));
+    let (certificate, key) = (directory.join("cert.pem"), directory.join("key.pem"));
     fs::write(&certificate, pair.cert.pem()).unwrap();
     fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
@@ -91,27 +91,58 @@ fn a_browser_follows_a_link_over_http_2_and_brings_its_visit_along() {
         certificate.display(),
         key.display()
     );
-    let site = Site::start(&Options {
+    Site::start(&Options {
         without_postfix: true,
         changes: vec![("[tracker]\n", tls), ("[tap]\n#enabled = true", "[tap]\nenabled = false".to_owned())],
         ..Options::default()
-    });
+    })
+}
+
+/// The URL of a link in a mail of an hour ago.
+fn link(site: &Site, recipient: Option<Pseudonym>) -> String {
     let keys = Keys::open(&site.dir.join("mailtap/keyring.json")).unwrap();
     let now = clock::now();
     let token = Token::Click(Click {
         message: MessageId::new(now.minus(Duration::from_secs(3_600)), 7),
-        recipient: None,
+        recipient,
         link: 1,
         campaign: None,
         target: "http://www.shop.example/arrived?a=1&b=%C3%A9#part".to_owned(),
     });
-    let text = sign(&token, keys.current().signing(now).unwrap());
-    let website = website(format!("https://t.shop.example/c/{text}"));
+    format!("https://t.shop.example/c/{}", sign(&token, keys.current().signing(now).unwrap()))
+}
+
+#[test]
+fn a_browser_follows_a_link_over_http_2_and_brings_its_visit_along() {
+    let temporary = tempfile::tempdir().unwrap();
+    let site = site(temporary.path());
+    let website = website(link(&site, None));
     let net_log = temporary.path().join("net.json");
-    let page = browse(temporary.path(), site.tracker, website, &net_log);
+    let page = browse(temporary.path(), site.tracker, website, &net_log, &[]);
     assert!(page.contains("<p id=\"arrived\">/arrived?a=1&amp;b=%C3%A9</p>"), "{page}");
     assert!(spoke_http_2(&net_log, "t.shop.example"), "not by HTTP/2");
     wait_for("the click", Duration::from_secs(60), || site.counts().get("email_click") == Some(&1));
     let collected = fs::read_to_string(site.dir.join("collected.jsonl")).unwrap();
     assert!(collected.contains("\"client_id\":\"111.222\""), "the visitor of _ga: {collected}");
+}
+
+/// Chromium sends the signal when told so by a switch.
+#[test]
+fn a_browser_with_global_privacy_control_arrives_and_nothing_personal_is_recorded() {
+    let temporary = tempfile::tempdir().unwrap();
+    let site = site(temporary.path());
+    let recipient = Pseudonym::from([0x11; 12]);
+    let website = website(link(&site, Some(recipient)));
+    let net_log = temporary.path().join("net.json");
+    let switch = ["--enable-features=GlobalPrivacyControlForce"];
+    let page = browse(temporary.path(), site.tracker, website, &net_log, &switch);
+    assert!(page.contains("<p id=\"arrived\">/arrived?a=1&amp;b=%C3%A9</p>"), "{page}");
+    let network = fs::read_to_string(&net_log).unwrap().to_lowercase();
+    assert!(network.contains("sec-gpc: 1"), "this Chromium does not know the switch, or it has another name");
+    let metrics = http(site.admin, "GET", "/metrics", &[]).unwrap().body;
+    let metrics = String::from_utf8(metrics).unwrap();
+    assert!(metrics.contains("mailtap_tracker_anonymous_total{reason=\"gpc\"} 1\n"), "{metrics}");
+    wait_for("the click", Duration::from_secs(60), || site.counts().get("email_click") == Some(&1));
+    let collected = fs::read_to_string(site.dir.join("collected.jsonl")).unwrap();
+    assert!(!collected.contains("111.222") && !collected.contains(&recipient.to_string()), "{collected}");
 }
