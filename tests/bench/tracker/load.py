@@ -91,6 +91,27 @@ def idle(count, address, pid):
     print(json.dumps({"connections": len(held), "before_kb": before, "with_kb": memory(pid)}))
 
 
+def kept(admin, answered):
+    """An error where less was recorded than answered, or anything was lost; how many answers did not wait for the spool."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    text = opener.open(f"http://127.0.0.1:{admin}/metrics", timeout=10).read().decode()
+
+    def total(name):
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if re.match(rf"{name}(\{{|\s)", line))
+
+    recorded = total("mailtap_tracker_clicks_total") + total("mailtap_tracker_opens_total")
+    lost, limited = total("mailtap_tracker_lost_total"), total("mailtap_tracker_limited_total")
+    if recorded < int(answered) or lost or limited:
+        raise SystemExit(f"{answered} answered, {recorded:.0f} recorded, {lost:.0f} lost, {limited:.0f} limited")
+    print(json.dumps({"answered": int(answered), "recorded": int(recorded), "unconfirmed": int(total("mailtap_tracker_unconfirmed_total"))}))
+
+
+def answered(*paths):
+    """How many requests were answered in all these runs."""
+    codes = (re.search(r"status codes: (\d+) 2xx, (\d+) 3xx", Path(path).read_text()) for path in paths)
+    print(sum(int(code.group(1)) + int(code.group(2)) for code in codes))
+
+
 def percentile(path):
     """The 99th percentile of the times of h2load's log, in milliseconds."""
     times = sorted(int(line.split("\t")[2]) for line in Path(path).read_text().splitlines())
@@ -112,6 +133,7 @@ def report(form, work, *subjects):
             }
             for subject in subjects
         },
+        "kept": {sync: json.loads((work / f"kept-{sync}").read_text()) for sync in ("full", "normal")},
         "idle": {name: json.loads((work / f"{name}.idle").read_text()) for name in ("nginx", "mailtap")},
     }
     if form == "json":
@@ -121,6 +143,8 @@ def report(form, work, *subjects):
     for subject, row in result["subjects"].items():
         ratio = f"{row['ratio_to_nginx']:.0%}" if row["ratio_to_nginx"] else "–"
         print(f"{subject:<16}{row['requests_per_second']:>12,}{ratio:>10}{row['p99_ms_at_half_load']:>17.2f} ms")
+    for sync, row in result["kept"].items():
+        print(f"sync = {sync}: {row['answered']:,} answered, {row['recorded']:,} recorded; {row['unconfirmed']:,} answers did not wait for the spool")
     for name, row in result["idle"].items():
         print(f"{name}: {row['before_kb'] / 1024:.1f} MiB, with {row['connections']:,} idle connections {row['with_kb'] / 1024:.1f} MiB")
 
