@@ -193,10 +193,12 @@ fn what_nobody_took_in_time_becomes_a_dead_letter_or_is_dropped() {
         let mut put = |numbers: std::ops::Range<u64>, now: Timestamp| {
             let transaction = connection.transaction().unwrap();
             let mut room = store::Room::look(&transaction, 10_000, u64::MAX).unwrap();
+            let mut append = inbox::Append::new(&transaction).unwrap();
             for event in numbers.map(event) {
                 let row = NewRow::from(&event);
-                assert!(store::publish(&transaction, &row, &mut room, now, days(now)).unwrap().is_some());
+                assert!(store::publish(&mut append, &row, &mut room, now, days(now)).unwrap().is_some());
             }
+            drop(append);
             inbox::sweep(&transaction, usize::MAX, days(now)).unwrap();
             transaction.commit().unwrap();
         };
