@@ -221,7 +221,7 @@ fn click(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
 }
 
 /// The open that a click implies, where the site wants it and the recipient agreed to opens, too.
-fn implied(click: &Event, world: &World<'_>) -> Option<(Event, FirstKey)> {
+fn implied(click: &Event, world: &World<'_>) -> Option<Box<(Event, FirstKey)>> {
     let recipient = click.data.recipient.filter(|_| world.site.click_implies_open)?;
     if world.consents.decide(Some(&recipient), Purpose::Opens) == Consent::Denied {
         return None;
@@ -229,7 +229,7 @@ fn implied(click: &Event, world: &World<'_>) -> Option<(Event, FirstKey)> {
     let mut event = Event { id: ledger::implied_id(&click.id), kind: Kind::Opened, ..click.clone() };
     event.data.implied = Some(true);
     (event.data.link, event.data.link_host, event.data.link_path) = (None, None, None);
-    Some((event, ledger::first_key(Kind::Opened, &click.message, &recipient, None)))
+    Some(Box::new((event, ledger::first_key(Kind::Opened, &click.message, &recipient, None))))
 }
 
 /// Whether a cookie or a hand-off may say who a recipient is.

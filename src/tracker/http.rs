@@ -131,11 +131,16 @@ async fn one<S: Stream>(
             return Ok(());
         }
         let parts = serving.into_parts();
-        io = Watched { begun: parts.read_buf, ..parts.io.into_inner() };
-        if !io.begun.is_empty() {
+        io = parts.io.into_inner();
+        if !parts.read_buf.is_empty() {
             // The beginning of a head came together with the last request.
+            io.begun = parts.read_buf;
             watch.heard();
-        } else if rest(&io, shared, watch).await? == Driven::Ended {
+            continue;
+        }
+        // Empty, but the whole buffer behind it.
+        drop(parts.read_buf);
+        if rest(&io, shared, watch).await? == Driven::Ended {
             return Ok(());
         }
     }
@@ -210,7 +215,7 @@ fn service(
     shared: Arc<Shared>,
     watch: Arc<Watch>,
 ) -> impl Service<Request<Incoming>, Response = Response<Whole>, Error = Infallible, Future: Send> + Unpin {
-    service_fn(move |request| respond::answer(request, client, Arc::clone(&shared), Arc::clone(&watch)))
+    service_fn(move |request| respond::answer(request, client, Arc::clone(&shared), &watch))
 }
 
 /// Whether the client spoke no HTTP, and did not just go away.
@@ -286,5 +291,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connection;
+
+    fn bytes<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_that_rests_takes_little_room() {
+        let bytes = bytes(connection::run);
+        assert!(bytes <= 3_072, "{bytes} bytes for the task of a connection");
     }
 }

@@ -40,7 +40,7 @@ fn a_consented_click_gives_cookie_and_hand_off_and_an_implied_open() {
     let target = location(&outcome);
     assert!(target.starts_with("https://shop.example/a?b=1&mt=ey") && target.ends_with("#c"), "{target}");
     assert!(cookie_of(&outcome).unwrap().starts_with("__Secure-mt="));
-    let (open, key) = outcome.track.as_ref().unwrap().implied.as_ref().unwrap();
+    let (open, key) = &**outcome.track.as_ref().unwrap().implied.as_ref().unwrap();
     assert_eq!(
         (open.kind, open.data.implied, open.data.recipient),
         (Kind::Opened, Some(true), Some(recipient()))

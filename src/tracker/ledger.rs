@@ -34,7 +34,7 @@ pub(super) struct Track {
     /// What it may be the first of; nothing where several recipients share a token.
     pub(super) first: Option<FirstKey>,
     /// An open that this click implies.
-    pub(super) implied: Option<(Event, FirstKey)>,
+    pub(super) implied: Option<Box<(Event, FirstKey)>>,
 }
 
 /// An event to publish.
@@ -120,10 +120,10 @@ impl Ledger {
             }
         }
         let is_person = event.data.machine == Some(Machine::No);
-        let implied = implied.filter(|(_, key)| is_person && !self.held.has_person(key));
+        let implied = implied.filter(|implied| is_person && !self.held.has_person(&implied.1));
         let mut publish = Vec::with_capacity(2);
         for (event, first) in
-            std::iter::once((event, first)).chain(implied.map(|(event, key)| (event, Some(key))))
+            std::iter::once((event, first)).chain(implied.map(|implied| (implied.0, Some(implied.1))))
         {
             let mut event = Arc::new(event);
             changes.extend(self.held.admit(&mut event, first, known_since_ever, now));

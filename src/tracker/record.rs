@@ -31,6 +31,8 @@ use crate::queue::{First, Holder, Publication, PublishError};
 use crate::service::clock;
 
 const BATCH_EVENTS: usize = 1_024;
+/// How exactly the worker looks at the time.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Between two log lines about lost events.
@@ -38,7 +40,7 @@ const LOG_EVERY_MS: u64 = 1_000;
 
 /// An event, and who waits for it.
 struct Job {
-    found: Found,
+    found: Box<Found>,
     asker: Asker,
 }
 
@@ -92,6 +94,7 @@ impl Recorder {
         wait: Duration,
     ) -> (Self, JoinHandle<()>) {
         let (queue, jobs) = mpsc::unbounded_channel();
+        let wait = wait.max(SHORTEST_WAIT);
         let closing = CancellationToken::new();
         let counts = Arc::new(Counts {
             queued: AtomicU64::new(0),
@@ -113,8 +116,9 @@ impl Recorder {
         (Self { queue, room: queue_events.max(1) as u64, wait, closing, counts }, worker)
     }
 
-    /// Takes an event; returns when it is stored, or after the configured wait while storing goes on.
-    pub(super) async fn record(&self, found: Found) {
+    /// Takes an event. What it gives ends when the event is stored, or after the configured wait while storing goes on;
+    /// nothing for an event that is lost at once.
+    pub(super) fn record(&self, found: Box<Found>) -> Option<oneshot::Receiver<()>> {
         let (stored, is_stored) = oneshot::channel();
         let asker = Asker { stored: Some(stored), until: Instant::now() + self.wait };
         // Counted before it is sent: the worker may have it stored before this line's end.
@@ -124,10 +128,9 @@ impl Recorder {
             self.counts.queued.fetch_sub(1, Ordering::Relaxed);
             self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
             self.counts.lost(1, if self.closing.is_cancelled() { "stopping" } else { "queue-full" });
-            return;
+            return None;
         }
-        // An error means lost, which is counted where it happened.
-        let _ = is_stored.await;
+        Some(is_stored)
     }
 
     /// Takes nothing more, and gives what is queued `within` to be stored.
@@ -167,7 +170,14 @@ impl Worker {
             tokio::select! {
                 biased;
                 () = closing.cancelled(), if !self.queue.is_closed() => self.queue.close(),
-                () = heard(&mut news, &mut deliveries) => self.delivered(deliveries.drain(..)).await,
+                () = heard(&mut news, &mut deliveries) => {
+                    self.delivered(deliveries.drain(..)).await;
+                    // In turn, however many news there are.
+                    self.wait_in_line();
+                    if !self.line.is_empty() {
+                        self.batch().await;
+                    }
+                }
                 taken = self.queue.recv_many(&mut arrived, BATCH_EVENTS), if idle => {
                     if taken == 0 {
                         return;
@@ -189,7 +199,7 @@ impl Worker {
         while let Some(Job { found, asker }) =
             if askers.len() < BATCH_EVENTS { self.line.pop_front() } else { None }
         {
-            let (publish, more) = self.ledger.take(found, now);
+            let (publish, more) = self.ledger.take(*found, now);
             askers.push(asker);
             for ledger::Publish { event, held_until, first } in publish {
                 Recorded { event: &event }.emit(&self.meters);

@@ -7,6 +7,7 @@
 //! - See: RFC 9110.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,18 +29,19 @@ use super::request::{Method, Request};
 use super::rules::Rules;
 use super::serve::State;
 
-pub(super) async fn answer(
+/// Decides at once; what is left is the wait for the spool, and small: each request has it moved about.
+pub(super) fn answer(
     request: hyper::Request<Incoming>,
     peer: IpAddr,
     shared: Arc<Shared>,
-    watch: Arc<Watch>,
-) -> Result<Response<Whole>, Infallible> {
-    let state = &shared.state;
+    watch: &Arc<Watch>,
+) -> impl Future<Output = Result<Response<Whole>, Infallible>> + Send + use<> {
     let answering = watch.answering(request.version() == Version::HTTP_2);
     if !request.body().is_end_stream() {
         watch.has_body();
     }
     let began = Instant::now();
+    let state = &shared.state;
     let (Outcome { answer, event, track, headers, refused, anonymous }, rules) =
         decide(&request, peer, state);
     drop(request);
@@ -49,12 +51,16 @@ pub(super) async fn answer(
     if let Some(reason) = anonymous {
         Anonymised { reason: reason.as_str() }.emit();
     }
-    if let Some(event) = event {
-        state.recorder().record(Found { event, track, rules }).await;
+    let stored = event.and_then(|event| state.recorder().record(Box::new(Found { event, track, rules })));
+    async move {
+        if let Some(stored) = stored {
+            // An error means lost, which is counted where it happened.
+            let _ = stored.await;
+        }
+        Answered { kind: answer.as_str(), took: began.elapsed() }.emit(shared.state.meters());
+        drop(answering);
+        Ok(response(answer, headers))
     }
-    Answered { kind: answer.as_str(), took: began.elapsed() }.emit(state.meters());
-    drop(answering);
-    Ok(response(answer, headers))
 }
 
 fn decide(request: &hyper::Request<Incoming>, peer: IpAddr, state: &State) -> (Outcome, Arc<Rules>) {
