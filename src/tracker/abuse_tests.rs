@@ -203,6 +203,56 @@ async fn an_idle_connection_stays_longer_than_a_slow_one_and_not_for_ever() {
     assert!(took < Duration::from_millis(550), "{took:?}");
 }
 
+/// What comes on a connection until `end` has come so often.
+async fn read_until(stream: &mut TcpStream, end: &str, count: usize) -> String {
+    let mut text = String::new();
+    while text.matches(end).count() < count {
+        text.push(char::from(stream.read_u8().await.expect("still open")));
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_connection_that_has_rested_goes_on_where_it_was() {
+    let tracker = Tracker::start(Settings::default()).await;
+    let mut stream = TcpStream::connect(tracker.address).await.unwrap();
+    let request = "GET /robots.txt HTTP/1.1\r\nHost: t\r\n\r\n";
+    let body = "Disallow: /\n";
+    // Whole requests; the next one's beginning together with the last; and its end by itself.
+    let half = request.len() / 2;
+    for (sent, answers) in [
+        (request.to_owned(), 1),
+        (request.repeat(3), 3),
+        (format!("{request}{}", &request[..half]), 1),
+        (request[half..].to_owned(), 1),
+    ] {
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let text = read_until(&mut stream, body, answers).await;
+        assert_eq!(text.matches("HTTP/1.1 200 OK").count(), answers);
+        // Longer than it keeps its buffers.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_rest_of_a_body_is_no_request_however_late_it_comes() {
+    let tracker = Tracker::start(hasty()).await;
+    for head in ["Content-Length: 200", "Transfer-Encoding: chunked"] {
+        let mut stream = TcpStream::connect(tracker.address).await.unwrap();
+        let request = format!("POST / HTTP/1.1\r\nHost: t\r\n{head}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = read_until(&mut stream, "\r\n\r\n", 1).await;
+        assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // It may be closed by now.
+        let _ = stream.write_all(b"GET /robots.txt HTTP/1.1\r\nHost: t\r\n\r\n").await;
+        let mut rest = Vec::new();
+        let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await.unwrap();
+        let rest = String::from_utf8_lossy(&rest);
+        assert!(!rest.contains("Disallow"), "{head}: {rest}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_has_only_so_many_connections() {
     let limits = Limits { connections_per_client: 3, ..Limits::default() };
