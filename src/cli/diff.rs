@@ -4,6 +4,7 @@
 //! - Takes: the message before and after.
 //! - Gives: a unified diff for each header block or part that differs, with colours; empty when nothing differs.
 //! - On failure: bytes that are no text in the part's charset show as U+FFFD, control characters as signs for them.
+//!   Where a line is too long to be read, as in a newsletter of a single one, all are shown broken before each tag.
 //! - Limits: attachments and nested messages are not compared: nothing of ours changes them.
 
 use mail_parser::{Message, MessageParser, MessagePart, MimeHeaders as _, PartType};
@@ -14,6 +15,9 @@ use crate::filter::header;
 
 /// Lines shown around a change.
 const CONTEXT_LINES: usize = 3;
+
+/// Longer lines nobody compares by eye.
+const READABLE_BYTES: usize = 800;
 
 /// Compares.
 #[must_use]
@@ -76,7 +80,10 @@ fn unified(what: &str, before: &str, after: &str) -> String {
     if before == after {
         return String::new();
     }
-    let (before, after) = (before.replace("\r\n", "\n"), after.replace("\r\n", "\n"));
+    let (mut before, mut after) = (before.replace("\r\n", "\n"), after.replace("\r\n", "\n"));
+    if before.lines().any(|line| line.len() > READABLE_BYTES) {
+        (before, after) = (broken_before_tags(&before), broken_before_tags(&after));
+    }
     let diff = TextDiff::from_lines(before.as_str(), after.as_str());
     let mut output = paint(BAD, &format!("--- {what}, as it came")) + "\n";
     output.push_str(&(paint(GOOD, &format!("+++ {what}, as it goes out")) + "\n"));
@@ -91,6 +98,24 @@ fn unified(what: &str, before: &str, after: &str) -> String {
             }
             output.push('\n');
         }
+    }
+    output
+}
+
+/// A line for each tag; by the tag alone, so that what is the same in two texts stays so.
+fn broken_before_tags(text: &str) -> String {
+    let mut output = String::with_capacity(text.len() + text.len() / 16);
+    for (index, piece) in text.split('<').enumerate() {
+        if index > 0 {
+            let is_tag =
+                piece.starts_with(|sign: char| sign.is_ascii_alphabetic() || matches!(sign, '/' | '!'));
+            output.push_str(if is_tag && !output.ends_with('\n') && !output.is_empty() {
+                "\n<"
+            } else {
+                "<"
+            });
+        }
+        output.push_str(piece);
     }
     output
 }
@@ -115,6 +140,20 @@ mod tests {
                         <p>caf\u{e9}\n-<a href=one>\n+<a href=two>\n";
         assert_eq!(plain(&diff(before.as_bytes(), after.as_bytes())), expected);
         assert_eq!(diff(before.as_bytes(), before.as_bytes()), "");
+    }
+
+    #[test]
+    fn a_newsletter_of_one_line_can_be_read() {
+        let line = |url: &str| {
+            format!(
+                "Content-Type: text/html\n\n<p>1 < 2</p>{}<a href={url}>x</a><p>end</p>\n",
+                "<p>same</p>".repeat(90)
+            )
+        };
+        let text = plain(&diff(line("one").as_bytes(), line("two").as_bytes()));
+        let (_, hunk) = text.split_once("@@\n").unwrap_or_default();
+        assert_eq!(hunk, " </p>\n <p>same\n </p>\n-<a href=one>x\n+<a href=two>x\n </a>\n <p>end\n </p>\n");
+        assert_eq!(broken_before_tags("a<b>1 < 2</b>\n<i>"), "a\n<b>1 < 2\n</b>\n<i>");
     }
 
     #[test]
