@@ -368,6 +368,7 @@ fn split(at: &mut Checker<'_>, raw: &Raw) -> Option<SplitConfig> {
 fn milter(at: &mut Checker<'_>, raw: &Raw) -> MilterConfig {
     let milter = &raw.milter;
     let listen = at.some("milter.listen", units::listen(&milter.listen));
+    memory_for_one(at, raw);
     MilterConfig {
         listen: listen.unwrap_or_else(|| Listen::Unix(PathBuf::new())),
         socket_mode: at.ok("milter.socket_mode", units::mode(&milter.socket_mode)),
@@ -389,6 +390,25 @@ fn milter(at: &mut Checker<'_>, raw: &Raw) -> MilterConfig {
         max_header_bytes: at.size("milter.max_header_size", &milter.max_header_size),
         max_recipients: at.count("milter.max_recipients", milter.max_recipients),
         drain: at.ok("milter.drain", units::duration(&milter.drain)),
+    }
+}
+
+/// A message counts four times while it is worked on: what has no room even alone would pass as it came, for ever.
+fn memory_for_one(at: &mut Checker<'_>, raw: &Raw) {
+    let bytes = |text| units::bytes(text).ok();
+    let (Some(memory), Some(message)) = (bytes(&raw.milter.max_memory), bytes(&raw.policy.max_message))
+    else {
+        return;
+    };
+    if memory <= message.saturating_mul(4) {
+        at.note(
+            "milter.max_memory",
+            format!(
+                "must be more than four times policy.max_message ({}): as much is counted while a message is worked on, and \
+                 larger ones would pass as they came; raise it, or lower policy.max_message",
+                raw.policy.max_message
+            ),
+        );
     }
 }
 

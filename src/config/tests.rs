@@ -253,6 +253,21 @@ fn mail_is_split_only_where_nobody_can_get_two_copies() {
 }
 
 #[test]
+fn memory_has_room_for_the_largest_message() {
+    let with = |memory: &str| {
+        let text = EXAMPLE.replace("#max_memory = \"1GiB\"", &format!("max_memory = \"{memory}\""));
+        let (_directory, path) = site(&text);
+        Config::load(&path).map_err(|error| error.to_string())
+    };
+    let report = with("160MiB").unwrap_err();
+    assert!(
+        report.contains("milter.max_memory: must be more than four times policy.max_message (40MiB)"),
+        "{report}"
+    );
+    assert_eq!(with("161MiB").unwrap().milter.max_memory_bytes, 161 << 20);
+}
+
+#[test]
 fn tracking_hosts_take_from_the_first_what_they_leave_out() {
     let host = "[[tracking.hosts]]\nurl = \"https://b.example/x\"\naliases = [\"B2.example\"]\nsender_domains = [\"b.example\"]\n\
                 click_paths = [\"go\"]\n[policy]";
