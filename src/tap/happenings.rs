@@ -104,7 +104,7 @@ impl RefsMissing<'_> {
             attempts = self.0.attempts,
             setting = "milter_header_checks = regexp:{{/^X-Mailtap-(Ref|Campaign):/ INFO}}",
             "no delivery of this Postfix instance has a logged X-Mailtap-Ref: if tracked mail goes through it, this setting is \
-             missing in its main.cf (header_checks instead, if it only relays); if none does, leave it out of tap.syslog_names"
+             missing in its main.cf (header_checks instead, if it only relays); if none does, name the others in tap.syslog_names"
         );
     }
 }
