@@ -150,6 +150,25 @@ impl RefUnverified {
     }
 }
 
+/// Deliveries to an instance of our own were counted, since its log was read later.
+pub(super) struct CountedEarly {
+    pub(super) deliveries: u64,
+    /// Whether they are the first ones.
+    pub(super) begins: bool,
+}
+
+impl CountedEarly {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tap_counted_early_total").increment(self.deliveries);
+        if self.begins && self.deliveries > 0 {
+            tracing::warn!(
+                "a message counts as delivered twice: the instance that took it goes on with it, and logs to another file. Name it \
+                 in tap.own_relays, with its port"
+            );
+        }
+    }
+}
+
 /// The rules of bounce classes were read again.
 pub(super) struct RulesRead;
 

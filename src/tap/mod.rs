@@ -36,6 +36,7 @@ mod shape;
 mod sink;
 mod split;
 mod state;
+mod taken;
 mod tallies;
 mod tls;
 mod unlogged;

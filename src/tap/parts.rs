@@ -73,6 +73,8 @@ pub struct Counts {
     pub discarded: u64,
     /// Attempts that handed the message to another queue of our own.
     pub handed_on: u64,
+    /// Deliveries that were counted, though another queue of our own had taken the message: its log came later.
+    pub counted_early: u64,
     /// Attempts for recipients of copies.
     pub copies: u64,
     /// Messages that were forgotten before their end, over the limit.

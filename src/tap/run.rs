@@ -192,6 +192,8 @@ impl Worker {
         if before.unverified_refs == 0 && after.unverified_refs > 0 {
             happened::RefUnverified.emit();
         }
+        let deliveries = after.counted_early - before.counted_early;
+        happened::CountedEarly { deliveries, begins: before.counted_early == 0 }.emit();
         self.reported = after;
         self.settle();
         std::mem::take(&mut self.events)

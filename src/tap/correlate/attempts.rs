@@ -142,11 +142,14 @@ impl Correlator {
             self.counts.handed_on += 1;
             return true;
         }
-        let again =
-            queued_as(delivery.text).is_some_and(|queue_id| self.state.is_also_queued_as(key, queue_id, id));
+        let queued_as = queued_as(delivery.text);
+        let again = queued_as.is_some_and(|queue_id| self.state.is_also_queued_as(key, queue_id, id));
         if again || self.parts.own_relays.iter().any(|own| is_relay(delivery.relay, own)) {
             self.counts.handed_on += 1;
             return true;
+        }
+        if let Some(queue_id) = queued_as {
+            self.taken.push(queue_id, id);
         }
         false
     }

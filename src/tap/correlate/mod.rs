@@ -22,6 +22,7 @@ use super::loss::{Loss, loss, may_be_ours, repetitions};
 use super::queue_id::QueueId;
 use super::record::{Header, Name, Origin, Record, Refuser};
 use super::state::{Key, Saved, State, instance_of};
+use super::taken::Taken;
 use super::tallies::{Silent, Tallies};
 use super::time::Resolver;
 use super::tls::Connections;
@@ -40,6 +41,7 @@ pub struct Correlator {
     early: Early,
     connections: Connections,
     tallies: Tallies,
+    taken: Taken,
     /// Where this process knows what the milter marks.
     unlogged: Option<Unlogged>,
     copy_recipients: Vec<Pseudonym>,
@@ -81,6 +83,7 @@ impl Correlator {
             early: Early::default(),
             connections: Connections::default(),
             tallies,
+            taken: Taken::default(),
             unlogged: None,
             copy_recipients,
             was_delivery: false,
@@ -304,6 +307,7 @@ impl Correlator {
                     return;
                 };
                 self.counts.refs += 1;
+                self.counts.counted_early += u64::from(self.taken.was(header.queue_id, id));
                 // A second one while cleanup(8) is at it is that of an attached message (`nested_header_checks`).
                 let key = self.state.key(line.host, line.instance, header.queue_id);
                 let known = key.and_then(|key| self.state.message(key));

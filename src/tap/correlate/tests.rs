@@ -236,6 +236,32 @@ fn a_message_goes_on_under_another_queue_id() {
     assert_eq!(told(&[unknown, ("smtp", &again)]).0, "");
 }
 
+/// Of two files the second instance's may be read later than the first one's.
+#[test]
+fn a_delivery_that_was_none_is_noticed() {
+    let own = log(&[
+        (
+            "cleanup",
+            "A1B2C3D4: milter-header-info: header X-Mailtap-Ref: test-ref-0001 from x[127.0.0.1]; from=<a@b>",
+        ),
+        ("smtp", &outcome("dsn=2.0.0, status=sent (250 2.0.0 Ok: queued as B2B2B2B2)")),
+    ]);
+    let next = |reference: &str| {
+        let text = format!("B2B2B2B2: info: header X-Mailtap-Ref: {reference} from x[127.0.0.1]; from=<a@b>");
+        log(&[("cleanup", &text)])
+    };
+    for (first, second, expected) in [
+        (own.clone(), next("test-ref-0001"), (1, 1, 0)),
+        (next("test-ref-0001"), own.clone(), (0, 0, 1)),
+        (own.clone(), next("test-ref-0002"), (1, 0, 0)),
+    ] {
+        let mut correlator = correlator();
+        let events = read(&mut correlator, &[first, second].concat());
+        let counts = correlator.counts();
+        assert_eq!((events.len(), counts.counted_early, counts.handed_on), expected);
+    }
+}
+
 #[test]
 fn daemons_with_a_name_of_their_own_are_of_the_same_instance() {
     let sent = outcome("dsn=2.0.0, status=sent (250 2.0.0 ok)");
