@@ -19,6 +19,9 @@ pub(in crate::queue) const STATE: &str = "x-mailtap-state";
 pub(in crate::queue) const SINCE: &str = "x-mailtap-since";
 /// What a replayed event is known by instead of its id.
 pub(in crate::queue) const REPLAY: &str = "x-mailtap-replay";
+/// The number of the work queue that an event belongs to, where there are several. Without `x-`: by such headers an exchange
+/// does not choose.
+pub(in crate::queue) const PARTITION: &str = "mailtap-partition";
 /// Whose event it is, as a pseudonym: what work queues are chosen by.
 pub(in crate::queue) const RECIPIENT: &str = "x-mailtap-recipient";
 /// The broker's word for why it made a dead letter of a message itself.

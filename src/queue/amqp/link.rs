@@ -20,7 +20,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connect, Connection, ConnectionProperties, Consumer, ExchangeKind};
 
-use super::topology::{Argument, HASH, HASH_HEADER, Queue, Topology};
+use super::topology::{Argument, Queue, Topology};
 use super::{AmqpError, Mode, Settings};
 
 /// How long an ack may take: it only has to be written.
@@ -161,11 +161,9 @@ impl Link {
                 .map_err(|error| wrong(name, &error))?;
         }
         if let Some(name) = &self.topology.spread {
-            let mut arguments = FieldTable::default();
-            let (header, value) = HASH_HEADER;
-            arguments.insert(header.into(), AMQPValue::LongString(value.into()));
-            let kind = ExchangeKind::Custom(HASH.into());
-            self.exchange(name, kind, mode, &arguments).await.map_err(|error| spreading(name, &error))?;
+            let none = FieldTable::default();
+            let made = self.exchange(name, ExchangeKind::Headers, mode, &none).await;
+            made.map_err(|error| wrong(name, &error))?;
         }
         for queue in &self.topology.queues {
             self.queue(queue, mode).await.map_err(|error| wrong(&queue.name, &error))?;
@@ -178,12 +176,13 @@ impl Link {
         for binding in &self.topology.bindings {
             let (queue, exchange) = (binding.queue.as_str().into(), binding.exchange.as_str().into());
             let options = QueueBindOptions::default();
-            within(
-                self.timeout,
-                channel.queue_bind(queue, exchange, binding.key.into(), options, FieldTable::default()),
-            )
-            .await
-            .map_err(|error| wrong(&binding.queue, &error))?;
+            let mut arguments = FieldTable::default();
+            for (name, value) in binding.arguments() {
+                arguments.insert(name.into(), AMQPValue::LongString(value.into()));
+            }
+            within(self.timeout, channel.queue_bind(queue, exchange, binding.key.into(), options, arguments))
+                .await
+                .map_err(|error| wrong(&binding.queue, &error))?;
         }
         if let Some((from, to, key)) = &self.topology.between {
             let (source, destination) = (from.as_str().into(), to.as_str().into());
@@ -259,11 +258,6 @@ pub(in crate::queue) async fn within<T>(
 
 fn wrong(what: &str, error: &AmqpError) -> AmqpError {
     AmqpError::Topology { what: what.into(), why: error.to_string() }
-}
-
-fn spreading(what: &str, error: &AmqpError) -> AmqpError {
-    let hint = "amqp.partitions needs RabbitMQ's plugin rabbitmq_consistent_hash_exchange";
-    AmqpError::Topology { what: what.into(), why: format!("{error}; {hint}") }
 }
 
 fn parse(uri: &str, heartbeat: Duration) -> Option<AMQPUri> {

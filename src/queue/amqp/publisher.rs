@@ -13,7 +13,8 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation};
 
-use super::headers::RECIPIENT;
+use super::headers::{PARTITION, RECIPIENT};
+use super::topology::Topology;
 use super::{AmqpError, Link};
 use crate::event::Event;
 
@@ -106,7 +107,7 @@ impl Publisher {
                     message.key.as_str().into(),
                     options,
                     &message.body,
-                    properties(message),
+                    properties(message, link.topology()),
                 )
                 .await?
                 .await
@@ -140,8 +141,12 @@ fn judge(confirmation: lapin::Result<Confirmation>) -> Result<(), Refused> {
     }
 }
 
-fn properties(message: &Message) -> BasicProperties {
+fn properties(message: &Message, topology: &Topology) -> BasicProperties {
     let mut headers = FieldTable::default();
+    let whose = message.headers.iter().find(|(name, _)| *name == RECIPIENT);
+    if let Some(number) = topology.partition(whose.map_or(&message.id, |(_, whose)| whose)) {
+        headers.insert(PARTITION.into(), AMQPValue::LongString(number.to_string().into()));
+    }
     for (name, value) in &message.headers {
         headers.insert((*name).into(), AMQPValue::LongString(value.as_str().into()));
     }

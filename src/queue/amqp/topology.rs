@@ -7,18 +7,18 @@
 //! - Limits: a wait beyond the longest tier takes the longest.
 //! - See: RabbitMQ's quorum queues, dead lettering (at-least-once since 3.10), TTL, definitions.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
-use super::headers::RECIPIENT;
+use super::headers::PARTITION;
 
 /// How often dead letters can be looked at: more often than anybody will.
 const DEAD_LOOKS: i64 = 1_000_000_000;
-/// The kind of exchange that spreads over several work queues, from RabbitMQ's plugin `rabbitmq_consistent_hash_exchange`.
-pub(in crate::queue) const HASH: &str = "x-consistent-hash";
-/// The header that it goes by.
-pub(in crate::queue) const HASH_HEADER: (&str, &str) = ("hash-header", RECIPIENT);
+/// How the exchange that spreads over several work queues compares headers: with all that a binding names.
+const MATCH: (&str, &str) = ("x-match", "all");
 
 /// What the topology is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Default for Shape {
 pub struct Topology {
     /// Topic exchanges, durable.
     pub exchanges: Vec<String>,
-    /// The exchange that spreads events over several work queues, durable.
+    /// The headers exchange that spreads events over several work queues, durable.
     pub spread: Option<String>,
     /// Quorum queues.
     pub queues: Vec<Queue>,
@@ -88,6 +88,17 @@ pub struct Binding {
     pub queue: String,
     /// Which routing keys: event types are `mailtap.…`, whatever the prefix.
     pub key: &'static str,
+    /// Of the exchange that spreads: whose events come this way.
+    pub partition: Option<u16>,
+}
+
+impl Binding {
+    /// Its arguments: what the headers of a message are compared with.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<(&'static str, String)> {
+        let of = |partition: u16| vec![(MATCH.0, MATCH.1.to_owned()), (PARTITION, partition.to_string())];
+        self.partition.map(of).unwrap_or_default()
+    }
 }
 
 impl Topology {
@@ -136,11 +147,16 @@ impl Topology {
             },
         }));
         let source = spread.as_ref().unwrap_or(&events);
-        // A binding's key is its weight there: all queues get the same share.
-        let key = if spread.is_some() { "1" } else { ALL_EVENTS };
-        let to_work = works.iter().map(|name| Binding { exchange: source.clone(), queue: name.clone(), key });
+        let key = if spread.is_some() { "" } else { ALL_EVENTS };
+        let to_work = (1..).zip(&works).map(|(number, name)| Binding {
+            exchange: source.clone(),
+            queue: name.clone(),
+            key,
+            partition: spread.is_some().then_some(number),
+        });
         let mut bindings: Vec<Binding> = to_work.collect();
-        bindings.push(Binding { exchange: dead.clone(), queue: names("ga4.dead"), key: "#" });
+        let buried = Binding { exchange: dead.clone(), queue: names("ga4.dead"), key: "#", partition: None };
+        bindings.push(buried);
         let between = spread.clone().map(|spread| (events.clone(), spread, ALL_EVENTS));
         Self { exchanges: vec![events, dead], spread, queues, bindings, between, shape }
     }
@@ -167,6 +183,17 @@ impl Topology {
     #[must_use]
     pub fn work_queues(&self) -> Vec<String> {
         work_queues(&self.shape)
+    }
+
+    /// The number of the work queue of this recipient's events, where there are several: the first eight bytes of the SHA-256 of
+    /// the pseudonym's text, modulo `partitions`, and one. Not left to the broker: its `x-consistent-hash` exchange goes by the
+    /// order of its bindings, which is another one after a restart.
+    #[must_use]
+    pub fn partition(&self, recipient: &str) -> Option<u16> {
+        let many = (self.shape.partitions > 1).then_some(u64::from(self.shape.partitions))?;
+        let hash = Sha256::digest(recipient);
+        let number = hash.iter().take(8).fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
+        u16::try_from(number % many + 1).ok()
     }
 
     /// Exchange and routing key by which an event comes to its work queue, and to nobody else's.
@@ -203,8 +230,7 @@ impl Topology {
                     "internal": false, "arguments": arguments })
         };
         let topics = self.exchanges.iter().map(|name| exchange(name, "topic", json!({})));
-        let (header, value) = HASH_HEADER;
-        let spread = self.spread.iter().map(|name| exchange(name, HASH, json!({ header: value })));
+        let spread = self.spread.iter().map(|name| exchange(name, "headers", json!({})));
         let exchanges: Vec<_> = topics.chain(spread).collect();
         let queues: Vec<_> = self
             .queues
@@ -219,7 +245,8 @@ impl Topology {
             .iter()
             .map(|binding| {
                 json!({ "source": binding.exchange, "vhost": vhost, "destination": binding.queue,
-                        "destination_type": "queue", "routing_key": binding.key, "arguments": {} })
+                        "destination_type": "queue", "routing_key": binding.key,
+                        "arguments": binding.arguments().into_iter().collect::<BTreeMap<_, _>>() })
             })
             .chain(self.between.iter().map(|(from, to, key)| {
                 json!({ "source": from, "vhost": vhost, "destination": to,
@@ -326,6 +353,20 @@ mod tests {
         }
     }
 
+    /// Another number would bring copies of events to a relay that does not know them.
+    #[test]
+    fn the_queue_of_a_recipient_never_changes() {
+        let topology = |partitions| Topology::new(Shape { partitions, ..Shape::default() });
+        assert_eq!(topology(1).partition("a"), None);
+        // SHA-256("a") begins with ca978112ca1bbdca, SHA-256("b") with 3e23e8160039594a.
+        let (a, b) = (0xca97_8112_ca1b_bdca_u64, 0x3e23_e816_0039_594a_u64);
+        for many in [2, 3, 8, 1_000] {
+            let expected = |hash: u64| u16::try_from(hash % u64::from(many)).ok().map(|rest| rest + 1);
+            assert_eq!(topology(many).partition("a"), expected(a), "{many}");
+            assert_eq!(topology(many).partition("b"), expected(b), "{many}");
+        }
+    }
+
     #[test]
     fn several_work_queues_are_fed_by_recipient_retries_too() {
         let topology = Topology::new(Shape { partitions: 3, ..Shape::default() });
@@ -333,10 +374,15 @@ mod tests {
         assert_eq!(topology.to_work(), ("mailtap.ga4.by-recipient".into(), String::new()));
         let definitions = topology.definitions("/");
         let spread = &definitions["exchanges"][2];
-        assert_eq!((&spread["type"], &spread["arguments"]["hash-header"]), (&json!(HASH), &json!(RECIPIENT)));
+        assert_eq!((&spread["type"], &spread["arguments"]), (&json!("headers"), &json!({})));
         let bindings = definitions["bindings"].as_array().unwrap();
-        let weights = bindings.iter().filter(|binding| binding["source"] == "mailtap.ga4.by-recipient");
-        assert!(weights.clone().all(|binding| binding["routing_key"] == "1") && weights.count() == 3);
+        let ways = bindings.iter().filter(|binding| binding["source"] == "mailtap.ga4.by-recipient");
+        let ways: Vec<_> = ways.map(|way| (&way["destination"], &way["arguments"])).collect();
+        for (number, way) in (1..).zip(&ways) {
+            let arguments = json!({ "x-match": "all", "mailtap-partition": number.to_string() });
+            assert_eq!(*way, (&json!(format!("mailtap.ga4.{number}")), &arguments));
+        }
+        assert_eq!(ways.len(), 3);
         assert!(bindings.iter().any(|binding| binding["destination_type"] == "exchange"));
         for queue in definitions["queues"].as_array().unwrap() {
             let retry = queue["name"].as_str().unwrap().contains("retry");
