@@ -43,7 +43,7 @@ const MAX_LOCAL_RESETS: usize = 256;
 /// How long a connection keeps its buffers between two requests. One that soon has no more is the most usual.
 const REST_AFTER: Duration = Duration::from_millis(20);
 /// How often one that is busy is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How HTTP is spoken.
 #[derive(Debug)]
