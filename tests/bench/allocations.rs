@@ -38,9 +38,10 @@ fn main() {
         rules: Vec::new(),
         hosts: vec![TrackingHost::at("https://t.example.org/")],
         max_url_bytes: 2_000,
-        // The links are not listed, as in the milter.
         plan: Plan {
             own_prefixes: vec!["https://t.example.org/c/".into()],
+            max_message_bytes: 128 << 20,
+            // As the milter does.
             list_links: false,
             ..Plan::default()
         },
