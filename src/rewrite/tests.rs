@@ -121,7 +121,7 @@ const ELSEWHERE: &[(u32, &str, &str)] = &[
     (51, "src/filter/decide_tests.rs", "several_recipients_share_tokens_without_recipient_or_get_none"),
     (51, "tests/split.rs", "each_recipient_gets_a_copy_of_their_own"),
     (52, "src/filter/decide_tests.rs", "no_token_or_header_names_a_recipient"),
-    (53, "src/tap/correlate_tests.rs", "the_recipient_is_the_one_before_aliases"),
+    (53, "src/tap/correlate/tests.rs", "the_recipient_is_the_one_before_aliases"),
 ];
 
 #[test]

@@ -98,3 +98,45 @@ fn run(woken: &Receiver<()>, path: &Path, ready: &AtomicBool) {
 fn copy(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// As much as calls for a copy, in a table of its own.
+    fn burst(connection: &Connection) {
+        let rows = BYTES / 65_536;
+        for _ in 0..rows {
+            connection.execute("INSERT INTO burst VALUES (zeroblob(65536))", []).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_log_is_copied_beside_the_writer_and_begins_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("spool.db");
+        let connection = sqlite::open(&path, 0o600, MIGRATIONS).unwrap();
+        // Nothing but what is tested here copies the log.
+        connection.pragma_update(None, "wal_autocheckpoint", 0).unwrap();
+        connection.execute("CREATE TABLE burst (bytes BLOB)", []).unwrap();
+        let log_bytes = || std::fs::metadata(directory.path().join("spool.db-wal")).unwrap().len();
+
+        let mut checkpoints = Checkpoints::default();
+        assert!(!checkpoints.is_due());
+        burst(&connection);
+        checkpoints.wrote(BYTES);
+        checkpoints.go_on(&connection, || path.clone()).unwrap();
+        let began = Instant::now();
+        while !checkpoints.is_due() {
+            assert!(began.elapsed() < Duration::from_secs(60), "never copied");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        checkpoints.go_on(&connection, || path.clone()).unwrap();
+        let before = log_bytes();
+        burst(&connection);
+        assert!(before > BYTES && log_bytes() < before * 5 / 4, "{before}, then {}", log_bytes());
+    }
+}
