@@ -2,7 +2,7 @@
 //!
 //! Mail goes through the milter, is delivered by lines of a log that the tap follows, and is clicked and opened at the tracker;
 //! forwarder and relay reach RabbitMQ through proxies that cut; the collector misbehaves. About 3,000 events, with
-//! `MAILTAP_TEST_LONG=1` 50,000; `MAILTAP_STORM_EVENTS` says another number, `MAILTAP_STORM_SEED` makes another storm.
+//! `MAILTAP_TEST_LONG=1` 51,000, of which some are never sent; `MAILTAP_STORM_EVENTS` says another number, `MAILTAP_STORM_SEED` makes another storm.
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod account;
@@ -36,7 +36,7 @@ fn setting(name: &str, default: usize) -> usize {
 
 #[test]
 fn every_event_arrives_once_or_is_listed_as_uncertain() {
-    let events = setting("MAILTAP_STORM_EVENTS", if harness::long() { 50_000 } else { 3_000 });
+    let events = setting("MAILTAP_STORM_EVENTS", if harness::long() { 51_000 } else { 3_000 });
     let seed = setting("MAILTAP_STORM_SEED", 20_261_125) as u64;
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let messages = (events as f64 / EVENTS_A_MESSAGE).ceil() as usize;
