@@ -59,17 +59,21 @@ fn an_mta_that_goes_away_after_each_command_and_within_it() {
     });
 }
 
+/// An MTA that sends a whole message and is gone.
+async fn goes_before_the_answer(server: &Server) {
+    let mut client = server.client().await;
+    let mail = mail("slow", b"body\r\n");
+    client.envelope(&mail).await.unwrap();
+    client.content(&mail).await.unwrap();
+    client.flush().await.unwrap();
+    client.stream().write_all(&encode(&[Command::EndOfMessage(b"")])).await.unwrap();
+}
+
 #[test]
 fn an_mta_that_does_not_wait_for_the_answer() {
     on_both(|tcp| async move {
         let server = Server::start(tcp, Settings::default());
-        let mut client = server.client().await;
-        let mail = mail("slow", b"body\r\n");
-        client.envelope(&mail).await.unwrap();
-        client.content(&mail).await.unwrap();
-        client.flush().await.unwrap();
-        client.stream().write_all(&encode(&[Command::EndOfMessage(b"")])).await.unwrap();
-        drop(client);
+        goes_before_the_answer(&server).await;
         server.sees("AnswerLost").await;
         still_serves(&server).await;
     });
@@ -81,13 +85,7 @@ fn an_mta_that_goes_while_the_handler_works() {
     on_both(|tcp| async move {
         let timeouts = Timeouts { progress: Duration::from_millis(20), ..Timeouts::default() };
         let server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
-        let mut client = server.client().await;
-        let mail = mail("slow", b"body\r\n");
-        client.envelope(&mail).await.unwrap();
-        client.content(&mail).await.unwrap();
-        client.flush().await.unwrap();
-        client.stream().write_all(&encode(&[Command::EndOfMessage(b"")])).await.unwrap();
-        drop(client);
+        goes_before_the_answer(&server).await;
         server.sees("answered: false").await;
         server.sees("Closed").await;
         assert!(server.filter.settled().is_empty(), "the handler was given up");

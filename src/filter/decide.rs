@@ -46,6 +46,23 @@ pub struct Policy {
     pub plan: Plan,
 }
 
+impl Policy {
+    /// All mail of these domains, with links to one host, and the rest as it is by default.
+    #[must_use]
+    pub fn new(sender_domains: Vec<String>, host: TrackingHost) -> Self {
+        Self {
+            sender_domains,
+            share: true,
+            campaign_headers: Vec::new(),
+            campaign_rules: Vec::new(),
+            rules: Vec::new(),
+            hosts: vec![host],
+            max_url_bytes: 2_000,
+            plan: Plan::default(),
+        }
+    }
+}
+
 /// Who sends to whom.
 #[derive(Debug, Clone, Copy)]
 pub struct Envelope<'a> {

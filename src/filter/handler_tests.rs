@@ -18,7 +18,6 @@ use crate::filter::hosts::TrackingHost;
 use crate::identity::PseudonymKey;
 use crate::keys::Keys;
 use crate::queue::{Publish, PublishError};
-use crate::rewrite::Plan;
 use crate::service::Health;
 
 const HTML: &[u8] = b"<html><body><a href=\"https://www.example.org/?a=1&amp;b=2\">x</a></body></html>\r\n";
@@ -64,16 +63,7 @@ fn site() -> Site {
         served: None,
         host: "test".into(),
     };
-    let policy = Policy {
-        sender_domains: vec!["example.org".into()],
-        share: true,
-        campaign_headers: Vec::new(),
-        campaign_rules: Vec::new(),
-        rules: Vec::new(),
-        hosts: vec![TrackingHost::at("https://t.example.org/")],
-        max_url_bytes: 2_000,
-        plan: Plan::default(),
-    };
+    let policy = Policy::new(vec!["example.org".into()], TrackingHost::at("https://t.example.org/"));
     let health = Health::default();
     let component = health.component("milter");
     component.ready();

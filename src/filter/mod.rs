@@ -186,21 +186,11 @@ fn driver_settings(settings: &Settings) -> driver::Settings {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::rewrite::Plan;
 
     fn settings() -> Settings {
         Settings {
             address: Address::Tcp("127.0.0.1:1".parse().unwrap()),
-            policy: Policy {
-                sender_domains: Vec::new(),
-                share: true,
-                campaign_headers: Vec::new(),
-                campaign_rules: Vec::new(),
-                rules: Vec::new(),
-                hosts: vec![hosts::TrackingHost::at("https://t.example.org/")],
-                max_url_bytes: 2_000,
-                plan: Plan::default(),
-            },
+            policy: Policy::new(Vec::new(), hosts::TrackingHost::at("https://t.example.org/")),
             tempfail: true,
             postfix_config_dirs: Vec::new(),
             split: Some(split::Settings {

@@ -25,7 +25,6 @@ use crate::identity::{Pseudonym, PseudonymKey};
 use crate::keys::Keys;
 use crate::queue::Publish;
 use crate::queue::PublishError;
-use crate::rewrite::Plan;
 use crate::service::Health;
 
 const RECIPIENTS: [&str; 3] = ["<ann@example.net>", "<ben@example.net>", "<cat@example.net>"];
@@ -170,16 +169,7 @@ fn filter(directory: &std::path::Path, address: SocketAddr, agrees: Agrees, seen
         served: Some(served.clone()),
         host: "test".into(),
     };
-    let policy = Policy {
-        sender_domains: vec!["example.org".into()],
-        share: true,
-        campaign_headers: Vec::new(),
-        campaign_rules: Vec::new(),
-        rules: Vec::new(),
-        hosts: vec![TrackingHost::at("https://t.example.org/")],
-        max_url_bytes: 2_000,
-        plan: Plan::default(),
-    };
+    let policy = Policy::new(vec!["example.org".into()], TrackingHost::at("https://t.example.org/"));
     let settings = Settings { address, max_recipients: 50, timeout: Duration::from_secs(patience) };
     let component = Health::default().component("milter");
     Filter::new(policy, Duration::from_secs(5), Some(Splitter { settings, served }), component, deps)

@@ -31,13 +31,6 @@ fn message(links: usize, bytes: usize) -> String {
 
 fn main() {
     let policy = Policy {
-        sender_domains: vec!["example.org".into()],
-        share: true,
-        campaign_headers: Vec::new(),
-        campaign_rules: Vec::new(),
-        rules: Vec::new(),
-        hosts: vec![TrackingHost::at("https://t.example.org/")],
-        max_url_bytes: 2_000,
         plan: Plan {
             own_prefixes: vec!["https://t.example.org/c/".into()],
             max_message_bytes: 128 << 20,
@@ -45,6 +38,7 @@ fn main() {
             list_links: false,
             ..Plan::default()
         },
+        ..Policy::new(vec!["example.org".into()], TrackingHost::at("https://t.example.org/"))
     };
     let means = Means {
         policy: &policy,

@@ -66,14 +66,8 @@ impl Site {
         };
         Self {
             policy: Policy {
-                sender_domains: vec!["example.org".into()],
-                share: true,
-                campaign_headers: Vec::new(),
-                campaign_rules: Vec::new(),
-                rules: Vec::new(),
-                hosts: vec![TrackingHost::at("https://t.example.org/")],
-                max_url_bytes: 2_000,
                 plan,
+                ..Policy::new(vec!["example.org".into()], TrackingHost::at("https://t.example.org/"))
             },
             ring: ring(),
             pseudonyms: PseudonymKey::new(&[9; 32]),

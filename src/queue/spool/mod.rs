@@ -309,6 +309,8 @@ impl Inner {
 }
 
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod power_tests;
 #[cfg(test)]
 mod tests;
