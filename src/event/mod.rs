@@ -9,6 +9,7 @@
 
 mod data;
 mod id;
+mod json;
 mod wire;
 
 pub use data::{BounceClass, Data, Machine};

@@ -11,6 +11,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::fmt::temporal::DateTimePrinter;
+
 use super::{ParseError, serde_as_text};
 
 /// Microseconds since 1970-01-01T00:00:00Z.
@@ -73,6 +75,17 @@ impl Timestamp {
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+
+    /// Writes its text at the end of another: what `Display` writes, without going through a formatter.
+    pub fn push_onto(self, text: &mut String) {
+        const PRINTER: DateTimePrinter = DateTimePrinter::new();
+        let moment =
+            i64::try_from(self.0).ok().and_then(|micros| jiff::Timestamp::from_microsecond(micros).ok());
+        if let Some(moment) = moment {
+            // To memory, and no later than `MAX`: it cannot fail.
+            let _ = PRINTER.print_timestamp(&moment, text);
+        }
     }
 }
 
