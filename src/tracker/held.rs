@@ -8,11 +8,11 @@
 //! - See: `docs/tracker.md`, "What is recorded"; case 77 of what goes wrong elsewhere: a person after a machine
 //!   changes the label without a second count.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::watch::Correction;
+use super::watch::{Correction, Map};
 use crate::event::{Event, EventId, Machine};
 use crate::identity::Timestamp;
 
@@ -83,9 +83,9 @@ pub(super) struct Held {
     hold: Duration,
     window: Duration,
     limits: Limits,
-    entries: HashMap<EventId, Entry>,
+    entries: Map<EventId, Entry>,
     order: VecDeque<(Timestamp, EventId)>,
-    keys: HashMap<FirstKey, Key>,
+    keys: Map<FirstKey, Key>,
     key_order: VecDeque<(Timestamp, FirstKey)>,
     forgotten: u64,
 }
@@ -97,9 +97,9 @@ impl Held {
             hold,
             window,
             limits,
-            entries: HashMap::new(),
+            entries: Map::default(),
             order: VecDeque::new(),
-            keys: HashMap::new(),
+            keys: Map::default(),
             key_order: VecDeque::new(),
             forgotten: 0,
         }

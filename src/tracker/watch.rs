@@ -8,7 +8,7 @@
 //! - See: `docs/bots.md`; `machine` judges what one request shows.
 #![warn(clippy::indexing_slicing)]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -122,6 +122,9 @@ struct Seen {
     patterned: u64,
 }
 
+/// A map by ids that only we make, and by keyed hashes: nobody can choose them, so a fast hash is enough.
+pub(super) type Map<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+
 type Delivery = (MessageId, Option<Pseudonym>);
 
 /// What was seen lately.
@@ -134,9 +137,9 @@ pub struct Watch {
     /// In the order in which they came; the first has the number `first`.
     hits: VecDeque<Seen>,
     first: u64,
-    messages: HashMap<MessageId, VecDeque<u64>>,
-    clients: HashMap<u64, VecDeque<u64>>,
-    delivered: HashMap<Delivery, Timestamp>,
+    messages: Map<MessageId, VecDeque<u64>>,
+    clients: Map<u64, VecDeque<u64>>,
+    delivered: Map<Delivery, Timestamp>,
     deliveries: VecDeque<Delivery>,
     forgotten: u64,
 }
@@ -163,9 +166,9 @@ impl Watch {
             horizon,
             hits: VecDeque::new(),
             first: 0,
-            messages: HashMap::new(),
-            clients: HashMap::new(),
-            delivered: HashMap::new(),
+            messages: Map::default(),
+            clients: Map::default(),
+            delivered: Map::default(),
             deliveries: VecDeque::new(),
             forgotten: 0,
         }
@@ -208,12 +211,10 @@ impl Watch {
             self.forget_first();
         }
         let mut affected = vec![number];
-        for bit in 0..self.rules.len() {
-            for number in self.together(number, bit) {
-                if let Some(seen) = at(&mut self.hits, self.first, number) {
-                    seen.patterned |= 1 << bit;
-                    affected.push(number);
-                }
+        for (number, bit) in self.patterned(number) {
+            if let Some(seen) = at(&mut self.hits, self.first, number) {
+                seen.patterned |= 1 << bit;
+                affected.push(number);
             }
         }
         affected.sort_unstable();
@@ -221,21 +222,34 @@ impl Watch {
         affected
     }
 
-    /// The hits that make a pattern together with this one and are not known for it yet; none if they are too few.
+    /// The hits that make patterns together with this one, each with the rule that speaks of it.
+    fn patterned(&self, number: u64) -> Vec<(u64, usize)> {
+        let mut patterned = Vec::new();
+        let Some(last) = self.seen(number) else { return patterned };
+        let (client, message) = (self.clients.get(&last.hit.client), self.messages.get(&last.hit.message));
+        for (bit, rule) in self.rules.iter().enumerate() {
+            let list = match rule.watched.pattern {
+                Some((Pattern::Recipients(_), _)) => client,
+                Some((Pattern::Links(_) | Pattern::Networks(_), _)) => message,
+                None => None,
+            };
+            if let Some(list) = list {
+                self.together(number, bit, list, &mut patterned);
+            }
+        }
+        patterned
+    }
+
+    /// Adds the hits that make a pattern together with this one and are not known for it yet; none if they are too few.
     ///
     /// A hit that brings nothing new ends the search early, and so does one that is known for the pattern: those before
     /// it are, too.
-    fn together(&self, number: u64, bit: usize) -> Vec<u64> {
-        let (Some(last), Some(rule)) = (self.seen(number), self.rules.get(bit)) else { return Vec::new() };
-        let Some((pattern, within)) = rule.watched.pattern else { return Vec::new() };
-        let Some(value) = value_of(&last.hit, &last.hit, rule.scope, pattern) else { return Vec::new() };
-        let list = match pattern {
-            Pattern::Recipients(_) => self.clients.get(&last.hit.client),
-            Pattern::Links(_) | Pattern::Networks(_) => self.messages.get(&last.hit.message),
-        };
+    fn together(&self, number: u64, bit: usize, list: &VecDeque<u64>, patterned: &mut Vec<(u64, usize)>) {
+        let (Some(last), Some(rule)) = (self.seen(number), self.rules.get(bit)) else { return };
+        let Some((pattern, within)) = rule.watched.pattern else { return };
+        let Some(value) = value_of(&last.hit, &last.hit, rule.scope, pattern) else { return };
         let since = last.hit.time.minus(within);
-        let others =
-            list.into_iter().flatten().rev().filter_map(|number| Some((*number, self.seen(*number)?)));
+        let others = list.iter().rev().filter_map(|number| Some((*number, self.seen(*number)?)));
         let counted = others.take_while(|(_, seen)| seen.hit.time >= since).filter_map(|(number, seen)| {
             Some((number, seen, value_of(&seen.hit, &last.hit, rule.scope, pattern)?))
         });
@@ -244,9 +258,10 @@ impl Watch {
         let is_known =
             |(_, seen, other): &(u64, &Seen, u128)| *other == value && seen.patterned & (1 << bit) == 0;
         if others.peek().is_none_or(is_known) && least > 1 {
-            return Vec::new();
+            return;
         }
-        let mut different = vec![value];
+        let mut different = Vec::with_capacity(least);
+        different.push(value);
         for (_, _, other) in others {
             if different.len() >= least {
                 break;
@@ -256,12 +271,10 @@ impl Watch {
             }
         }
         if different.len() < least {
-            return Vec::new();
+            return;
         }
-        counted
-            .take_while(|(_, seen, _)| seen.patterned & (1 << bit) == 0)
-            .map(|(number, ..)| number)
-            .collect()
+        let new = counted.take_while(|(_, seen, _)| seen.patterned & (1 << bit) == 0);
+        patterned.extend(new.map(|(number, ..)| (number, bit)));
     }
 
     fn delivered(&mut self, message: MessageId, recipient: Option<Pseudonym>, time: Timestamp) -> Vec<u64> {
@@ -334,7 +347,7 @@ fn remember(list: &mut VecDeque<u64>, number: u64, limit: usize) -> u64 {
 }
 
 /// Takes the oldest hit out of a list, in which it is the first or not any more.
-fn drop_first<K: std::hash::Hash + Eq>(lists: &mut HashMap<K, VecDeque<u64>>, key: K, number: u64) {
+fn drop_first<K: std::hash::Hash + Eq>(lists: &mut Map<K, VecDeque<u64>>, key: K, number: u64) {
     if let Some(list) = lists.get_mut(&key) {
         if list.front() == Some(&number) {
             list.pop_front();

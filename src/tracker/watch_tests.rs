@@ -1,6 +1,8 @@
 //! Tests of what is seen over time: by hand, and against a model that remembers everything.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+use std::collections::HashMap;
+
 use proptest::prelude::*;
 
 use super::*;
