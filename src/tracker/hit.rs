@@ -184,11 +184,6 @@ fn click(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
     let Click { link, campaign, recipient: own, .. } = click;
     let Seen { mut event, anonymous, mut track } = hit.seen(request, world);
     event.data.link = Some(link);
-    event.data.link_host = Some(target.host()).filter(|host| host.len() <= MAX_HOST_BYTES).map(str::to_owned);
-    if anonymous.is_none() {
-        // A path may be made for one person.
-        event.data.link_path = target.path().map(str::to_owned);
-    }
     let target = if is_tagged(target.host(), &world.site.utm_hosts) {
         utm::tag(target, world.utm, campaign.as_ref(), link)
     } else {
@@ -211,11 +206,15 @@ fn click(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
         }
         _ => None,
     };
+    let (location, host, path) = target.into_parts();
+    event.data.link_host = Some(host).filter(|host| host.len() <= MAX_HOST_BYTES);
+    // A path may be made for one person.
+    event.data.link_path = path.filter(|_| anonymous.is_none());
     event.data.campaign = campaign;
     if let Some(track) = &mut track {
         track.implied = implied(&event, world);
     }
-    let answer = Answer::Redirect(target.location().to_owned());
+    let answer = Answer::Redirect(location);
     let headers = cookie.into_iter().map(|cookie| ("set-cookie", cookie)).collect();
     Outcome { answer, event: Some(event), track, headers, refused: None, anonymous }
 }

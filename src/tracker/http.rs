@@ -272,6 +272,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // A redirect has no body: `send` is cheaper than `writev`.
+        if let [one] = bufs {
+            return self.poll_write(cx, one);
+        }
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.watch.blocked(polled.is_pending());
         polled

@@ -106,17 +106,18 @@ fn response(answer: Answer, more: Vec<(&'static str, String)>) -> Response<Whole
             headers.insert(HeaderName::from_static(name), value);
         }
     }
-    if let Some(location) = answer.location() {
-        // A location is visible ASCII; were it not, the answer would be a redirect to nowhere, not an injection.
-        if let Ok(location) = HeaderValue::from_str(location) {
-            headers.insert(LOCATION, location);
-        }
-    }
     if let Some((name, value)) = answer.content() {
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     if let Some(etag) = answer.etag().and_then(|etag| HeaderValue::from_str(etag).ok()) {
         headers.insert(ETAG, etag);
+    }
+    if let Answer::Redirect(location) = answer {
+        // A location is visible ASCII; were it not, the answer would be a redirect to nowhere, not an injection.
+        if let Ok(location) = HeaderValue::try_from(location) {
+            headers.insert(LOCATION, location);
+        }
+        return response;
     }
     let body = answer.into_body();
     *response.body_mut() = Whole(Some(body).filter(|body| !body.is_empty()));

@@ -84,6 +84,11 @@ impl Target {
         self.path.as_deref()
     }
 
+    /// Location, host and path.
+    pub(super) fn into_parts(self) -> (String, String, Option<String>) {
+        (self.location, self.host, self.path)
+    }
+
     /// The same target with a changed location: see `utm`.
     #[must_use]
     pub(super) fn with_location(self, location: String) -> Self {
