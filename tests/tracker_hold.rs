@@ -5,11 +5,14 @@
 mod harness;
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use harness::{Daemon, free_ports, http, mailtap, run, wait_for};
+use harness::{
+    Daemon, NEWSLETTER, Options, SENDER, Site, free_ports, http, mailtap, run, run_with_input, wait_for,
+};
 use mailtap::identity::{MessageId, Pseudonym};
 use mailtap::keys::Keys;
 use mailtap::keys::token::{self, Click, Open, Token};
@@ -186,4 +189,61 @@ fn case_77_without_holding_the_person_says_so() {
     ]);
     let opens = tracker.events().into_iter().filter(|event| event["data"]["implied"] == true);
     assert_eq!(opens.count(), 1, "a second click implies nothing new");
+}
+
+/// The log is written by this test, so that the delivery comes after the click, and the news of it later still.
+#[test]
+fn a_delivery_that_the_log_tells_of_late_corrects_a_click_that_waits() {
+    let logs = tempfile::tempdir().unwrap();
+    let log = logs.path().join("maillog");
+    fs::write(&log, "").unwrap();
+    let site = Site::start(&Options {
+        without_postfix: true,
+        changes: vec![
+            ("hold = \"1s\"", "hold = \"10m\"".into()),
+            ("{dir}/relay/log/maillog", log.display().to_string()),
+        ],
+        ..Options::default()
+    });
+    let rewrite = ["rewrite", "--sender", SENDER, "--recipient", "anna@example.net"];
+    let output = run_with_input(site.command().args(rewrite), NEWSLETTER.as_bytes());
+    let mail = String::from_utf8(output.stdout)
+        .unwrap()
+        .replace("\r\n", "\n")
+        .replace("=\n", "")
+        .replace("=2D", "-");
+    let (_, reference) = mail.split_once("X-Mailtap-Ref: ").unwrap();
+    let reference = reference.lines().next().unwrap().trim();
+    let (_, token) = mail.split_once(&format!("{}/c/", site.tracking_url())).unwrap();
+    let token = &token[..token.find(['"', '\'']).unwrap()];
+    let inspected = run(site.command().args(["token", "inspect", "--json", token]));
+    let inspected: Value = serde_json::from_str(&inspected).unwrap();
+    assert_eq!(inspected["recipient"], site.pseudonym("anna@example.net"), "{inspected}");
+    let accepted: MessageId = inspected["message_id"].as_str().unwrap().parse().unwrap();
+    wait_for("the first seconds", Duration::from_secs(10), || {
+        clock::now().since(accepted.time()) > Duration::from_millis(2_100)
+    });
+    let click = http(site.tracker, "GET", &format!("/c/{token}"), &[("User-Agent", FIREFOX)]).unwrap();
+    assert_eq!(click.status, 302);
+    let clicks = || -> Vec<String> {
+        let events = site.events().into_iter();
+        events
+            .filter(|event| event["type"] == "mailtap.link.clicked")
+            .map(|event| said(&event["data"]))
+            .collect()
+    };
+    let expect = |verdict: Said<'_>| {
+        wait_for("the verdict", Duration::from_secs(20), || clicks() == [format!("{verdict:?}")]);
+    };
+    expect(("no", None, Some(true), None));
+    let now = clock::now();
+    let header = format!(
+        "cleanup[7]: A0000001: milter-header-info: header X-Mailtap-Ref: {reference} from x[192.0.2.1]; \
+         from=<{SENDER}> to=<anna@example.net> proto=ESMTP helo=<x>:"
+    );
+    let sent = "smtp[7]: A0000001: to=<anna@example.net>, relay=mx.example.net[192.0.2.1]:25, delay=1, \
+                delays=1/0/0/0, dsn=2.0.0, status=sent (250 2.0.0 ok)";
+    let mut log = fs::OpenOptions::new().append(true).open(log).unwrap();
+    writeln!(log, "{now} mx postfix/{header}\n{now} mx postfix/{sent}").unwrap();
+    expect(("certain", Some("before-delivery"), Some(true), None));
 }

@@ -20,13 +20,14 @@ impl Answer {
     }
 }
 
-/// One request on a connection of its own; `None` when nobody answers.
+/// One request on a connection of its own, for a host of the caller's or this address; `None` when nobody answers.
 pub fn http(port: u16, method: &str, path: &str, headers: &[(&str, &str)]) -> Option<Answer> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{headers}\r\n");
+    let names_host = headers.to_ascii_lowercase().starts_with("host:");
+    let host = if names_host { "" } else { "Host: 127.0.0.1\r\n" };
+    let request = format!("{method} {path} HTTP/1.1\r\n{host}{headers}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).ok()?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
