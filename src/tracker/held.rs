@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::watch::{Correction, Map};
+use super::watch::{Correction, Map, is_roomy};
 use crate::event::{Event, EventId, Machine};
 use crate::identity::Timestamp;
 
@@ -177,7 +177,7 @@ impl Held {
         };
         let data = &mut Arc::make_mut(&mut entry.event).data;
         data.machine = Some(correction.machine);
-        data.machine_rule = Some(correction.rule.to_string());
+        data.machine_rule = Some(String::from(&*correction.rule));
         data.upgrade = None;
         let key = entry.key;
         let mut changes = vec![Change::Amend(Arc::clone(&entry.event))];
@@ -256,6 +256,15 @@ impl Held {
         }
         while self.key_order.front().is_some_and(|(until, _)| *until <= now) {
             self.forget_oldest_key();
+        }
+        let (entries, keys) = (self.entries.len(), self.keys.len());
+        if is_roomy(entries, self.entries.capacity()) {
+            self.entries.shrink_to(entries * 2);
+            self.order.shrink_to(entries * 2);
+        }
+        if is_roomy(keys, self.keys.capacity()) {
+            self.keys.shrink_to(keys * 2);
+            self.key_order.shrink_to(keys * 2);
         }
     }
 

@@ -231,3 +231,19 @@ proptest! {
         prop_assert!(counted.count() <= 2, "one for each of the two keys: {rows:?}");
     }
 }
+
+#[test]
+fn the_room_of_a_burst_is_given_back_when_it_is_over() {
+    let mut held = Held::new(HOLD, HOLD, Limits::default());
+    let admit = |held: &mut Held, number: u64, ms: u64| {
+        let mut event = Arc::new(event(number, Machine::No, ms));
+        let key = *event.id.as_bytes();
+        held.admit(&mut event, Some(key), true, at(ms));
+    };
+    (0..20_000).for_each(|number| admit(&mut held, number, number / 100));
+    assert!(held.entries.capacity() >= 20_000 && held.keys.capacity() >= 20_000);
+    admit(&mut held, 20_000, 60_000);
+    let rooms =
+        [held.entries.capacity(), held.order.capacity(), held.keys.capacity(), held.key_order.capacity()];
+    assert!(rooms.iter().all(|room| *room <= 1_024), "{rooms:?}");
+}

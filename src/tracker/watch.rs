@@ -125,6 +125,11 @@ struct Seen {
 /// A map by ids that only we make, and by keyed hashes: nobody can choose them, so a fast hash is enough.
 pub(super) type Map<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
+/// Whether far more room is kept than is in use: a burst took it.
+pub(super) const fn is_roomy(len: usize, capacity: usize) -> bool {
+    capacity > 1_024 && len < capacity / 8
+}
+
 type Delivery = (MessageId, Option<Pseudonym>);
 
 /// What was seen lately.
@@ -320,6 +325,12 @@ impl Watch {
     fn expire(&mut self, now: Timestamp) {
         while self.hits.front().is_some_and(|seen| now.since(seen.hit.time) > self.horizon) {
             self.forget_first();
+        }
+        let len = self.hits.len();
+        if is_roomy(len, self.hits.capacity()) {
+            self.hits.shrink_to(len * 2);
+            self.messages.shrink_to(self.messages.len() * 2);
+            self.clients.shrink_to(self.clients.len() * 2);
         }
     }
 

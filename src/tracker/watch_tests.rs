@@ -341,3 +341,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_room_of_a_burst_is_given_back_when_it_is_over() {
+    let rules = Rules::parse(&format!(
+        "version = 2\n{}",
+        rule("burst", "click", "certain", "burst_links = 5\nin_ms = 10000")
+    ));
+    let mut watch = Watch::new(&rules.unwrap(), Duration::from_secs(10), Limits::default());
+    let hit = |number: u64, at: u64| {
+        let message = message(u32::try_from(number).unwrap());
+        Fact::Hit(Hit { message, client: number, ..click(number, at, 1) })
+    };
+    (0..20_000).for_each(|number| drop(watch.observe(hit(number, number / 100), ms(number / 100))));
+    assert!(watch.hits.capacity() >= 20_000 && watch.clients.capacity() >= 20_000);
+    watch.observe(hit(20_000, 60_000), ms(60_000));
+    let rooms = [watch.hits.capacity(), watch.messages.capacity(), watch.clients.capacity()];
+    assert!(rooms.iter().all(|room| *room <= 1_024), "{rooms:?}");
+}
