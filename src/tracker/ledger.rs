@@ -114,7 +114,7 @@ impl Ledger {
         for correction in self.watch.observe(Fact::Hit(hit), now) {
             if correction.id == event.id {
                 event.data.machine = Some(correction.machine);
-                event.data.machine_rule = Some(correction.rule.to_string());
+                event.data.machine_rule = Some(String::from(&*correction.rule));
             } else {
                 self.correct(&correction, now, &mut changes);
             }

@@ -134,7 +134,8 @@ fn to_ascii(text: &str, host: &str) -> Result<String, TargetError> {
 /// The path, cut, unless an address may be in it.
 fn reportable_path(path: &str) -> Option<String> {
     // `%40` is `@`; `%2540` is what a careless second encoding makes of it.
-    if path.contains('@') || path.contains("%40") || path.contains("%2540") {
+    let is_encoded = || path.contains('%') && (path.contains("%40") || path.contains("%2540"));
+    if path.contains('@') || is_encoded() {
         return None;
     }
     // A path that `url` gives out is ASCII.
