@@ -23,8 +23,9 @@ use tokio::time::{Instant, timeout};
 use super::budget::{Budget, Share};
 use super::handler::OnTaken;
 use super::serve::{Place, Tide};
+use super::stream::Stream;
 use super::work::{WORK_FACTOR, Work};
-use super::{End, Failure, Handler, Happening, Oversize, Response, Settings, Settled, Stream, Which};
+use super::{End, Failure, Handler, Happening, Oversize, Response, Settings, Settled, Which};
 use crate::edits::{Answer, CannotEdit};
 use crate::session::{Event, Interest, LetThrough, Message, Session, Stage, Unseen};
 
@@ -291,7 +292,7 @@ impl<H: Handler> Connection<H> {
     /// One write that the system takes, whole or in part.
     async fn write_once(&mut self) -> Result<usize, End> {
         loop {
-            match self.stream.try_write(self.session.outgoing()) {
+            match self.stream.write_now(self.session.outgoing()) {
                 Ok(count) => {
                     self.session.sent(count);
                     return Ok(count);
@@ -307,7 +308,7 @@ impl<H: Handler> Connection<H> {
 
     /// Looks whether the MTA has gone while the handler worked: TCP takes an answer even then.
     fn still_there(&mut self) -> Result<(), End> {
-        match self.stream.try_read(self.session.room()) {
+        match self.stream.read_now(self.session.room()) {
             Ok(0) => Err(End::PeerClosed(self.session.stage())),
             Ok(count) => {
                 self.session.filled(count);
@@ -436,14 +437,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_takes_little_while_it_idles() {
-        let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         let session = Session::new(crate::session::Wanted::default(), SessionLimits::default());
         let settings = Settings::default();
         let budget = Budget::new(settings.memory_bytes);
-        let shared = Arc::new(Shared { handler: Arc::new(Nothing), settings, budget });
+        let shared =
+            Arc::new(Shared { handler: Arc::new(Nothing), settings, budget });
         let (_sender, tide) = watch::channel(Tide::Open);
         let place = Place::take(Arc::new(AtomicUsize::new(0)));
-        let task = Connection::new(ours.into(), session, shared, tide, place).run();
+        let task = Connection::new(Stream::unix(ours).unwrap(), session, shared, tide, place).run();
         assert!(size_of_val(&task) <= 1_536, "{} bytes", size_of_val(&task));
     }
 }

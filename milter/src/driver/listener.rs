@@ -10,15 +10,17 @@
 
 use std::fs::{File, TryLockError};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
-use super::Stream;
+use super::stream::{Stream, registered};
 
 const BACKLOG: i32 = 1_024;
 /// How long another daemon that is just starting is waited for.
@@ -45,8 +47,20 @@ pub struct Listener {
 
 #[derive(Debug)]
 enum Bound {
-    Tcp(TcpListener),
-    Unix(UnixListener),
+    Tcp(AsyncFd<TcpListener>),
+    Unix(AsyncFd<UnixListener>),
+}
+
+impl Bound {
+    fn tcp(listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self::Tcp(registered(listener, Interest::READABLE)?))
+    }
+
+    fn unix(listener: UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self::Unix(registered(listener, Interest::READABLE)?))
+    }
 }
 
 /// Why nothing can listen there.
@@ -97,11 +111,11 @@ impl Listener {
             let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
             socket.bind(&address.into())?;
-            listen(&socket)?;
-            TcpListener::from_std(socket.into())
+            socket.listen(BACKLOG)?;
+            Bound::tcp(socket.into())
         };
-        let listener = bind().map_err(|source| BindError::Address { address, source })?;
-        Ok(Self { socket: Bound::Tcp(listener), file: None })
+        let socket = bind().map_err(|source| BindError::Address { address, source })?;
+        Ok(Self { socket, file: None })
     }
 
     /// Listens on a Unix socket; its file is removed at the end if it is still the same.
@@ -126,36 +140,32 @@ impl Listener {
             std::os::unix::fs::chown(&at.path, None, at.group).map_err(failed)?;
         }
         std::fs::set_permissions(&at.path, std::fs::Permissions::from_mode(at.mode)).map_err(failed)?;
-        listen(&socket).map_err(failed)?;
-        let listener = UnixListener::from_std(socket.into()).map_err(failed)?;
-        Ok(Self { socket: Bound::Unix(listener), file: Some(file) })
+        socket.listen(BACKLOG).map_err(failed)?;
+        let socket = Bound::unix(socket.into()).map_err(failed)?;
+        Ok(Self { socket, file: Some(file) })
     }
 
     /// Takes over a TCP socket that a supervisor has bound.
     ///
     /// # Errors
     /// The socket can't be used.
-    pub fn from_tcp(listener: std::net::TcpListener) -> Result<Self, BindError> {
-        listener.set_nonblocking(true).map_err(BindError::Inherited)?;
-        let listener = TcpListener::from_std(listener).map_err(BindError::Inherited)?;
-        Ok(Self { socket: Bound::Tcp(listener), file: None })
+    pub fn from_tcp(listener: TcpListener) -> Result<Self, BindError> {
+        Ok(Self { socket: Bound::tcp(listener).map_err(BindError::Inherited)?, file: None })
     }
 
     /// Takes over a Unix socket that a supervisor has bound; its file stays at the end.
     ///
     /// # Errors
     /// The socket can't be used.
-    pub fn from_unix(listener: std::os::unix::net::UnixListener) -> Result<Self, BindError> {
-        listener.set_nonblocking(true).map_err(BindError::Inherited)?;
-        let listener = UnixListener::from_std(listener).map_err(BindError::Inherited)?;
-        Ok(Self { socket: Bound::Unix(listener), file: None })
+    pub fn from_unix(listener: UnixListener) -> Result<Self, BindError> {
+        Ok(Self { socket: Bound::unix(listener).map_err(BindError::Inherited)?, file: None })
     }
 
     /// The TCP address listened on.
     #[must_use]
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         match &self.socket {
-            Bound::Tcp(listener) => listener.local_addr().ok(),
+            Bound::Tcp(listener) => listener.get_ref().local_addr().ok(),
             Bound::Unix(_) => None,
         }
     }
@@ -168,15 +178,14 @@ impl Listener {
 
     pub(super) async fn accept(&self) -> io::Result<Stream> {
         match &self.socket {
-            Bound::Tcp(listener) => Ok(listener.accept().await?.0.into()),
-            Bound::Unix(listener) => Ok(listener.accept().await?.0.into()),
+            Bound::Tcp(listener) => {
+                Stream::tcp(listener.async_io(Interest::READABLE, |listener| listener.accept()).await?.0)
+            }
+            Bound::Unix(listener) => {
+                Stream::unix(listener.async_io(Interest::READABLE, |listener| listener.accept()).await?.0)
+            }
         }
     }
-}
-
-fn listen(socket: &Socket) -> io::Result<()> {
-    socket.set_nonblocking(true)?;
-    socket.listen(BACKLOG)
 }
 
 /// Of several daemons that start together, one at a time looks at a socket file, replaces it and listens: between its

@@ -25,4 +25,3 @@ pub use happening::{End, Failure, Happening, Which};
 pub use listener::{BindError, Listener, UnixSocket};
 pub use serve::serve;
 pub use settings::{Oversize, Settings, Timeouts};
-pub use stream::Stream;

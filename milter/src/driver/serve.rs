@@ -20,7 +20,8 @@ use tokio::time::sleep;
 
 use super::budget::Budget;
 use super::connection::{Connection, Shared};
-use super::{Handler, Happening, Listener, Settings, Stream};
+use super::stream::Stream;
+use super::{Handler, Happening, Listener, Settings};
 use crate::session::{Session, Unseen};
 
 /// Connections beyond [`Settings::connections`] that are passed through, as a multiple of it.

@@ -1,33 +1,50 @@
 //! One connected socket, TCP or Unix.
 //!
 //! - Layer: edge
-//! - Takes: a socket of tokio.
+//! - Takes: a connected socket.
 //! - Gives: reads and writes that never block, the size of one write that is sure to be taken whole.
 //! - On failure: the system's error.
 //! - Limits: the send buffer that the system grants. Linux reports twice what was asked for, since it counts its own
 //!   overhead: an empty socket was seen to take 0.98 of the reported number on Unix sockets and 0.99 and more on TCP,
 //!   from 128 KiB to 8 MiB. We count on 3/4.
-//! - See: socket(7) `SO_SNDBUF`, tcp(7) `TCP_QUICKACK`
+//! - See: socket(7) `SO_SNDBUF`, tcp(7) `TCP_QUICKACK`, epoll(7) "edge-triggered"
 
-use std::io;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 
 use socket2::SockRef;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
-/// A connected socket.
+/// A connected socket. The system wakes us when there is something to read, and not, as tokio's own streams ask it to, each
+/// time that the peer has read something of ours as well.
 #[derive(Debug)]
-pub enum Stream {
+pub(super) enum Stream {
     /// TCP.
-    Tcp(TcpStream),
+    Tcp(AsyncFd<TcpStream>),
     /// A Unix socket.
-    Unix(UnixStream),
+    Unix(AsyncFd<UnixStream>),
 }
 
 impl Stream {
+    /// Takes a TCP connection. Must be called within a tokio runtime, as `unix`.
+    pub(super) fn tcp(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self::Tcp(registered(stream, Interest::READABLE)?))
+    }
+
+    /// Takes a connection over a Unix socket.
+    pub(super) fn unix(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self::Unix(registered(stream, Interest::READABLE)?))
+    }
+
     /// Prepares the socket and gives the largest write, in bytes, that the system takes whole when nothing else waits.
     pub(super) fn prepare(&self, send_buffer_bytes: usize) -> io::Result<usize> {
         if let Self::Tcp(stream) = self {
-            stream.set_nodelay(true)?;
+            stream.get_ref().set_nodelay(true)?;
         }
         let socket = self.socket();
         // Less than asked for is not an error: the system caps it.
@@ -41,37 +58,47 @@ impl Stream {
     /// wait.
     pub(super) fn acknowledge_at_once(&self) {
         #[cfg(target_os = "linux")]
-        if let Self::Tcp(stream) = self {
-            let _ = SockRef::from(stream).set_tcp_quickack(true);
+        if let Self::Tcp(_) = self {
+            let _ = self.socket().set_tcp_quickack(true);
         }
     }
 
+    /// Reads, if the system has told that something is there.
     pub(super) fn try_read(&self, room: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.try_read(room),
-            Self::Unix(stream) => stream.try_read(room),
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, |mut stream| stream.read(room)),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, |mut stream| stream.read(room)),
         }
     }
 
-    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    /// Reads, whatever the system has told so far.
+    pub(super) fn read_now(&self, room: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.try_write(bytes),
-            Self::Unix(stream) => stream.try_write(bytes),
+            Self::Tcp(stream) => stream.get_ref().read(room),
+            Self::Unix(stream) => stream.get_ref().read(room),
+        }
+    }
+
+    pub(super) fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.get_ref().write(bytes),
+            Self::Unix(stream) => stream.get_ref().write(bytes),
         }
     }
 
     pub(super) async fn readable(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => stream.readable().await,
-            Self::Unix(stream) => stream.readable().await,
+            Self::Tcp(stream) => stream.readable().await.map(drop),
+            Self::Unix(stream) => stream.readable().await.map(drop),
         }
     }
 
+    /// Waits until something can be written: seldom needed, since what we write fits the send buffer unless the peer is
+    /// long idle.
     pub(super) async fn writable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.writable().await,
-            Self::Unix(stream) => stream.writable().await,
-        }
+        // A second descriptor, since the first is registered for reading alone.
+        let socket = registered(self.socket().try_clone()?, Interest::WRITABLE)?;
+        socket.writable().await.map(drop)
     }
 
     fn socket(&self) -> SockRef<'_> {
@@ -82,36 +109,30 @@ impl Stream {
     }
 }
 
-impl From<TcpStream> for Stream {
-    fn from(stream: TcpStream) -> Self {
-        Self::Tcp(stream)
-    }
-}
-
-impl From<UnixStream> for Stream {
-    fn from(stream: UnixStream) -> Self {
-        Self::Unix(stream)
-    }
+/// Has tokio watch a socket. Its newer functions for this are unsafe, for objects whose descriptor may change while they are
+/// watched: that of a socket does not.
+#[allow(deprecated)]
+pub(super) fn registered<S: AsRawFd>(socket: S, interest: Interest) -> io::Result<AsyncFd<S>> {
+    AsyncFd::with_interest(socket, interest)
 }
 
 #[cfg(all(test, target_os = "linux"))]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
+    use std::net::TcpListener;
     use std::vec;
-
-    use tokio::net::TcpListener;
 
     use super::*;
 
-    async fn pair(tcp: bool) -> (Stream, Stream) {
+    fn pair(tcp: bool) -> (Stream, Stream) {
         if tcp {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = listener.local_addr().unwrap();
-            let (there, here) = tokio::join!(TcpStream::connect(address), listener.accept());
-            return (here.unwrap().0.into(), there.unwrap().into());
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let here = listener.accept().unwrap().0;
+            return (Stream::tcp(here).unwrap(), Stream::tcp(there).unwrap());
         }
         let (here, there) = UnixStream::pair().unwrap();
-        (here.into(), there.into())
+        (Stream::unix(here).unwrap(), Stream::unix(there).unwrap())
     }
 
     /// The whole of what `prepare` promises is with the kernel after one write, though the peer does not read: also
@@ -120,15 +141,15 @@ mod tests {
     async fn one_write_takes_what_is_promised() {
         for tcp in [false, true] {
             for ask in [1, 16 << 10, 64 << 10, 212_992, 1 << 20, 4 << 20, 64 << 20] {
-                let (here, there) = pair(tcp).await;
+                let (here, there) = pair(tcp);
                 let room = here.prepare(ask).unwrap();
                 for _ in 0..50 {
                     here.writable().await.unwrap();
-                    assert_eq!(here.try_write(b"\0\0\0\x01c").unwrap(), 5);
+                    assert_eq!(here.write_now(b"\0\0\0\x01c").unwrap(), 5);
                     there.readable().await.unwrap();
                     assert_eq!(there.try_read(&mut [0; 100]).unwrap(), 5);
                 }
-                let taken = here.try_write(&vec![b'x'; room]).unwrap();
+                let taken = here.write_now(&vec![b'x'; room]).unwrap();
                 assert_eq!(taken, room, "tcp: {tcp}, asked for {ask}");
                 drop(here);
                 let mut left = room;
