@@ -81,6 +81,31 @@ fn a_message_accepted_at_its_headers_sends_no_body() {
     });
 }
 
+/// A filter that never accepts at the end of headers has no MTA wait there, until it does again.
+#[test]
+fn a_reply_that_nobody_needs_is_not_waited_for() {
+    on_both(|tcp| async move {
+        let server = Server::start(tcp, Settings::default());
+        let waits =
+            |client: &Client<Socket>| !client.agreed().protocol.contains(Protocol::NO_REPLY_END_OF_HEADERS);
+        let mut client = server.client().await;
+        assert!(waits(&client));
+        let (fine, accepted) = (mail("fine", b"body\r\n"), mail("accept", b"body\r\n"));
+        for _ in 0..300 {
+            assert!(send(&mut client, &fine, "Q1").await == edited(&fine, "Q1"));
+        }
+        let mut client = server.client().await;
+        assert!(!waits(&client));
+        assert!(send(&mut client, &fine, "Q2").await == edited(&fine, "Q2"));
+        for _ in 0..20 {
+            assert!(send(&mut client, &accepted, "Q3").await == accepted.to_bytes());
+        }
+        assert_eq!(server.filter.bodies.load(Ordering::Relaxed), 301);
+        assert_eq!(server.filter.saw("AcceptedAtHeaders"), 20);
+        assert!(waits(&server.client().await));
+    });
+}
+
 #[test]
 fn a_panic_lets_the_message_through() {
     on_both(|tcp| async move {

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::budget::{Budget, Share};
+use super::habit::Habit;
 use super::handler::OnTaken;
 use super::serve::{Place, Tide};
 use super::stream::Stream;
@@ -40,6 +41,7 @@ pub(super) struct Shared<H> {
     pub(super) handler: Arc<H>,
     pub(super) settings: Settings,
     pub(super) budget: Arc<Budget>,
+    pub(super) habit: Habit,
 }
 
 impl<H: Handler> Shared<H> {
@@ -165,6 +167,7 @@ impl<H: Handler> Connection<H> {
             self.shared.observe(&Happening::Unanswered { which, why, fallback: false });
             Interest::Accept
         });
+        self.shared.habit.note(interest == Interest::Accept);
         if interest == Interest::Accept {
             self.shared.observe(&Happening::AcceptedAtHeaders(current.which()));
             self.messages += 1;
@@ -442,7 +445,7 @@ mod tests {
         let settings = Settings::default();
         let budget = Budget::new(settings.memory_bytes);
         let shared =
-            Arc::new(Shared { handler: Arc::new(Nothing), settings, budget });
+            Arc::new(Shared { handler: Arc::new(Nothing), settings, budget, habit: Habit::default() });
         let (_sender, tide) = watch::channel(Tide::Open);
         let place = Place::take(Arc::new(AtomicUsize::new(0)));
         let task = Connection::new(Stream::unix(ours).unwrap(), session, shared, tide, place).run();

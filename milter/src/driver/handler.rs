@@ -17,8 +17,9 @@ use crate::session::{Interest, Message};
 
 /// A filter.
 pub trait Handler: Send + Sync + 'static {
-    /// Looks at envelope and headers. [`Interest::Accept`] ends the message at once: its body is never sent, which
-    /// makes messages out of scope nearly free. Runs within the connection's task: it should not block.
+    /// Looks at envelope and headers. [`Interest::Accept`] ends the message at once: its body is not sent, which
+    /// makes messages out of scope nearly free; or, where they are rare, sent and thrown away (see
+    /// [`Settings::wanted`](super::Settings)). Runs within the connection's task: it should not block.
     fn headers(&self, _message: &Message) -> Interest {
         Interest::Body
     }

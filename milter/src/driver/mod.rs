@@ -11,6 +11,7 @@
 mod budget;
 mod client;
 mod connection;
+mod habit;
 mod handler;
 mod happening;
 mod listener;

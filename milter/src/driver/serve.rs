@@ -20,9 +20,11 @@ use tokio::time::sleep;
 
 use super::budget::Budget;
 use super::connection::{Connection, Shared};
+use super::habit::Habit;
 use super::stream::Stream;
 use super::{Handler, Happening, Listener, Settings};
 use crate::session::{Session, Unseen};
+use crate::wire::Protocol;
 
 /// Connections beyond [`Settings::connections`] that are passed through, as a multiple of it.
 const PASSED_THROUGH: usize = 4;
@@ -50,7 +52,7 @@ pub async fn serve<H: Handler>(
     let budget = Budget::new(settings.memory_bytes);
     let drain = settings.timeouts.drain;
     let most = settings.connections.saturating_mul(1 + PASSED_THROUGH).max(1);
-    let shared = Arc::new(Shared { handler, settings, budget });
+    let shared = Arc::new(Shared { handler, settings, budget, habit: Habit::default() });
     let (tide, _) = watch::channel(Tide::Open);
     let served = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
@@ -97,7 +99,11 @@ fn connect<H: Handler>(
     let limits = shared.settings.session;
     shared.observe(&Happening::Opened);
     let session = if place.number <= shared.settings.connections {
-        Session::new(shared.settings.wanted.clone(), limits)
+        let mut wanted = shared.settings.wanted.clone();
+        if !shared.habit.reply_pays() {
+            wanted.protocol |= Protocol::NO_REPLY_END_OF_HEADERS;
+        }
+        Session::new(wanted, limits)
     } else {
         shared.observe(&Happening::TooManyConnections);
         Session::passing_through(Unseen::Connections, limits)

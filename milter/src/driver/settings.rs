@@ -12,7 +12,9 @@ use crate::session::{SessionLimits, Wanted};
 /// Settings of a daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// What is wanted of the MTA. Default: [`Wanted::default`].
+    /// What is wanted of the MTA. Default: [`Wanted::default`]. While fewer than one in sixteen messages are accepted at the
+    /// end of their headers, the driver asks new connections not to wait for a reply there: those that are accepted all
+    /// the same then have their bodies sent, to be thrown away.
     pub wanted: Wanted,
     /// Limits of frames and messages. The room for an answer is set by the driver.
     pub session: SessionLimits,

@@ -41,7 +41,7 @@ impl Default for Wanted {
 impl Wanted {
     /// Protocol flags for a filter that decides at the end of headers and at the end of the message: no CONNECT, HELO,
     /// DATA or unknown commands, no replies in between, header values whole. One that does not look at the headers adds
-    /// [`Protocol::NO_REPLY_END_OF_HEADERS`].
+    /// [`Protocol::NO_REPLY_END_OF_HEADERS`]; the driver finds that out by itself.
     pub const FEW_ROUND_TRIPS: Protocol = Protocol::NO_CONNECT
         .with(Protocol::NO_HELO)
         .with(Protocol::NO_DATA)
