@@ -79,11 +79,21 @@ pub(super) fn run(config: &Config, which: Which) -> Result {
             }
         }),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_exit(Exit::Software)?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if which == Which::Milter {
+        builder.worker_threads(milter_threads());
+    }
+    let runtime = builder.enable_all().build().or_exit(Exit::Software)?;
     let ended = runtime.block_on(process::run(roles, plan));
     // Threads that still wait for a disk or a peer don't hold up the end.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended.map_err(|error| Failure::new(exit_of(&error), error))
+}
+
+/// Beside each processor that the milter has, Postfix needs several; and threads that find too little to do wake each other
+/// for each command of a session.
+fn milter_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 4).max(1))
 }
 
 const fn exit_of(error: &ProcessError) -> Exit {
