@@ -6,6 +6,8 @@
 //! - `> …` the MTA sends a command; `> MACROS E i=Q1` macros
 //! - `< …` the filter replies; all replies to a command must be listed
 //! - `! …` what the filter sees
+//! - `smtp> …`, `smtp< …`, `sendmail> …`, `stdin> …` what brings the same about in the real Postfix, for
+//!   `tests/milter_sessions.rs` of the whole; not read here
 //!
 //! Texts may hold `\r`, `\n`, `\t`, `\0` and `\\`.
 
@@ -168,7 +170,7 @@ fn play(name: &str, text: &str) -> Play {
         let at = format!("{name}:{}: {line}", number + 1);
         let (mark, rest) = line.split_once(' ').unwrap_or((line, ""));
         match mark {
-            "" | "#" => (),
+            "" | "#" | "smtp>" | "smtp<" | "sendmail>" | "stdin>" => (),
             "wanted:" => play.wanted(rest),
             "filter:" => script::apply(&mut play.answer, rest),
             ">" => {
