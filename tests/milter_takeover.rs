@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -164,6 +164,36 @@ fn a_second_instance_serves_while_the_first_drains() {
         || held.try_clone().unwrap().into(),
         |site, over, socket| overlapping(site, over, socket),
     );
+}
+
+/// systemd's own tool for trying units out: it listens, and starts the milter for the first connection, which is served.
+#[test]
+fn systemd_hands_over_its_socket() {
+    if Command::new("systemd-socket-activate").arg("--version").output().is_err() {
+        assert!(!harness::long(), "systemd-socket-activate is missing");
+        eprintln!("not checked: there is no systemd-socket-activate");
+        return;
+    }
+    let options = Options { milter_only: true, without_postfix: true, ..Options::default() };
+    let mut site = Site::start(&options);
+    site.mailtap.as_mut().unwrap().stop();
+    let path = site.dir.join("held.sock");
+    let mailtap = site.command();
+    let mut command = Command::new("systemd-socket-activate");
+    command.arg("--listen").arg(&path).arg(mailtap.get_program()).args(mailtap.get_args()).arg("milter");
+    let mut held = site.daemon("held", &mut command);
+    harness::wait_for("the socket", Duration::from_secs(10), || path.exists());
+    assert!(!site.is_ready(), "nobody has connected");
+    let (over, url, sent) = (AtomicBool::new(false), site.tracking_url(), AtomicUsize::new(0));
+    let connect = async || {
+        over.store(sent.fetch_add(1, Ordering::Relaxed) == 2, Ordering::Relaxed);
+        tokio::net::UnixStream::connect(&path).await
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    assert_eq!(runtime.block_on(clients(connect, &over, &url)), 3);
+    assert!(site.is_ready());
+    assert_eq!(held.stop(), Some(0));
+    assert!(path.exists(), "the socket is not the milter's to remove");
 }
 
 /// What is handed over and can't be listened on is an error, not a reason to listen elsewhere.
