@@ -16,7 +16,7 @@ const ORDER: [&str; 5] = ["word", "decision", "edge", "role", "cli"];
 const ROLES: [&str; 7] = ["filter", "tap", "bounce", "tracker", "relay", "collector", "forward"];
 
 /// What only edges and roles may name.
-const IO: [&str; 20] = [
+const IO: [&str; 22] = [
     "std::fs",
     "std::net::Tcp",
     "std::net::Udp",
@@ -31,7 +31,9 @@ const IO: [&str; 20] = [
     "axum::",
     "hyper::",
     "hyper_util::",
+    "h2::",
     "reqwest::",
+    "rustls_platform_verifier::",
     "lapin::",
     "rusqlite::",
     "tracing::",

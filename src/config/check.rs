@@ -516,9 +516,11 @@ fn one_property(
             "must be G- and letters or digits, as GA4 shows it under Data streams",
         );
     }
-    let url = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let is_plain = |url: &Url| url.username().is_empty() && url.query().is_none() && url.fragment().is_none();
+    let url = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && is_plain(url));
     if url.is_none() {
-        at.note(&format!("{key}.url"), "must begin with https:// (or http://)");
+        let why = "must begin with https:// (or http://), and have no user, query or fragment";
+        at.note(&format!("{key}.url"), why);
     }
     let mut missing = None;
     let mut known = |secret: Result<Secret<String>, String>| secret.map_err(|why| missing = Some(why)).ok();

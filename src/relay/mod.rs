@@ -15,11 +15,15 @@ pub mod dry_run;
 mod lanes;
 pub mod map;
 mod pace;
+pub mod params;
 pub mod property;
 pub mod validate;
 
 // Edges.
+mod body;
+mod dial;
 mod happenings;
+mod pool;
 pub mod send;
 
 // The role.

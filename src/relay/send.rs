@@ -10,26 +10,24 @@
 //! - See: `docs/ga4.md`, "What an answer means": no idempotency key, so that a retry after an ambiguous
 //!   time-out can count twice.
 
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
-use reqwest::{Client, Response, Url};
+use hyper::Uri;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
+use hyper_util::client::proxy::matcher::Matcher;
 use tokio::sync::{MutexGuard, Semaphore};
+use tokio::time::{Instant, timeout_at};
+use url::Url;
 
+use super::body::Touched;
+use super::dial::{Dial, Means};
+use super::pool::{Head, LONGEST_IDLE, Pool};
 use super::property::Takes;
 use crate::service::secret::Secret;
 
 const LONGEST_CONNECT: Duration = Duration::from_secs(5);
-/// Shorter than receivers and what stands before them usually wait: who closes first never cuts a request.
-const LONGEST_IDLE: Duration = Duration::from_secs(40);
-/// What is read of an answer, so that its connection can be used again.
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// A GA4 property, or a server-side GTM that stands for one.
 #[derive(Debug, Clone)]
@@ -91,13 +89,15 @@ pub enum Outcome {
 pub struct Sender {
     lines: Vec<Line>,
     endpoints: Vec<Endpoint>,
+    timeout: Duration,
 }
 
-/// A client with connections of its own: over HTTP/2 one to each receiver.
+/// Connections of its own: over HTTP/2 one to each receiver.
 #[derive(Debug)]
 struct Line {
-    client: Client,
     room: Semaphore,
+    /// For each receiver.
+    pools: Vec<Pool>,
     /// For each property.
     ways: Vec<Way>,
 }
@@ -142,8 +142,9 @@ impl Way {
 
 #[derive(Debug)]
 struct Endpoint {
-    url: Secret<String>,
-    preview: Option<Secret<String>>,
+    head: Head,
+    /// Its place among the pools.
+    receiver: usize,
 }
 
 /// Why a sender can't be made.
@@ -155,8 +156,14 @@ pub enum SenderError {
         /// The property.
         measurement_id: String,
     },
-    /// The HTTP client could not be made.
-    #[error("the HTTP client can't be made: {0}")]
+    /// A property's preview token can't be a header's value.
+    #[error("{measurement_id}: its preview token has characters that it can't have")]
+    Preview {
+        /// The property.
+        measurement_id: String,
+    },
+    /// Nothing can be sent over TLS.
+    #[error("no connections can be made: {0}")]
     Client(String),
 }
 
@@ -166,17 +173,34 @@ impl Sender {
     /// # Errors
     /// See [`SenderError`].
     pub fn new(properties: &[Property], travel: Travel) -> Result<Self, SenderError> {
+        let connect = (travel.timeout / 2).min(LONGEST_CONNECT);
+        let means = Means::new(travel.h2c, connect, Matcher::from_env());
+        Self::by(properties, travel, &means.map_err(|error| SenderError::Client(error.to_string()))?)
+    }
+
+    fn by(properties: &[Property], travel: Travel, means: &Means) -> Result<Self, SenderError> {
+        let mut dials: Vec<Arc<Dial>> = Vec::new();
+        let endpoints = properties.iter().map(|property| {
+            let wrong = || SenderError::Url { measurement_id: property.measurement_id.clone() };
+            let url: Uri = endpoint(property)?.expose().parse().map_err(|_| wrong())?;
+            let dial = means.dial(&url).ok_or_else(wrong)?;
+            let head = Head::new(url, headers(property)?, &dial).ok_or_else(wrong)?;
+            let known = dials.iter().position(|known| known.origin() == dial.origin());
+            let receiver = known.unwrap_or(dials.len());
+            if known.is_none() {
+                dials.push(Arc::new(dial));
+            }
+            Ok(Endpoint { head, receiver })
+        });
+        let endpoints = endpoints.collect::<Result<_, SenderError>>()?;
         let streams = travel.streams.clamp(1, travel.most.max(1));
-        let line = |_| {
-            let ways = properties.iter().map(|_| Way::default()).collect();
-            Ok(Line { client: client(travel, streams)?, room: Semaphore::new(streams), ways })
+        let line = |_| Line {
+            room: Semaphore::new(streams),
+            pools: dials.iter().cloned().map(Pool::new).collect(),
+            ways: properties.iter().map(|_| Way::default()).collect(),
         };
-        let lines =
-            (0..travel.most.div_ceil(streams).max(1)).map(line).collect::<Result<_, SenderError>>()?;
-        let endpoint =
-            |property| Ok(Endpoint { url: endpoint(property)?, preview: property.preview.clone() });
-        let endpoints = properties.iter().map(endpoint).collect::<Result<_, SenderError>>()?;
-        Ok(Self { lines, endpoints })
+        let lines = (0..travel.most.div_ceil(streams).max(1)).map(line).collect();
+        Ok(Self { lines, endpoints, timeout: travel.timeout })
     }
 
     /// Sends one body.
@@ -192,103 +216,53 @@ impl Sender {
             },
             (None, None) => return Outcome::Refused(0),
         };
-        let Some(way) = line.ways.get(property) else { return Outcome::Refused(0) };
+        let (Some(way), Some(pool)) = (line.ways.get(property), line.pools.get(endpoint.receiver)) else {
+            return Outcome::Refused(0);
+        };
         let Ok(_first) = way.enter().await else {
             return Outcome::NotSent("a request before it found no way".into());
         };
-        let (body, touched) = Body::new(body);
-        let request = line.client.post(endpoint.url.expose()).header("content-type", "application/json");
-        let request = match &endpoint.preview {
-            Some(token) => request.header("x-gtm-server-preview", token.expose()),
-            None => request,
-        };
-        let sent = request.body(reqwest::Body::wrap(body)).send().await;
-        way.note(sent.is_ok());
+        let (began, touched, body) = (Instant::now(), Touched::default(), body.into());
+        let end = began + self.timeout;
+        let sent = timeout_at(end, pool.send(&endpoint.head, &body, &touched)).await;
+        way.note(matches!(sent, Ok(Ok(_))));
         match sent {
-            Ok(answer) => {
-                let status = answer.status().as_u16();
-                drain(answer).await;
+            Ok(Ok(answer)) => {
+                let status = answer.status;
+                if !answer.is_over() {
+                    // What it was is known, whether it comes to its end or not.
+                    let _ = timeout_at(end, pool.read(answer)).await;
+                }
                 match status {
                     200..=299 => Outcome::Sent,
                     408 | 429 | 500..=599 => Outcome::Trouble(status),
                     _ => Outcome::Refused(status),
                 }
             }
-            Err(error) if error.is_connect() => Outcome::NotSent(cause(error)),
-            // It waited for its turn on the connection: nobody has seen the body.
-            Err(error) if !touched.load(Ordering::Acquire) => Outcome::NotSent(cause(error)),
-            Err(error) => Outcome::Uncertain(cause(error)),
+            Ok(Err(failure)) if failure.is_unseen => Outcome::NotSent(failure.why),
+            Ok(Err(failure)) => Outcome::Uncertain(failure.why),
+            Err(_) => {
+                pool.leave_silent(began);
+                let why = "no answer in time".to_owned();
+                // What waited for its turn on the connection: nobody has seen the body.
+                if touched.is_so() { Outcome::Uncertain(why) } else { Outcome::NotSent(why) }
+            }
         }
     }
 }
 
-fn client(travel: Travel, streams: usize) -> Result<Client, SenderError> {
-    let builder = Client::builder()
-        .timeout(travel.timeout)
-        .connect_timeout((travel.timeout / 2).min(LONGEST_CONNECT))
-        .pool_max_idle_per_host(streams)
-        .pool_idle_timeout(LONGEST_IDLE)
-        .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("mailtap/", env!("CARGO_PKG_VERSION")));
-    let builder = if travel.h2c { builder.http2_prior_knowledge() } else { builder };
-    builder.build().map_err(|error| SenderError::Client(error.without_url().to_string()))
-}
-
-/// Reads the answer to its end, so that the connection is used again. What it says changes nothing.
-async fn drain(mut answer: Response) {
-    let mut read = 0;
-    while let Ok(Some(chunk)) = answer.chunk().await {
-        read += chunk.len();
-        if read > MAX_ANSWER_BYTES {
-            return;
-        }
+fn headers(property: &Property) -> Result<HeaderMap, SenderError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("mailtap/", env!("CARGO_PKG_VERSION"))));
+    if let Some(token) = &property.preview {
+        let wrong = |_| SenderError::Preview { measurement_id: property.measurement_id.clone() };
+        let mut token = HeaderValue::try_from(token.expose()).map_err(wrong)?;
+        token.set_sensitive(true);
+        headers.insert("x-gtm-server-preview", token);
     }
-}
-
-/// A body that tells whether the connection has asked for it. Before that not one byte of it can have arrived.
-#[derive(Debug)]
-struct Body {
-    rest: Option<Bytes>,
-    touched: Arc<AtomicBool>,
-}
-
-impl Body {
-    fn new(text: String) -> (Self, Arc<AtomicBool>) {
-        let touched = Arc::new(AtomicBool::new(false));
-        (Self { rest: Some(text.into()), touched: touched.clone() }, touched)
-    }
-}
-
-impl http_body::Body for Body {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.touched.store(true, Ordering::Release);
-        Poll::Ready(self.rest.take().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.as_ref().map_or(0, |bytes| bytes.len() as u64))
-    }
-}
-
-/// What went wrong at the bottom, without the URL.
-fn cause(error: reqwest::Error) -> String {
-    let timeout = error.is_timeout();
-    let error = error.without_url();
-    let mut source: &dyn std::error::Error = &error;
-    while let Some(next) = source.source() {
-        source = next;
-    }
-    if timeout { "no answer in time".to_owned() } else { source.to_string() }
+    Ok(headers)
 }
 
 fn endpoint(property: &Property) -> Result<Secret<String>, SenderError> {

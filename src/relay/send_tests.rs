@@ -50,6 +50,16 @@ async fn receiver(answer: Option<&'static str>) -> (SocketAddr, tokio::task::Joi
     (address, task)
 }
 
+/// A connection over which a request has come.
+async fn asked(listener: &TcpListener) -> tokio::net::TcpStream {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut read = Vec::new();
+    while !read.ends_with(b"{}") {
+        read.push(stream.read_u8().await.unwrap());
+    }
+    stream
+}
+
 async fn outcome(answer: Option<&'static str>) -> Outcome {
     let (address, _) = receiver(answer).await;
     sender(&format!("http://{address}"), 2_000).send(0, "{}".into()).await
@@ -69,6 +79,22 @@ async fn each_answer_has_its_outcome() {
     }
     assert!(matches!(outcome(None).await, Outcome::Uncertain(_)), "closed");
     assert!(matches!(outcome(Some("HTTP/1.1 20")).await, Outcome::Uncertain(_)), "half an answer");
+    for broken in ["content-length: 9\r\n\r\nx", "transfer-encoding: chunked\r\n\r\nx"] {
+        let answer = format!("HTTP/1.1 200 X\r\n{broken}").leak();
+        assert_eq!(outcome(Some(answer)).await, Outcome::Sent, "what follows the status changes nothing");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_end_is_one_all_the_same() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let sender = sender(&format!("http://{}", listener.local_addr().unwrap()), 700);
+    let answering = async {
+        let mut stream = asked(&listener).await;
+        stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 9\r\n\r\nx").await.unwrap();
+        stream
+    };
+    assert_eq!(tokio::join!(sender.send(0, "{}".into()), answering).0, Outcome::Sent);
 }
 
 #[tokio::test]
@@ -173,6 +199,8 @@ async fn no_more_is_under_way_on_a_connection_than_it_carries() {
         let sender = Sender::new(&[property(&base)], travel).unwrap();
         let sent = futures_util::future::join_all((0..6).map(|_| sender.send(0, "{}".into()))).await;
         assert_eq!(sent.iter().all(|outcome| *outcome == Outcome::Sent), all_sent, "{sent:?}");
+        let unsent = sent.iter().any(|outcome| matches!(outcome, Outcome::NotSent(_)));
+        assert_eq!(unsent, !all_sent, "what never had its turn was not sent: {sent:?}");
     }
 }
 
@@ -205,4 +233,172 @@ async fn an_answer_with_a_body_keeps_its_connection_and_a_preview_has_its_header
     }
     assert!(receiver.await.unwrap()[0].contains("x-gtm-server-preview: zw52-marker"));
     assert!(!format!("{sender:?}").contains("MARKER"));
+}
+
+/// What a receiver that speaks HTTP/2 without TLS does with a request.
+#[derive(Clone, Copy)]
+enum Does {
+    Answers,
+    Refuses,
+    Hangs,
+    /// Answers, and closes the connection.
+    Leaves,
+}
+
+/// Such a receiver; gets the numbers of the connection and of the request, both from 0. Gives how many connections there were.
+async fn receiver_of_http2(
+    does: impl Fn(usize, usize) -> Does + Copy + Send + Sync + 'static,
+) -> (String, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let connections = Arc::new(AtomicU64::new(0));
+    let (counts, requests) = (connections.clone(), Arc::new(AtomicU64::new(0)));
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let number = counts.fetch_add(1, Ordering::SeqCst);
+            let requests = requests.clone();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let mut hung = Vec::new();
+                while let Some(Ok((request, mut answer))) = connection.accept().await {
+                    let (connection_number, request_number) =
+                        (usize::try_from(number).unwrap(), requests.fetch_add(1, Ordering::SeqCst));
+                    let does = does(connection_number, usize::try_from(request_number).unwrap());
+                    match does {
+                        Does::Refuses => answer.send_reset(h2::Reason::REFUSED_STREAM),
+                        Does::Hangs => hung.push((request, answer)),
+                        Does::Answers | Does::Leaves => {
+                            drop(answer.send_response(axum::http::Response::new(()), true).unwrap());
+                        }
+                    }
+                    if matches!(does, Does::Leaves) {
+                        connection.graceful_shutdown();
+                    }
+                }
+            });
+        }
+    });
+    (base, connections)
+}
+
+fn h2c(base: &str, timeout_ms: u64) -> Sender {
+    Sender::new(&[property(base)], Travel { h2c: true, ..travel(timeout_ms) }).unwrap()
+}
+
+/// RFC 9113, section 8.7: a stream that was refused was not processed.
+#[tokio::test]
+async fn what_the_receiver_has_not_looked_at_goes_once_more_and_is_never_uncertain() {
+    let first = |_, request| if request == 0 { Does::Refuses } else { Does::Answers };
+    let (base, connections) = receiver_of_http2(first).await;
+    assert_eq!(h2c(&base, 2_000).send(0, "{}".into()).await, Outcome::Sent);
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+    let (base, _) = receiver_of_http2(|_, _| Does::Refuses).await;
+    let refused = h2c(&base, 2_000).send(0, "{}".into()).await;
+    assert!(matches!(refused, Outcome::NotSent(_)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_receiver_may_close_its_connection_after_any_answer() {
+    let (base, connections) = receiver_of_http2(|_, _| Does::Leaves).await;
+    let over_http2 = h2c(&base, 2_000);
+    for _ in 0..5 {
+        assert_eq!(over_http2.send(0, "{}".into()).await, Outcome::Sent);
+    }
+    assert!(connections.load(Ordering::SeqCst) > 1);
+    // Over HTTP/1.1 without a word.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let sender = sender(&format!("http://{}", listener.local_addr().unwrap()), 2_000);
+    for _ in 0..5 {
+        let answering = async {
+            let mut stream = asked(&listener).await;
+            stream.write_all(b"HTTP/1.1 204 X\r\n\r\n").await.unwrap();
+        };
+        assert_eq!(tokio::join!(sender.send(0, "{}".into()), answering).0, Outcome::Sent);
+        // Until the sender has seen the end of it.
+        while !sender.lines[0].pools[0].is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn after_a_silence_another_connection_is_tried() {
+    let first = |connection, _| if connection == 0 { Does::Hangs } else { Does::Answers };
+    let (base, connections) = receiver_of_http2(first).await;
+    let sender = h2c(&base, 400);
+    assert!(matches!(sender.send(0, "{}".into()).await, Outcome::Uncertain(_)));
+    assert_eq!(sender.send(0, "{}".into()).await, Outcome::Sent);
+    assert_eq!(connections.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn properties_of_one_receiver_share_its_connection() {
+    let (base, connections) = receiver_of_http2(|_, _| Does::Answers).await;
+    let travel = Travel { h2c: true, ..travel(2_000) };
+    let sender = Sender::new(&[property(&base), property(&base)], travel).unwrap();
+    let sent = (0..8).map(|number| sender.send(number % 2, "{}".into()));
+    for outcome in futures_util::future::join_all(sent).await {
+        assert_eq!(outcome, Outcome::Sent);
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let sender = sender(&format!("http://{}", listener.local_addr().unwrap()), 2_000);
+    let answering = async {
+        let mut stream = asked(&listener).await;
+        stream.write_all(b"HTTP/1.1 204 X\r\n\r\n").await.unwrap();
+        stream
+    };
+    let (sent, mut stream) = tokio::join!(sender.send(0, "{}".into()), answering);
+    assert_eq!(sent, Outcome::Sent);
+    tokio::time::pause();
+    tokio::time::advance(LONGEST_IDLE + Duration::from_secs(10)).await;
+    tokio::time::resume();
+    assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "closed");
+}
+
+/// By `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, as `curl` knows them.
+#[tokio::test]
+async fn requests_go_through_the_proxy_that_the_environment_names() {
+    let through = |proxy: SocketAddr, base: &str, except: &str| {
+        let proxies = Matcher::builder().all(format!("http://user:pass@{proxy}")).no(except).build();
+        let means = Means::new(false, Duration::from_secs(1), proxies).unwrap();
+        Sender::by(&[property(base)], travel(2_000), &means).unwrap()
+    };
+    let (proxy, read) = receiver(Some("HTTP/1.1 204 X\r\n\r\n")).await;
+    let sent = through(proxy, "http://gtm.invalid", "").send(0, "{}".into()).await;
+    assert_eq!(sent, Outcome::Sent);
+    let read = read.await.unwrap();
+    assert!(read.starts_with("POST http://gtm.invalid/mp/collect?measurement_id=G-TEST&"), "{read}");
+    let read = read.to_ascii_lowercase();
+    assert!(
+        read.contains("\r\nhost: gtm.invalid\r\n")
+            && read.contains("proxy-authorization: basic dxnlcjpwyxnz")
+    );
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let secure = through(listener.local_addr().unwrap(), "https://gtm.invalid", "");
+    let tunnel = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut read = Vec::new();
+        while !read.ends_with(b"\r\n\r\n") {
+            read.push(stream.read_u8().await.unwrap());
+        }
+        stream.write_all(b"HTTP/1.1 200 X\r\n\r\n").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), 0x16, "TLS begins");
+        String::from_utf8(read).unwrap()
+    };
+    let (sent, asked) = tokio::join!(secure.send(0, "{}".into()), tunnel);
+    assert!(asked.starts_with("CONNECT gtm.invalid:443 HTTP/1.1\r\n"), "{asked}");
+    assert!(asked.to_ascii_lowercase().contains("proxy-authorization: basic dxnlcjpwyxnz"));
+    assert!(matches!(sent, Outcome::NotSent(_)), "{sent:?}");
+
+    let (direct, read) = receiver(Some("HTTP/1.1 204 X\r\n\r\n")).await;
+    let sender = through(listener.local_addr().unwrap(), &format!("http://{direct}"), "127.0.0.1");
+    assert_eq!(sender.send(0, "{}".into()).await, Outcome::Sent);
+    assert!(read.await.unwrap().starts_with("POST /mp/collect?"));
 }
