@@ -223,7 +223,7 @@ fn googles_examples_are_judged_alike() {
         let event = &request["events"][0];
         let mapped = Mapped {
             name: event["name"].as_str().unwrap(),
-            params: event["params"].as_object().unwrap().clone(),
+            params: event["params"].as_object().unwrap().clone().into_iter().collect(),
             timestamp_micros: NOW * 1_000_000,
             client_id: request["client_id"].as_str().unwrap().to_owned(),
             property: 0,

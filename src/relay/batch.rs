@@ -10,9 +10,10 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::map::Mapped;
+use super::params::Params;
 use super::validate::{MAX_BODY_BYTES, MAX_EVENTS};
 
 const CONSENT: &str = r#""consent":{"ad_personalization":"DENIED","ad_user_data":"DENIED"}"#;
@@ -88,7 +89,7 @@ impl<T> Request<T> {
 #[derive(Serialize)]
 struct Line<'a> {
     name: &'a str,
-    params: &'a Map<String, Value>,
+    params: &'a Params<'a>,
     timestamp_micros: u64,
 }
 
@@ -133,8 +134,8 @@ mod tests {
     use super::*;
 
     fn event(client: &str, property: usize, filler: usize) -> Mapped<'static> {
-        let mut params = serde_json::Map::new();
-        params.insert("p".into(), "x".repeat(filler).into());
+        let mut params = Params::default();
+        params.insert("p", "x".repeat(filler).into());
         Mapped { name: "email_open", params, timestamp_micros: 1, client_id: client.into(), property }
     }
 

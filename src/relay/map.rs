@@ -11,10 +11,11 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 pub use super::client::client_id;
 use super::client::visitor;
+use super::params::Params;
 use super::property::{Takes, property};
 use super::validate::{NameFault, event_name_fault, param_name_fault};
 use crate::event::{Event, Kind, Machine};
@@ -25,7 +26,7 @@ pub struct Mapped<'a> {
     /// GA4's name.
     pub name: &'a str,
     /// Its parameters.
-    pub params: Map<String, Value>,
+    pub params: Params<'a>,
     /// When it happened, in microseconds since 1970.
     pub timestamp_micros: u64,
     /// The client.
@@ -210,10 +211,12 @@ impl Mapping {
     #[must_use]
     pub fn map<'a>(&'a self, event: &Event, takes: &[Takes]) -> Option<Mapped<'a>> {
         let data = &event.data;
-        let mut params = Map::new();
-        let mut put = |ours: &str, value: Option<Value>| {
-            if let (Some(name), Some(value)) = (self.param(ours), value) {
-                params.insert(name.to_owned(), value);
+        let mut params = Params::with_capacity(PARAMS.len());
+        let mut put = |ours: &'static str, value: Option<Value>| {
+            if let Some(value) = value
+                && let Some(name) = self.param(ours)
+            {
+                params.insert(name, value);
             }
         };
         let text = |text: &Option<String>| text.clone().map(Value::from);
@@ -394,7 +397,7 @@ mod tests {
         let mut mapping = Mapping::default();
         OPTIONAL.iter().for_each(|ours| mapping.rename_param(ours, Some(ours)).unwrap());
         let mapped = mapping.map(&event, ALL).unwrap();
-        let mut names: Vec<&str> = mapped.params.keys().map(String::as_str).collect();
+        let mut names: Vec<&str> = mapped.params.names().collect();
         let mut listed = PARAMS.to_vec();
         names.sort_unstable();
         listed.sort_unstable();

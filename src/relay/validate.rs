@@ -260,7 +260,7 @@ pub(super) fn is_client_id(text: &str) -> bool {
 }
 
 /// Whether a text may hold a mail address: with an at sign, also a wide or small one, written as itself, percent-encoded
-/// (up to three times) or as an HTML entity.
+/// (however often) or as an HTML entity.
 #[must_use]
 pub fn has_address(text: &str) -> bool {
     // Without one of these there is no at sign in any of its forms.
@@ -268,23 +268,34 @@ pub fn has_address(text: &str) -> bool {
         return false;
     }
     let mut bytes = text.as_bytes().to_vec();
-    for _ in 0..=3 {
+    loop {
         if has_at(&String::from_utf8_lossy(&bytes)) {
             return true;
         }
         let decoded = percent_decoded(&bytes);
-        if decoded == bytes {
+        if decoded.len() == bytes.len() {
             return false;
         }
         bytes = decoded;
     }
-    false
 }
 
 fn has_at(text: &str) -> bool {
-    let lower = text.to_ascii_lowercase();
     text.contains(['@', '\u{ff20}', '\u{fe6b}'])
-        || ["&#64;", "&#064;", "&#x40;", "&commat;"].iter().any(|entity| lower.contains(entity))
+        || text.split('&').skip(1).any(|rest| is_at_entity(&rest.to_ascii_lowercase()))
+}
+
+/// Whether an entity is an at sign: by name or number, which browsers read without its semicolon too.
+fn is_at_entity(rest: &str) -> bool {
+    let number = |digits: &str, number: &str| {
+        let rest = digits.trim_start_matches('0').strip_prefix(number);
+        rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_hexdigit()))
+    };
+    rest.starts_with("commat;")
+        || rest.strip_prefix("#x").map_or_else(
+            || rest.strip_prefix('#').is_some_and(|digits| number(digits, "64")),
+            |digits| number(digits, "40"),
+        )
 }
 
 fn percent_decoded(bytes: &[u8]) -> Vec<u8> {
