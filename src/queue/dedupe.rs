@@ -4,7 +4,8 @@
 //! - Takes: ids of events before and after they are sent.
 //! - Gives: what is known of an id, after a kill or a power cut too.
 //! - On failure: `StoreError`; then nothing should be sent, since nobody could remember it.
-//! - Limits: about 36 bytes of disk an event, so 1 GB for 30 million in five days. One process at a time, by a lock.
+//! - Limits: about 36 bytes of disk an event, so 1 GB for 30 million in five days; some megabytes of memory for the last ones
+//!   (`journal`). One process at a time, by a lock.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
@@ -16,6 +17,7 @@ use tokio::sync::oneshot;
 
 use super::StoreError;
 use super::group::{Gather, Group, Work};
+use super::journal::{self, Entry, Journal};
 use super::seen::{self, Days};
 use super::sqlite;
 use crate::event::EventId;
@@ -29,7 +31,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(3);
 const LOCK_EVERY: Duration = Duration::from_millis(20);
 const GATHER: Gather = Gather { wait: Duration::from_millis(1), weight: 4_096 };
 
-const MIGRATIONS: &[&str] = &[seen::TABLE, UNDER_WAY, NAME];
+const MIGRATIONS: &[&str] = &[seen::TABLE, UNDER_WAY, NAME, journal::TABLE];
 
 /// What this memory is known by to the broker, beside the queues whose events it knows.
 const NAME: &str = "
@@ -37,7 +39,7 @@ CREATE TABLE name (name TEXT NOT NULL) STRICT;
 INSERT INTO name VALUES (lower(hex(randomblob(8))));
 ";
 
-/// Events whose request has begun. `life` tells those of this process from what a former one left.
+/// Events whose request had begun when the journal was sorted in. `life` tells those of this process from what a former one left.
 const UNDER_WAY: &str = "
 CREATE TABLE under_way (
     id BLOB PRIMARY KEY, -- 16 bytes
@@ -93,7 +95,8 @@ impl Dedupe {
         connection.execute("UPDATE life SET number = number + 1", [])?;
         let life = connection.query_row("SELECT number FROM life", [], |row| row.get(0))?;
         let name = connection.query_row("SELECT name FROM name", [], |row| row.get(0))?;
-        let memory = Memory { connection: Some(connection), path: path.clone(), life, _lock: lock };
+        let journal = Journal::read(&connection)?;
+        let memory = Memory { store: Some((connection, journal)), path: path.clone(), life, _lock: lock };
         Group::start("dedupe", GATHER, memory)
             .map(|group| Self { group, name })
             .map_err(|error| StoreError::Open { path, why: error.to_string() })
@@ -115,6 +118,8 @@ impl Dedupe {
             transaction.execute("DELETE FROM seen WHERE id = ?1", [id.as_bytes().as_slice()])?;
             transaction.execute("DELETE FROM under_way WHERE id = ?1", [id.as_bytes().as_slice()])?;
         }
+        // The relay that runs reads this before it answers anything.
+        journal::write(&transaction, Entry::Forgotten, 0, 0, ids)?;
         transaction.commit()?;
         Ok(())
     }
@@ -202,8 +207,8 @@ fn lock(path: &Path) -> Result<File, StoreError> {
 }
 
 struct Memory {
-    /// None while it can't be opened.
-    connection: Option<Connection>,
+    /// None after an error: what is known is then read from the file again.
+    store: Option<(Connection, Journal)>,
     path: PathBuf,
     life: i64,
     _lock: File,
@@ -219,103 +224,135 @@ impl Work for Memory {
     }
 
     fn work(&mut self, commands: Vec<Command>) {
-        let mut notes = Vec::new();
+        let (mut notes, mut answers) = (Vec::new(), Vec::new());
         // Whoever asked may have gone: then nobody needs the answer.
         for command in commands {
             match command {
                 Command::Look { ids, answer } => {
                     let life = self.life;
-                    drop(answer.send(self.with(|connection| look(connection, life, &ids))));
+                    let known = self.with(|connection, journal| look(connection, journal, life, &ids));
+                    drop(answer.send(known));
                 }
-                Command::Note { ids, now, note, answer } => notes.push((ids, now, note, answer)),
+                Command::Note { ids, now, note, answer } => {
+                    notes.push((ids, Days::new(now, WINDOW), note));
+                    answers.push(answer);
+                }
             }
         }
         if notes.is_empty() {
             return;
         }
         let life = self.life;
-        let result = self.with(|connection| {
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            for (ids, now, kind, _) in &notes {
-                write(&transaction, life, ids, *now, *kind)?;
-            }
-            transaction.commit()
-        });
-        for (_, _, _, answer) in notes {
+        let result = self.with(|connection, journal| write(connection, journal, life, &notes));
+        for answer in answers {
             drop(answer.send(result.clone()));
         }
+        self.sort_in();
     }
 
     fn care(&mut self) -> bool {
+        self.sort_in();
         let days = Days::new(clock::now(), WINDOW);
         // What fails now is tried again in a while.
-        self.with(|connection| seen::prune(connection, days)).unwrap_or(false)
+        self.with(|connection, _| seen::prune(connection, days)).unwrap_or(false)
     }
 }
 
 impl Memory {
-    /// Does something with the database; opens it anew after an error that a connection does not recover from.
+    /// Does something with the database; opens it anew after an error.
     fn with<T>(
         &mut self,
-        what: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+        what: impl FnOnce(&mut Connection, &mut Journal) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
+        let (mut connection, mut journal) = match self.store.take() {
+            Some(store) => store,
             // Never a new file: what was sent before would be sent again.
-            None => sqlite::open_existing(&self.path, MIGRATIONS)?,
+            None => {
+                let connection = sqlite::open_existing(&self.path, MIGRATIONS)?;
+                let journal = Journal::read(&connection)?;
+                (connection, journal)
+            }
         };
-        let result = what(&mut connection);
-        if !result.as_ref().is_err_and(sqlite::is_broken) {
-            self.connection = Some(connection);
+        let result = what(&mut connection, &mut journal)?;
+        self.store = Some((connection, journal));
+        Ok(result)
+    }
+
+    /// Sorts in what the journal has, if it is time.
+    fn sort_in(&mut self) {
+        let today = Days::new(clock::now(), WINDOW).today();
+        if self.store.as_ref().is_some_and(|(_, journal)| journal.is_due(today)) {
+            // What fails now is tried again with the next group.
+            drop(self.with(sort_in));
         }
-        Ok(result?)
     }
 }
 
-fn look(connection: &mut Connection, life: i64, ids: &[EventId]) -> rusqlite::Result<Vec<Known>> {
+fn look(
+    connection: &mut Connection,
+    journal: &mut Journal,
+    life: i64,
+    ids: &[EventId],
+) -> rusqlite::Result<Vec<Known>> {
     let days = Days::new(clock::now(), WINDOW);
     // In one transaction: each question alone would take the locks of the file and give them back.
     let transaction = connection.transaction()?;
-    let connection: &Connection = &transaction;
-    let mut begun = connection.prepare_cached("SELECT 1 FROM under_way WHERE id = ?1 AND life <> ?2")?;
-    let mut known = |id: &EventId| {
-        Ok(if seen::contains(connection, *id, days)? {
+    journal.catch_up(&transaction)?;
+    let known = |id: &EventId| {
+        Ok(if journal.is_sent(*id, days) || seen::contains(&transaction, *id, days)? {
             Known::Sent
-        } else if begun.exists((id.as_bytes(), life))? {
+        } else if journal.begun(*id).is_some_and(|begun| begun != life) {
             Known::Interrupted
         } else {
             Known::Nothing
         })
     };
-    ids.iter().map(&mut known).collect()
+    ids.iter().map(known).collect()
 }
 
 fn write(
-    connection: &Connection,
+    connection: &mut Connection,
+    journal: &mut Journal,
     life: i64,
-    ids: &[EventId],
-    now: Timestamp,
-    note: Note,
+    notes: &[(Vec<EventId>, Days, Note)],
 ) -> rusqlite::Result<()> {
-    let days = Days::new(now, WINDOW);
-    match note {
-        Note::Begun => {
-            let mut begin =
-                connection.prepare_cached("INSERT OR REPLACE INTO under_way (id, life) VALUES (?1, ?2)")?;
-            ids.iter().try_for_each(|id| begin.execute((id.as_bytes(), life)).map(drop))
-        }
-        Note::Abandoned | Note::Sent | Note::SetAside => {
-            let mut end = connection.prepare_cached("DELETE FROM under_way WHERE id = ?1")?;
-            for id in ids {
-                let was_begun = end.execute([id.as_bytes()])? > 0;
-                if note == Note::Sent || (note == Note::SetAside && was_begun) {
-                    seen::insert(connection, *id, days)?;
-                }
-            }
-            Ok(())
-        }
-        Note::Prune => seen::prune(connection, days).map(drop),
+    if let Some((_, days, _)) = notes.iter().find(|(_, _, note)| *note == Note::Prune) {
+        sort_in(connection, journal)?;
+        seen::prune(connection, *days)?;
     }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    journal.catch_up(&transaction)?;
+    // Each asks for other events: one row for all that say the same.
+    let mut rows: Vec<(Entry, i64, Vec<EventId>)> = Vec::new();
+    for (ids, days, note) in notes {
+        let (entry, ids) = match note {
+            Note::Begun => (Entry::Begun, ids.clone()),
+            Note::Abandoned => (Entry::Abandoned, ids.clone()),
+            Note::Sent => (Entry::Sent, ids.clone()),
+            Note::SetAside => {
+                (Entry::Sent, ids.iter().copied().filter(|id| journal.begun(*id).is_some()).collect())
+            }
+            Note::Prune => continue,
+        };
+        match rows.iter_mut().find(|row| (row.0, row.1) == (entry, days.today())) {
+            Some(row) => row.2.extend(ids),
+            None => rows.push((entry, days.today(), ids)),
+        }
+    }
+    for (entry, day, ids) in rows {
+        journal::write(&transaction, entry, life, day, &ids)?;
+    }
+    journal.catch_up(&transaction)?;
+    transaction.commit()
+}
+
+fn sort_in(connection: &mut Connection, journal: &mut Journal) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    journal.catch_up(&transaction)?;
+    journal.sort_in(&transaction)?;
+    transaction.commit()?;
+    journal.sorted_in();
+    Ok(())
 }
 
 #[cfg(test)]
@@ -368,6 +405,68 @@ mod tests {
         Dedupe::forget(directory.path(), &ids[..1]).unwrap();
         dedupe.set_aside(&ids, clock::now()).await.unwrap();
         assert_eq!(dedupe.look(&ids).await.unwrap(), [Known::Nothing, Known::Sent]);
+    }
+
+    /// What a memory has to know of one event.
+    #[derive(Clone, Copy, Default)]
+    struct Model {
+        sent: bool,
+        /// By which life.
+        begun: Option<u32>,
+    }
+
+    /// Whatever is noted in whatever order, through restarts and an administrator's hands, and sorted in many times meanwhile.
+    #[tokio::test]
+    async fn it_knows_what_a_simple_model_knows() {
+        use rand::{RngExt, SeedableRng};
+        let directory = tempfile::tempdir().unwrap();
+        let mut random = rand::rngs::StdRng::seed_from_u64(6);
+        let ids: Vec<_> = (0..40).map(|number| event(number).id).collect();
+        let (mut model, mut life) = ([Model::default(); 40], 1);
+        let mut dedupe = Dedupe::open(directory.path()).unwrap();
+        for step in 0..600 {
+            let first = random.random_range(0..36);
+            let some = first..first + random.random_range(1..=4);
+            let (these, models) = (&ids[some.clone()], &mut model[some]);
+            match random.random_range(0..12) {
+                0..4 => {
+                    dedupe.begin(these).await.unwrap();
+                    models.iter_mut().for_each(|event| event.begun = Some(life));
+                }
+                4..7 => {
+                    dedupe.remember(these, clock::now()).await.unwrap();
+                    models.iter_mut().for_each(|event| *event = Model { sent: true, begun: None });
+                }
+                7 | 8 => {
+                    dedupe.abandon(these).await.unwrap();
+                    models.iter_mut().for_each(|event| event.begun = None);
+                }
+                9 => {
+                    dedupe.set_aside(these, clock::now()).await.unwrap();
+                    for event in models {
+                        *event = Model { sent: event.sent || event.begun.is_some(), begun: None };
+                    }
+                }
+                10 => {
+                    Dedupe::forget(directory.path(), these).unwrap();
+                    models.fill(Model::default());
+                }
+                _ => {
+                    drop(dedupe);
+                    dedupe = Dedupe::open(directory.path()).unwrap();
+                    life += 1;
+                }
+            }
+            let expected = model.iter().map(|event| match event {
+                Model { sent: true, .. } => Known::Sent,
+                Model { begun: Some(begun), .. } if *begun != life => Known::Interrupted,
+                _ => Known::Nothing,
+            });
+            assert_eq!(dedupe.look(&ids).await.unwrap(), expected.collect::<Vec<_>>(), "step {step}");
+        }
+        let connection = rusqlite::Connection::open(directory.path().join("sent.db")).unwrap();
+        let rows: i64 = connection.query_row("SELECT count(*) FROM seen", [], |row| row.get(0)).unwrap();
+        assert!(rows > 0, "nothing was sorted in");
     }
 
     #[tokio::test]

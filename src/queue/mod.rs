@@ -16,6 +16,7 @@ pub mod spool;
 
 mod group;
 mod happenings;
+mod journal;
 mod seen;
 pub mod served;
 mod sqlite;

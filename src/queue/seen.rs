@@ -39,6 +39,20 @@ impl Days {
         Self { first: day(now.minus(window)), today: day(now) }
     }
 
+    /// The window of one day.
+    pub(super) const fn one(day: i64) -> Self {
+        Self { first: day, today: day }
+    }
+
+    pub(super) const fn today(self) -> i64 {
+        self.today
+    }
+
+    /// Whether an id of this day counts. A clock that was set back leaves ids of tomorrow behind: they count too.
+    pub(super) fn has(self, day: i64) -> bool {
+        (self.first..=self.today + 1).contains(&day)
+    }
+
     /// All days of which the store still has ids.
     pub(super) fn known(connection: &Connection, now: Timestamp) -> rusqlite::Result<Self> {
         let first: Option<i64> = connection.query_row("SELECT min(day) FROM seen", [], |row| row.get(0))?;
