@@ -78,6 +78,8 @@ pub(super) enum Answer {
     Status(u16),
     Close,
     Never,
+    /// None before it is to be another one.
+    Later,
 }
 
 /// A receiver that counts, by event id, what it said 204 to or left without an answer.
@@ -110,8 +112,14 @@ impl Receiver {
 
     async fn serve(self, mut stream: TcpStream) {
         while let Some(body) = next_body(&mut stream).await {
-            let answer = *self.answer.lock().unwrap();
             *self.requests.lock().unwrap() += 1;
+            let answer = loop {
+                match *self.answer.lock().unwrap() {
+                    Answer::Later => {}
+                    answer => break answer,
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            };
             if !matches!(answer, Answer::Status(300..)) {
                 for event in body["events"].as_array().unwrap() {
                     let id = event["params"]["event_id"].as_str().unwrap().to_owned();
@@ -121,7 +129,7 @@ impl Receiver {
             match answer {
                 Answer::Status(status) => say(&mut stream, status).await.unwrap(),
                 Answer::Close => return,
-                Answer::Never => std::future::pending::<()>().await,
+                Answer::Never | Answer::Later => std::future::pending::<()>().await,
             }
         }
     }
@@ -230,6 +238,7 @@ pub(super) struct Site {
     pub(super) per_property: usize,
     pub(super) per_property_hour: u64,
     pub(super) retry_uncertain: bool,
+    pub(super) timeout: Duration,
     pub(super) mapping: Mapping,
 }
 
@@ -249,6 +258,7 @@ impl Site {
             per_property: 0,
             per_property_hour: 0,
             retry_uncertain: false,
+            timeout: Duration::from_millis(400),
             mapping: Mapping::default(),
         }
     }
@@ -269,7 +279,7 @@ impl Site {
             per_property: self.per_property,
             per_property_hour: self.per_property_hour,
             batch_window: Duration::from_millis(20),
-            timeout: Duration::from_millis(400),
+            timeout: self.timeout,
             retry_uncertain: self.retry_uncertain,
             ..settings(properties)
         }

@@ -22,6 +22,29 @@ async fn copies_of_an_event_go_out_once() {
     assert_eq!(site.receiver.counts(), (40, 40));
 }
 
+/// Whatever can't go out yet waits for more of the same client, also beyond the window.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_room_goes_in_one_request() {
+    let timeout = Duration::from_secs(60);
+    let mut site = Site { in_flight: 1, timeout, ..Site::new(Answer::Later).await };
+    let of_one = |number| {
+        let mut event = event(number);
+        event.data.recipient = Some([1; 12].into());
+        event
+    };
+    let relay = site.relay();
+    let spool = site.spool();
+    for number in 0..12 {
+        spool.publish(vec![of_one(number)]).await.unwrap();
+        site.until(|status| status.claimed == number + 1).await;
+    }
+    *site.receiver.answer.lock().unwrap() = Answer::Status(204);
+    site.until(nothing_waits).await;
+    site.life.stop.cancel();
+    relay.await.unwrap().unwrap();
+    assert_eq!((*site.receiver.requests.lock().unwrap(), site.receiver.counts()), (2, (12, 12)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_sent_and_never_settled_is_not_sent_by_the_next_life() {
     let mut site = Site::new(Answer::Status(204)).await;

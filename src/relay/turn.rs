@@ -184,14 +184,15 @@ impl Turns {
         true
     }
 
-    /// Whether to wait no longer for more events of the same clients: their time is over, no more can come, or there are
-    /// enough for all requests that could go out now.
+    /// Whether to wait no longer for more events of the same clients: their time is over and a request could go out, no more can
+    /// come, or there are enough for all requests that could go out now.
     fn is_due(&self) -> bool {
         let count = self.gathered.deliveries.len();
         let idle = self.relay.settings.max_in_flight.saturating_sub(self.lanes.under_way());
         let enough = self.lanes.waiting_events() == 0 && idle > 0 && count >= idle.saturating_mul(ENOUGH);
         let full = count >= self.most || self.source.is_full();
-        count > 0 && !self.life.stop.is_cancelled() && (self.gathered.until.is_none() || full || enough)
+        let over = self.gathered.until.is_none() && idle > 0;
+        count > 0 && !self.life.stop.is_cancelled() && (over || full || enough)
     }
 
     async fn prepare(&mut self) {
