@@ -14,7 +14,8 @@ use mailtap::collector::report;
 use mailtap::event::{Data, Event, EventId, Kind};
 use mailtap::identity::MessageId;
 use mailtap::queue::Publish;
-use mailtap::queue::spool::{self, Spool};
+use mailtap::queue::dedupe::{Dedupe, Known};
+use mailtap::queue::spool::{self, Admin, Spool};
 use mailtap::service::clock;
 use serde_json::Value;
 
@@ -92,6 +93,16 @@ impl Site {
         fs::write(&config, text).unwrap();
     }
 
+    /// Gives a configuration a state of its own.
+    fn own_state(&self, name: &str) {
+        let config = self.file(name).join("mailtap.toml");
+        let text = fs::read_to_string(&config).unwrap();
+        let line = |state: &str| format!("state_dir = \"{}\"", self.file(state).display());
+        let (common, own) = (line("state"), line(&format!("state-{name}")));
+        assert!(text.contains(&common), "{common}");
+        fs::write(&config, text.replace(&common, &own)).unwrap();
+    }
+
     fn command(&self, name: &str, arguments: &[&str]) -> Command {
         let mut command = mailtap();
         command.env("SSL_CERT_FILE", self.file("ca.pem"));
@@ -116,7 +127,11 @@ impl Site {
     }
 
     fn publish(&self, numbers: std::ops::Range<u64>) {
-        let directory = self.file("state").join("spool");
+        self.publish_in("state", numbers);
+    }
+
+    fn publish_in(&self, state: &str, numbers: std::ops::Range<u64>) {
+        let directory = self.file(state).join("spool");
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let spool = Spool::open(spool::Settings { directory, ..spool::Settings::default() }).unwrap();
@@ -286,4 +301,47 @@ fn an_alarm_of_the_broker_loses_nothing_and_stops_no_draining() {
     assert_eq!(site.arrived().len(), 500, "the disk alarm goes on");
     site.ctl(&["set_disk_free_limit", "50MB"]);
     site.wait_for_arrived(900);
+}
+
+/// Which queue an event belongs to is said by its recipient alone. Published again after the broker died and came back, it comes to the relay
+/// that remembers it, and goes nowhere. All with a user and a password of their own.
+#[test]
+fn a_restart_of_the_broker_keeps_each_event_with_its_queue_and_its_memory() {
+    let mut site = Site::start();
+    site.ctl(&["add_user", "relay", "no-default"]);
+    site.ctl(&["set_permissions", "relay", ".*", ".*", ".*"]);
+    let amqp = format!("url = \"amqp://relay@127.0.0.1:{}/%2f\"\npartitions = 2", site.port);
+    for (name, queues) in [("one", "[1]"), ("two", "[2]"), ("again", "[]")] {
+        site.configure(name, &amqp, &format!("[relay]\nqueues = {queues}"));
+        site.own_state(name);
+        fs::write(site.file(name).join("amqp.password"), "no-default\n").unwrap();
+    }
+    site.collector();
+    site.role("one", "relay");
+    site.role("two", "relay");
+    site.role("one", "forward");
+    site.publish_in("state-one", 0..200);
+    site.wait_for_arrived(200);
+    site.broker(&["kill"]);
+    site.broker(&["restart"]);
+    site.role("again", "forward");
+    site.publish_in("state-again", 0..200);
+    // Behind the copies in both queues.
+    wait_for("a spool without copies", Duration::from_secs(90), || {
+        let status = Admin::open(&site.file("state-again").join("spool")).unwrap().status().unwrap();
+        status.pending + status.claimed == 0
+    });
+    site.publish_in("state-again", 200..260);
+    site.wait_for_arrived(260);
+    site.roles.clear();
+    let ids: Vec<EventId> = (0..260).map(|number| event(number).id).collect();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let known = ["state-one", "state-two"].map(|state| {
+        let memory = Dedupe::open(&site.file(state).join("relay")).unwrap();
+        runtime.block_on(memory.look(&ids)).unwrap()
+    });
+    let both = known[0].iter().zip(&known[1]).map(|(one, two)| (*one == Known::Sent, *two == Known::Sent));
+    let both: Vec<_> = both.collect();
+    assert!(both.iter().all(|(one, two)| one != two), "{both:?}");
+    assert!(both.contains(&(true, false)) && both.contains(&(false, true)));
 }
