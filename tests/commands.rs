@@ -13,7 +13,7 @@ use harness::{mailtap, run, run_with_input, said};
 use mailtap::event::{Data, Event, EventId, Kind};
 use mailtap::identity::{MessageId, Timestamp};
 use mailtap::queue::spool::{self, Outcome, Spool};
-use mailtap::queue::{Hold, Publication};
+use mailtap::queue::{Hold, OnStored, Publication};
 use mailtap::service::clock;
 use serde_json::Value;
 
@@ -586,10 +586,10 @@ async fn the_spool_says_what_waits_and_until_when() {
     let spool = Spool::open(spool::Settings { directory, ..spool::Settings::default() }).unwrap();
     let until = Timestamp::from_secs(clock::now().as_secs() + 3_600);
     let held = Publication { held_until: Some(until), ..event(1).into() };
-    spool.publish_all(&[event(0).into()]).await.unwrap();
+    spool.publish_all(&[event(0).into()], OnStored::new(|| {})).await.unwrap();
     let lost = spool.claim(1, Duration::from_secs(60), clock::now()).await.unwrap();
     spool.settle(vec![(lost[0].seq, Outcome::Uncertain)]).await.unwrap();
-    spool.publish_all(&[held, event(2).into(), event(3).into()]).await.unwrap();
+    spool.publish_all(&[held, event(2).into(), event(3).into()], OnStored::new(|| {})).await.unwrap();
 
     let peeked = run(&mut site.command(&["spool", "peek", "--json", "--max", "2"]));
     let peeked: Vec<Value> = peeked.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -97,6 +97,40 @@ impl TakenBack {
     }
 }
 
+/// A file in which events come in can't be read; other files are.
+#[derive(Debug)]
+pub(super) struct InboxUnreadable<'a> {
+    pub(super) file: &'a str,
+    pub(super) error: &'a std::io::Error,
+}
+
+impl InboxUnreadable<'_> {
+    pub(super) fn emit(&self) {
+        let (file, error) = (self.file, self.error);
+        tracing::error!(file, %error, "a file of the spool can't be read: its events wait");
+        metrics::counter!("mailtap_spool_inbox_unreadable_total").increment(1);
+    }
+}
+
+/// A file in which events come in has bytes that are no event: it was cut by a kill or a power cut, or the disk damaged it.
+#[derive(Debug)]
+pub(super) struct InboxDamaged<'a> {
+    pub(super) file: &'a str,
+    pub(super) bytes: u64,
+}
+
+impl InboxDamaged<'_> {
+    pub(super) fn emit(&self) {
+        let (file, bytes) = (self.file, self.bytes);
+        tracing::warn!(
+            file,
+            bytes,
+            "a file of the spool has bytes that are no event, as after a kill: skipped"
+        );
+        metrics::counter!("mailtap_spool_inbox_damaged_bytes_total").increment(bytes);
+    }
+}
+
 /// How full the spool is, looked at every minute.
 #[derive(Debug)]
 pub(super) struct Filled {

@@ -61,13 +61,15 @@ pub type Publisher = Arc<dyn Publish>;
 
 /// Takes events for good, of which more may become known before they are sent.
 pub trait Hold: Send + Sync + std::fmt::Debug {
-    /// Returns once all these are on disk (or were there already, by the ids of their events).
+    /// Returns once all these are on disk (or were there already, by the ids of their events); then `stored` was called, by
+    /// whoever stored them.
     ///
     /// # Errors
     /// `PublishError`: none, or not all, of them may be kept. Publishing them again is safe.
     fn publish_all<'a>(
         &'a self,
         publications: &'a [Publication],
+        stored: OnStored,
     ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + 'a>>;
 
     /// Puts these in the place of the events with the same ids, as far as these are still held: says of each whether it
@@ -79,6 +81,28 @@ pub trait Hold: Send + Sync + std::fmt::Debug {
         &'a self,
         events: &'a [Event],
     ) -> Pin<Box<dyn Future<Output = Result<Vec<bool>, PublishError>> + Send + 'a>>;
+}
+
+/// Called, on any thread, when events are on disk.
+#[derive(Clone)]
+pub struct OnStored(Arc<dyn Fn() + Send + Sync>);
+
+impl OnStored {
+    /// Calls this.
+    pub fn new(call: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(call))
+    }
+
+    /// They are on disk.
+    pub fn call(&self) {
+        (self.0)();
+    }
+}
+
+impl std::fmt::Debug for OnStored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnStored")
+    }
 }
 
 /// What the tracker publishes with.

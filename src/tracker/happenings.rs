@@ -195,11 +195,11 @@ impl Lost {
 }
 
 /// How many events wait to be stored.
-pub(super) struct Waiting {
+pub(super) struct Waits {
     pub(super) events: u64,
 }
 
-impl Waiting {
+impl Waits {
     pub(super) fn emit(&self, meters: &Meters) {
         #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
         meters.waiting.set(self.events as f64);

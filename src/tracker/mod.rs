@@ -32,6 +32,7 @@ pub mod target;
 pub mod terms;
 pub mod utm;
 mod visitor;
+mod waiting;
 pub mod watch;
 pub mod well_known;
 mod words;

@@ -11,8 +11,6 @@
 //! - Limits: the queue; batches of 1,024.
 
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,12 +20,13 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::happenings::{Amended, Forgotten, Lost, Meters, PublishFailed, Recorded, Unconfirmed, Waiting};
+use super::happenings::{Amended, Forgotten, Lost, Meters, PublishFailed, Recorded, Waits};
 use super::held::Change;
 use super::ledger::{self, Found, Ledger};
+use super::waiting::Waiting;
 use crate::event::Event;
 use crate::queue::deliveries::{Delivery, News};
-use crate::queue::{First, Holder, Publication, PublishError};
+use crate::queue::{First, Holder, OnStored, Publication, PublishError};
 use crate::service::clock;
 
 const BATCH_EVENTS: usize = 1_024;
@@ -38,35 +37,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Between two log lines about lost events.
 const LOG_EVERY_MS: u64 = 1_000;
 
-/// An event, and who waits for it.
-struct Job {
-    found: Box<Found>,
-    asker: Asker,
-}
-
-/// A request whose answer waits for its event.
-struct Asker {
-    stored: Option<oneshot::Sender<()>>,
-    /// Until when it waits.
-    until: Instant,
-}
-
-impl Asker {
-    /// Lets the answer go out.
-    fn release(&mut self) {
-        if let Some(stored) = self.stored.take() {
-            // The client may have gone.
-            let _ = stored.send(());
-        }
-    }
-}
-
 /// Takes events. Clones share the queue.
 #[derive(Debug, Clone)]
 pub(super) struct Recorder {
-    queue: mpsc::UnboundedSender<Job>,
+    queue: mpsc::UnboundedSender<Box<Found>>,
     room: u64,
-    wait: Duration,
+    waiting: Arc<Waiting>,
     closing: CancellationToken,
     counts: Arc<Counts>,
 }
@@ -94,7 +70,7 @@ impl Recorder {
         wait: Duration,
     ) -> (Self, JoinHandle<()>) {
         let (queue, jobs) = mpsc::unbounded_channel();
-        let wait = wait.max(SHORTEST_WAIT);
+        let waiting = Arc::new(Waiting::new(wait.max(SHORTEST_WAIT)));
         let closing = CancellationToken::new();
         let counts = Arc::new(Counts {
             queued: AtomicU64::new(0),
@@ -110,27 +86,32 @@ impl Recorder {
             meters: Meters::new(),
             queue: jobs,
             line: VecDeque::new(),
-            wait,
+            waiting: Arc::clone(&waiting),
         };
-        let worker = tokio::spawn(worker.run(news, closing.clone()));
-        (Self { queue, room: queue_events.max(1) as u64, wait, closing, counts }, worker)
+        let (watched, until) = (Arc::clone(&waiting), closing.clone());
+        let worker = tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = worker.run(news, until) => {}
+                () = watched.watch() => {}
+            }
+        });
+        (Self { queue, room: queue_events.max(1) as u64, waiting, closing, counts }, worker)
     }
 
     /// Takes an event. What it gives ends when the event is stored, or after the configured wait while storing goes on;
     /// nothing for an event that is lost at once.
     pub(super) fn record(&self, found: Box<Found>) -> Option<oneshot::Receiver<()>> {
-        let (stored, is_stored) = oneshot::channel();
-        let asker = Asker { stored: Some(stored), until: Instant::now() + self.wait };
         // Counted before it is sent: the worker may have it stored before this line's end.
         let full = self.counts.queued.fetch_add(1, Ordering::Relaxed) >= self.room;
         self.counts.waiting.fetch_add(1, Ordering::Relaxed);
-        if full || self.queue.send(Job { found, asker }).is_err() {
+        let stored = self.waiting.join(|| !full && self.queue.send(found).is_ok());
+        if stored.is_none() {
             self.counts.queued.fetch_sub(1, Ordering::Relaxed);
             self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
             self.counts.lost(1, if self.closing.is_cancelled() { "stopping" } else { "queue-full" });
-            return None;
         }
-        Some(is_stored)
+        stored
     }
 
     /// Takes nothing more, and gives what is queued `within` to be stored.
@@ -140,6 +121,8 @@ impl Recorder {
             worker.abort();
             let _ = worker.await;
         }
+        // What is still in line waits for nothing any more.
+        self.waiting.release(usize::MAX);
         let left = self.counts.waiting.swap(0, Ordering::Relaxed);
         if left > 0 {
             self.counts.lost(left, "stopping");
@@ -154,11 +137,11 @@ struct Worker {
     ledger: Ledger,
     counts: Arc<Counts>,
     meters: Meters,
-    queue: mpsc::UnboundedReceiver<Job>,
+    queue: mpsc::UnboundedReceiver<Box<Found>>,
     /// Out of the queue, oldest first.
-    line: VecDeque<Job>,
-    /// How long an answer waits.
-    wait: Duration,
+    line: VecDeque<Box<Found>>,
+    /// Their answers, in the same order.
+    waiting: Arc<Waiting>,
 }
 
 impl Worker {
@@ -193,14 +176,12 @@ impl Worker {
     /// Publishes together what nothing changes in between: a swap is done before the ledger goes on.
     async fn batch(&mut self) {
         self.wait_in_line();
-        let (mut publications, mut askers, mut changes) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut publications, mut changes, mut events) = (Vec::new(), Vec::new(), 0);
         let within = self.ledger.unique_window();
         let now = clock::now();
-        while let Some(Job { found, asker }) =
-            if askers.len() < BATCH_EVENTS { self.line.pop_front() } else { None }
-        {
+        while let Some(found) = if events < BATCH_EVENTS { self.line.pop_front() } else { None } {
             let (publish, more) = self.ledger.take(*found, now);
-            askers.push(asker);
+            events += 1;
             for ledger::Publish { event, held_until, first } in publish {
                 Recorded { event: &event }.emit(&self.meters);
                 let first = first.map(|key| First { key, within });
@@ -212,18 +193,19 @@ impl Worker {
                 break;
             }
         }
-        let events = askers.len() as u64;
-        self.counts.queued.fetch_sub(events, Ordering::Relaxed);
-        let publisher = Arc::clone(&self.publisher);
-        let stored = self.meanwhile(&mut askers, store(&publisher, &publications)).await;
-        self.counts.waiting.fetch_sub(events, Ordering::Relaxed);
-        if stored {
-            askers.iter_mut().for_each(Asker::release);
+        self.counts.queued.fetch_sub(events as u64, Ordering::Relaxed);
+        let waiting = Arc::clone(&self.waiting);
+        // By whoever stores them: each hand they go through takes its time.
+        let stored = OnStored::new(move || waiting.release(events));
+        if store(&self.publisher, &publications, &stored).await {
+            self.counts.waiting.fetch_sub(events as u64, Ordering::Relaxed);
             self.change(changes).await;
         } else {
-            self.counts.lost(events, "spool-closed");
+            self.counts.waiting.fetch_sub(events as u64, Ordering::Relaxed);
+            self.waiting.release(events);
+            self.counts.lost(events as u64, "spool-closed");
         }
-        Waiting { events: self.counts.waiting.load(Ordering::Relaxed) }.emit(&self.meters);
+        Waits { events: self.counts.waiting.load(Ordering::Relaxed) }.emit(&self.meters);
         Forgotten { count: self.ledger.take_forgotten() }.emit();
     }
 
@@ -231,35 +213,6 @@ impl Worker {
     fn wait_in_line(&mut self) {
         while let Ok(job) = self.queue.try_recv() {
             self.line.push_back(job);
-        }
-    }
-
-    /// Waits for the spool, and lets answers go out that waited for long enough: of these, and of those in line.
-    async fn meanwhile<T>(&mut self, askers: &mut [Asker], spool: impl Future<Output = T>) -> T {
-        let mut spool = pin!(spool);
-        // Nobody who comes later waits less.
-        let mut look = Instant::now() + self.wait;
-        look = askers.first().map_or(look, |first| look.min(first.until));
-        look = self.line.front().map_or(look, |first| look.min(first.asker.until));
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut spool => return done,
-                () = tokio::time::sleep_until(look) => {}
-            }
-            self.wait_in_line();
-            let now = Instant::now();
-            look = now + self.wait;
-            for asker in askers.iter_mut().chain(self.line.iter_mut().map(|job| &mut job.asker)) {
-                if asker.until > now {
-                    look = asker.until;
-                    break;
-                }
-                if asker.stored.is_some() {
-                    asker.release();
-                    Unconfirmed.emit();
-                }
-            }
         }
     }
 
@@ -297,8 +250,7 @@ impl Worker {
     /// Whether all of them were still held.
     async fn amend(&mut self, events: Vec<Arc<Event>>) -> bool {
         let events: Vec<Event> = events.into_iter().map(Arc::unwrap_or_clone).collect();
-        let publisher = Arc::clone(&self.publisher);
-        let asked = self.meanwhile(&mut [], publisher.amend(&events)).await;
+        let asked = self.publisher.amend(&events).await;
         let (amended, late, error) = match asked {
             Ok(held) => {
                 let amended = held.iter().filter(|held| **held).count();
@@ -323,10 +275,10 @@ async fn heard(news: &mut Option<News>, deliveries: &mut Vec<Delivery>) {
 }
 
 /// Publishes until it works; `false` when it never will.
-async fn store(publisher: &Holder, publications: &[Publication]) -> bool {
+async fn store(publisher: &Holder, publications: &[Publication], stored: &OnStored) -> bool {
     let mut pause = FIRST_PAUSE;
     loop {
-        match publisher.publish_all(publications).await {
+        match publisher.publish_all(publications, stored.clone()).await {
             Ok(()) => return true,
             Err(PublishError::Closed) => return false,
             Err(error) => PublishFailed { error: &error, events: publications.len() }.emit(),

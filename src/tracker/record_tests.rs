@@ -23,6 +23,7 @@ impl crate::queue::Hold for Spool {
     fn publish_all<'a>(
         &'a self,
         publications: &'a [Publication],
+        stored: crate::queue::OnStored,
     ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + 'a>> {
         Box::pin(async move {
             if self.stalls {
@@ -36,6 +37,7 @@ impl crate::queue::Hold for Spool {
                 return Err(PublishError::Full);
             }
             self.kept.lock().unwrap().extend(publications.iter().map(|publication| publication.event.id));
+            stored.call();
             Ok(())
         })
     }

@@ -50,6 +50,7 @@ impl Hold for Spool {
     fn publish_all<'a>(
         &'a self,
         publications: &'a [Publication],
+        stored: crate::queue::OnStored,
     ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + 'a>> {
         Box::pin(async move {
             while self.stalls.load(Ordering::Relaxed) {
@@ -57,6 +58,7 @@ impl Hold for Spool {
             }
             let events = publications.iter().map(|publication| Event::clone(&publication.event));
             self.events.lock().unwrap().extend(events);
+            stored.call();
             Ok(())
         })
     }

@@ -17,7 +17,7 @@ static void fail(const char *what)
 
 static void copy(int from, const char *name)
 {
-	static char piece[65536];
+	char piece[65536]; /* several threads sync at once */
 	char temporary[4200], path[4200];
 	off_t at = 0;
 	ssize_t bytes;
@@ -50,7 +50,8 @@ static int sync_file(int file)
 		return 0;
 	path[length] = '\0';
 	name = strrchr(path, '/');
-	if (name != NULL && (strcmp(name, "/spool.db") == 0 || strcmp(name, "/spool.db-wal") == 0)) {
+	if (name != NULL && (strcmp(name, "/spool.db") == 0 || strcmp(name, "/spool.db-wal") == 0 ||
+			     strncmp(name, "/inbox-", 7) == 0)) {
 		int again = open(path, O_RDONLY);
 		if (again < 0)
 			fail(path);

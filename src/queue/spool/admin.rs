@@ -6,13 +6,16 @@
 //! - On failure: `StoreError`; a change is made whole or not at all.
 //! - Limits: calls block: not for an async runtime's own threads. Lists hold as many events as they were asked for.
 
+use std::cell::RefCell;
 use std::path::Path;
 
 use rusqlite::{Connection, Row, Transaction, TransactionBehavior, params};
 
 use super::filter::Filter;
+use super::inbox::{self, Inbox};
+use super::room::Level;
 use super::schema::{CLAIMED, DEAD, MIGRATIONS, PENDING, UNCERTAIN};
-use super::{Seq, inbox, store};
+use super::{Seq, store};
 use crate::event::Kind;
 use crate::identity::Timestamp;
 use crate::queue::seen::Days;
@@ -21,7 +24,10 @@ use crate::service::clock;
 
 /// A spool that an administrator looks into; other processes may work with it meanwhile.
 #[derive(Debug)]
-pub struct Admin(Connection);
+pub struct Admin {
+    connection: Connection,
+    inbox: RefCell<Inbox>,
+}
 
 /// What an event in the spool waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -119,7 +125,8 @@ impl Admin {
     /// # Errors
     /// `StoreError`.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        sqlite::open_existing(&directory.join("spool.db"), MIGRATIONS).map(Self)
+        let connection = sqlite::open_existing(&directory.join("spool.db"), MIGRATIONS)?;
+        Ok(Self { connection, inbox: RefCell::new(Inbox::new(directory.to_owned())) })
     }
 
     /// How full it is. Counts rows: some milliseconds for each 100,000.
@@ -129,7 +136,7 @@ impl Admin {
     pub fn status(&self) -> Result<Status, StoreError> {
         self.sweep();
         let mut status = Status::default();
-        let mut counts = self.0.prepare("SELECT state, count(*) FROM event GROUP BY state")?;
+        let mut counts = self.connection.prepare("SELECT state, count(*) FROM event GROUP BY state")?;
         let mut rows = counts.query([])?;
         while let Some(row) = rows.next()? {
             let count = row.get::<_, i64>(1)?.unsigned_abs();
@@ -140,9 +147,10 @@ impl Admin {
                 State::Uncertain => status.uncertain = count,
             }
         }
-        status.bytes = store::tally(&self.0, inbox::level(&self.0)?)?.1;
+        let (rows, bytes) = store::tally(&self.connection)?;
+        status.bytes = Level { rows, bytes }.all_bytes();
         status.oldest = self
-            .0
+            .connection
             .query_row(
                 "SELECT added_ms FROM event WHERE state IN (?1, ?2) ORDER BY seq LIMIT 1",
                 params![PENDING, CLAIMED],
@@ -152,9 +160,11 @@ impl Admin {
             .or_else(
                 |error| if error == rusqlite::Error::QueryReturnedNoRows { Ok(None) } else { Err(error) },
             )?;
-        status.seen =
-            self.0.query_row("SELECT count(*) FROM seen", [], |row| row.get::<_, i64>(0))?.unsigned_abs();
-        let pragma = |name| self.0.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        status.seen = self
+            .connection
+            .query_row("SELECT count(*) FROM seen", [], |row| row.get::<_, i64>(0))?
+            .unsigned_abs();
+        let pragma = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
         status.file_bytes = (pragma("page_count")? * pragma("page_size")?).unsigned_abs();
         Ok(status)
     }
@@ -165,7 +175,7 @@ impl Admin {
     /// `StoreError`.
     pub fn not_due(&self, now: Timestamp) -> Result<u64, StoreError> {
         self.sweep();
-        Ok(store::waiting(&self.0, now)?.0)
+        Ok(store::waiting(&self.connection, now)?.0)
     }
 
     /// The first `max` events that the filter lets through, after `after` if that is given, in the order of publishing.
@@ -179,7 +189,7 @@ impl Admin {
              WHERE seq > ?7 AND {CONDITIONS} AND {} ORDER BY seq LIMIT ?8",
             states(&filter.states)
         );
-        let mut list = self.0.prepare(&sql)?;
+        let mut list = self.connection.prepare(&sql)?;
         let after = after.map_or(0, |seq| seq.0);
         let max = i64::try_from(max).unwrap_or(i64::MAX);
         let (id, kind, campaign, reason, since, until) = values(filter);
@@ -193,10 +203,11 @@ impl Admin {
     /// `StoreError`.
     pub fn last(&self) -> Result<Seq, StoreError> {
         self.sweep();
-        let last =
-            self.0.query_row("SELECT max(seq) FROM sqlite_sequence WHERE name = 'event'", [], |row| {
-                row.get::<_, Option<i64>>(0)
-            })?;
+        let last = self.connection.query_row(
+            "SELECT max(seq) FROM sqlite_sequence WHERE name = 'event'",
+            [],
+            |row| row.get::<_, Option<i64>>(0),
+        )?;
         Ok(Seq(last.unwrap_or(0)))
     }
 
@@ -219,17 +230,18 @@ impl Admin {
         self.change(filter, "DELETE FROM event")
     }
 
-    /// Moves what just came in to where this looks. On a full disk, what is there already is worth a look too.
+    /// Moves what just came in to where this looks. On a full disk, what is there already is worth a look too. Files are
+    /// left for those to remove who write them.
     fn sweep(&self) {
-        let step = || -> rusqlite::Result<usize> {
-            let transaction = Transaction::new_unchecked(&self.0, TransactionBehavior::Immediate)?;
-            let moved =
-                inbox::sweep(&transaction, inbox::SWEEP_ROWS, Days::known(&transaction, clock::now())?)?;
+        let mut inbox = self.inbox.borrow_mut();
+        let mut step = || -> rusqlite::Result<usize> {
+            let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
+            let days = Days::known(&transaction, clock::now())?;
+            let swept = inbox.sweep(&transaction, inbox::SWEEP_ROWS, days)?;
             transaction.commit()?;
-            Ok(moved)
+            Ok(swept.records)
         };
-        while inbox::level(&self.0).is_ok_and(|level| level.rows > 0) && step().is_ok_and(|moved| moved > 0) {
-        }
+        while step().is_ok_and(|records| records > 0) {}
     }
 
     fn change(&mut self, filter: &Filter, what: &str) -> Result<u64, StoreError> {
@@ -238,7 +250,7 @@ impl Admin {
             states(&filter.states)
         );
         let (id, kind, campaign, reason, since, until) = values(filter);
-        let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let count = transaction.execute(&sql, params![id, kind, campaign, reason, since, until])?;
         transaction.commit()?;
         Ok(count as u64)

@@ -1,4 +1,4 @@
-//! The spool of one host: a SQLite file in which events wait until they are sent or forwarded.
+//! The spool of one host: files in which events come in, and a SQLite database in which they wait until they are sent or forwarded.
 //!
 //! - Layer: edge
 //! - Takes: events of every process of the host, by `Publish`.
@@ -12,13 +12,16 @@ mod checkpoint;
 mod filter;
 mod first;
 mod inbox;
+mod publish;
 mod refusals;
+mod room;
 mod schema;
 mod store;
 mod writer;
 
 pub use admin::{Admin, State, Status, Stored};
 pub use filter::Filter;
+pub use inbox::record::survey;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -30,10 +33,13 @@ use tokio::sync::{oneshot, watch};
 
 use super::group::{Gather, Group};
 use super::sqlite::{self, StoreError};
-use super::{Hold, Publication, Publish, PublishError};
-use crate::event::Event;
+use super::{Hold, OnStored, Publication, Publish, PublishError};
+use crate::event::{Event, EventId};
 use crate::identity::Timestamp;
 use crate::service::clock;
+use inbox::append::FILE_BYTES;
+use publish::{Publishing, Put};
+use room::Room;
 use store::{ClaimedRow, NewRow};
 use writer::{Clock, Command, Writer};
 
@@ -161,7 +167,8 @@ pub enum Outcome {
 pub struct Spool(Arc<Inner>);
 
 struct Inner {
-    writer: Group<Command>,
+    publishing: Group<Put>,
+    writer: Arc<Group<Command>>,
     news: watch::Receiver<u64>,
     settings: Settings,
 }
@@ -179,17 +186,28 @@ impl Spool {
     /// `StoreError`.
     pub fn open(settings: Settings) -> Result<Self, StoreError> {
         let connection = sqlite::open(&settings.path(), settings.file_mode, schema::MIGRATIONS)?;
-        Self::start(settings, clock::shared(), connection)
+        Self::start(settings, clock::shared(), connection, FILE_BYTES)
     }
 
-    fn start(settings: Settings, clock: Clock, connection: rusqlite::Connection) -> Result<Self, StoreError> {
+    fn start(
+        settings: Settings,
+        clock: Clock,
+        connection: rusqlite::Connection,
+        file_bytes: u64,
+    ) -> Result<Self, StoreError> {
         let path = settings.path();
         let (news, listener) = watch::channel(0);
+        let failed = |error: std::io::Error| StoreError::Open { path: path.clone(), why: error.to_string() };
         let gather = Gather { wait: settings.group_wait, weight: settings.group_events };
-        let writer = Writer::new(settings.clone(), clock, news, connection);
-        let writer = Group::start("spool", gather, writer)
-            .map_err(|error| StoreError::Open { path, why: error.to_string() })?;
-        Ok(Self(Arc::new(Inner { writer, news: listener, settings })))
+        let room = Arc::new(Room::new(&settings));
+        let writer =
+            Writer::new(settings.clone(), Arc::clone(&clock), news.clone(), Arc::clone(&room), connection);
+        let writer = Arc::new(Group::start("spool", gather, writer).map_err(failed)?);
+        let publishing = Publishing::new(&settings, clock, news, room, Arc::clone(&writer), file_bytes);
+        // Without a sync there is nothing to share by waiting.
+        let wait = if settings.sync == Sync::Full { settings.group_wait } else { Duration::ZERO };
+        let publishing = Group::start("publish", Gather { wait, ..gather }, publishing).map_err(failed)?;
+        Ok(Self(Arc::new(Inner { publishing, writer, news: listener, settings })))
     }
 
     /// What it was opened with.
@@ -282,8 +300,22 @@ impl Hold for Spool {
     fn publish_all<'a>(
         &'a self,
         publications: &'a [Publication],
+        stored: OnStored,
     ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + 'a>> {
-        Box::pin(self.0.publish(publications.iter().map(NewRow::from).collect(), false))
+        let rows: Vec<_> = publications.iter().map(NewRow::from).collect();
+        Box::pin(async move {
+            if rows.is_empty() {
+                stored.call();
+                return Ok(());
+            }
+            let asked = self.0.publishing.ask(|answer| Put::Events {
+                rows,
+                offered: false,
+                stored: Some(stored),
+                answer,
+            });
+            asked.await.map_err(|_| PublishError::Closed)?
+        })
     }
 
     fn amend<'a>(
@@ -303,8 +335,29 @@ impl Inner {
         if rows.is_empty() {
             return Ok(());
         }
-        let asked = self.writer.ask(|answer| Command::Publish { rows, offered, answer });
-        asked.await.map_err(|_| PublishError::Closed)?
+        let ids = if offered { rows.iter().map(|row| row.id).collect() } else { Vec::new() };
+        let mut offer = Offer { publishing: &self.publishing, ids: Vec::new() };
+        let asked = self.publishing.ask(|answer| {
+            offer.ids = ids;
+            Put::Events { rows, offered, stored: None, answer }
+        });
+        asked.await.map_err(|_| PublishError::Closed)??;
+        offer.ids.clear();
+        Ok(())
+    }
+}
+
+/// Events that are offered: revoked, unless they were stored while somebody waited for it.
+struct Offer<'a> {
+    publishing: &'a Group<Put>,
+    ids: Vec<EventId>,
+}
+
+impl Drop for Offer<'_> {
+    fn drop(&mut self) {
+        if !self.ids.is_empty() {
+            self.publishing.tell(Put::Revoke(std::mem::take(&mut self.ids)));
+        }
     }
 }
 

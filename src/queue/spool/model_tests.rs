@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use proptest::prelude::*;
 
-use super::tests::{LEASE, open_at};
+use super::tests::{LEASE, open_at, unheard};
 use super::*;
 use crate::event::EventId;
 use crate::queue::testing::event;
@@ -158,7 +158,10 @@ async fn compare(steps: Vec<Step>) {
             Step::Hold { numbers, secs } => {
                 let until = time.plus(Duration::from_secs(secs));
                 let hold = |number| Publication { held_until: Some(until), ..event(number).into() };
-                spool.publish_all(&numbers.iter().copied().map(hold).collect::<Vec<_>>()).await.unwrap();
+                spool
+                    .publish_all(&numbers.iter().copied().map(hold).collect::<Vec<_>>(), unheard())
+                    .await
+                    .unwrap();
                 model.publish(&numbers, time, until);
             }
             Step::Amend { number, links } => {

@@ -21,7 +21,7 @@ pub(super) const UNCERTAIN: i64 = 3;
 pub(super) const ROW_BYTES: u64 = 110;
 
 /// The steps.
-pub(super) const MIGRATIONS: &[&str] = &[EVENTS, seen::TABLE, FIRSTS, INBOX];
+pub(super) const MIGRATIONS: &[&str] = &[EVENTS, seen::TABLE, FIRSTS, INBOX, INBOX_FILES];
 
 const EVENTS: &str = "
 CREATE TABLE event (
@@ -71,4 +71,21 @@ CREATE TABLE inbox (
     first_until_ms INTEGER,
     body TEXT NOT NULL          -- the event in JSON; unique, if it may be the first
 ) STRICT;
+";
+
+const INBOX_FILES: &str = "
+-- How far each of the files in which events come in was moved on: in the transaction that moved them.
+CREATE TABLE inbox_file (
+    name TEXT PRIMARY KEY,
+    position INTEGER NOT NULL, -- in bytes
+    rows INTEGER NOT NULL,     -- events up to there
+    bytes INTEGER NOT NULL,    -- of their bodies
+    finished INTEGER NOT NULL DEFAULT 0 -- how often it was to be removed
+) STRICT, WITHOUT ROWID;
+
+-- What still stands in the table of before counts as it was published; one that was published twice is there once.
+INSERT OR IGNORE INTO event (id, state, at_ms, added_ms, body)
+    SELECT id, 0, at_ms, added_ms, body FROM inbox WHERE id NOT IN (SELECT id FROM seen) ORDER BY number;
+INSERT OR IGNORE INTO seen (day, id) SELECT added_ms / 86400000, id FROM inbox;
+DROP TABLE inbox;
 ";

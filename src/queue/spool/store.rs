@@ -9,8 +9,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::first;
-use super::inbox::{self, Append, Level, Places};
-use super::schema::{CLAIMED, DEAD, PENDING, ROW_BYTES, UNCERTAIN};
+use super::schema::{CLAIMED, DEAD, PENDING, UNCERTAIN};
 use super::{Outcome, Seq, TooOld};
 use crate::event::{Event, EventId};
 use crate::identity::Timestamp;
@@ -24,8 +23,6 @@ pub(super) const REASON_CHARS: usize = 200;
 const EXPIRED: &str = "expired";
 /// The reason of a letter that may have arrived; the same through RabbitMQ.
 const UNCERTAIN_REASON: &str = "uncertain";
-/// How many rows of the inbox are moved at most where it matters what is in it.
-const LONG_SWEEP_ROWS: usize = 20_000;
 /// How many events are taken out in one step, so that nobody waits for long.
 pub(super) const EXPIRE_ROWS: usize = 1_000;
 
@@ -60,66 +57,12 @@ pub(super) struct ClaimedRow {
     pub(super) body: String,
 }
 
-/// How much the spool holds, and may hold.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
-    rows: u64,
-    bytes: u64,
-    inbox: Level,
-    max_rows: u64,
-    max_bytes: u64,
-}
-
-impl Room {
-    /// How much there is now.
-    pub(super) fn look(connection: &Connection, max_rows: u64, max_bytes: u64) -> rusqlite::Result<Self> {
-        let inbox = inbox::level(connection)?;
-        let (rows, bytes) = tally(connection, inbox)?;
-        Ok(Self { rows, bytes, inbox, max_rows, max_bytes })
-    }
-
-    fn take(&mut self, body: &str) -> bool {
-        let bytes = self.bytes + body.len() as u64 + ROW_BYTES;
-        if self.rows >= self.max_rows || bytes > self.max_bytes {
-            return false;
-        }
-        self.rows += 1;
-        self.bytes = bytes;
-        true
-    }
-}
-
-/// Rows and bytes, overhead and inbox included.
-pub(super) fn tally(connection: &Connection, inbox: Level) -> rusqlite::Result<(u64, u64)> {
+/// Rows and bytes of what was moved on, without overhead.
+pub(super) fn tally(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
     let (rows, bytes): (i64, i64) = connection
         .prepare_cached("SELECT rows, bytes FROM tally")?
         .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let rows = rows.unsigned_abs() + inbox.rows;
-    Ok((rows, bytes.unsigned_abs() + inbox.bytes + rows * ROW_BYTES))
-}
-
-/// Adds an event, known or not, and gives its number in the inbox; `None` if there is no room for it. One that is known
-/// needs none: then it is 0.
-pub(super) fn publish(
-    append: &mut Append<'_>,
-    row: &NewRow,
-    room: &mut Room,
-    now: Timestamp,
-    days: Days,
-) -> rusqlite::Result<Option<i64>> {
-    let connection = append.connection();
-    if !room.take(&row.body) {
-        // Now it matters what is known. A long inbox is swept over several attempts.
-        inbox::sweep(connection, LONG_SWEEP_ROWS, days)?;
-        *room = Room::look(connection, room.max_rows, room.max_bytes)?;
-        if is_known(connection, row.id, days)? {
-            return Ok(Some(0));
-        }
-        if !room.take(&row.body) {
-            return Ok(None);
-        }
-    }
-    append.add(row, &mut room.inbox, now).map(Some)
+    Ok((rows.unsigned_abs(), bytes.unsigned_abs()))
 }
 
 /// Whether an event with this id was swept before.
@@ -156,33 +99,7 @@ pub(super) fn waiting(connection: &Connection, now: Timestamp) -> rusqlite::Resu
 }
 
 /// Puts the event in the place of the one with its id, while that is still held; `false` if it isn't.
-pub(super) fn amend(
-    connection: &Connection,
-    event: &Event,
-    places: &Places,
-    now: Timestamp,
-    days: Days,
-) -> rusqlite::Result<bool> {
-    if amend_swept(connection, event, now)? {
-        return Ok(true);
-    }
-    // Where it was published again, the first one counts, which is on its way by now.
-    if is_known(connection, event.id, days)? {
-        return Ok(false);
-    }
-    if let Some(number) = places.find(&event.id)
-        && let Some(body) = inbox::held(connection, number, event.id, now)?
-    {
-        let Some(body) = amended(event, &body) else { return Ok(false) };
-        inbox::replace(connection, number, &body)?;
-        return Ok(true);
-    }
-    // It may have been appended by another process, or in another life of this one.
-    let moved = inbox::sweep(connection, LONG_SWEEP_ROWS, days)?;
-    Ok(moved > 0 && amend_swept(connection, event, now)?)
-}
-
-fn amend_swept(connection: &Connection, event: &Event, now: Timestamp) -> rusqlite::Result<bool> {
+pub(super) fn amend(connection: &Connection, event: &Event, now: Timestamp) -> rusqlite::Result<bool> {
     let held: Option<(i64, String)> = connection
         .prepare_cached(
             "SELECT seq, body FROM event WHERE id = ?1 AND state = ?2 AND attempts = 0 AND at_ms > ?3",

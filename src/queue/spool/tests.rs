@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command as Process, Stdio};
 use std::sync::Mutex;
 
+use super::inbox::append::FILE_BYTES;
 use super::*;
 use crate::queue::First;
 use crate::queue::testing::event;
@@ -22,11 +23,16 @@ pub(super) fn open_at(directory: &Path, now: &Arc<Mutex<Timestamp>>) -> Spool {
     let settings = Settings { group_wait: Duration::ZERO, ..settings(directory) };
     let connection = sqlite::open(&settings.path(), settings.file_mode, schema::MIGRATIONS).unwrap();
     let now = now.clone();
-    Spool::start(settings, Arc::new(move || *now.lock().unwrap()), connection).unwrap()
+    Spool::start(settings, Arc::new(move || *now.lock().unwrap()), connection, FILE_BYTES).unwrap()
 }
 
 fn status(directory: &Path) -> Status {
     Admin::open(directory).unwrap().status().unwrap()
+}
+
+/// For those who only wait for the answer.
+pub(super) fn unheard() -> OnStored {
+    OnStored::new(|| {})
 }
 
 fn seqs(claimed: &[Claimed]) -> Vec<Seq> {
@@ -83,7 +89,7 @@ async fn what_is_held_is_amended_until_it_is_due_and_claimed_only_then() {
     };
     let spool = open_at(directory.path(), &now);
     let held = Publication { held_until: Some(pass(0).plus(LEASE)), ..event(1).into() };
-    spool.publish_all(&[held.clone(), event(2).into()]).await.unwrap();
+    spool.publish_all(&[held.clone(), event(2).into()], unheard()).await.unwrap();
     let amended = |campaign: &str| {
         let mut event = event(1);
         event.data.campaign = Some(campaign.parse().unwrap());
@@ -98,7 +104,7 @@ async fn what_is_held_is_amended_until_it_is_due_and_claimed_only_then() {
 
     drop(spool);
     let spool = open_at(directory.path(), &now);
-    spool.publish_all(&[held]).await.unwrap();
+    spool.publish_all(&[held], unheard()).await.unwrap();
     assert_eq!(spool.amend(&[amended("late")]).await, Ok(vec![true]), "it is on disk");
     let now = pass(1);
     assert_eq!(spool.amend(&[amended("too-late")]).await, Ok(vec![false]), "it is due");
@@ -120,6 +126,7 @@ async fn the_first_with_a_key_is_unique_within_its_window() {
             move || *now.lock().unwrap()
         }),
         sqlite::open(&settings(directory.path()).path(), 0o600, schema::MIGRATIONS).unwrap(),
+        FILE_BYTES,
     )
     .unwrap();
     let until = now.lock().unwrap().plus(LEASE);
@@ -127,13 +134,13 @@ async fn the_first_with_a_key_is_unique_within_its_window() {
         let first = First { key: [key; 16], within: 2 * LEASE };
         Publication { held_until: Some(until), first: Some(first), ..event(number).into() }
     };
-    spool.publish_all(&[of(1, 1), of(2, 1), of(3, 2)]).await.unwrap();
+    spool.publish_all(&[of(1, 1), of(2, 1), of(3, 2)], unheard()).await.unwrap();
     // Again, as after an error: what is stored stays what it was.
-    spool.publish_all(&[of(1, 1), of(2, 1)]).await.unwrap();
+    spool.publish_all(&[of(1, 1), of(2, 1)], unheard()).await.unwrap();
     spool.amend(&[event(1), event(2)]).await.unwrap();
     *now.lock().unwrap() = until.plus(LEASE).minus(Duration::from_millis(1));
-    spool.publish_all(&[of(4, 1)]).await.unwrap();
-    assert_eq!(spool.publish_all(&[of(5, 3)]).await, Err(PublishError::Full));
+    spool.publish_all(&[of(4, 1)], unheard()).await.unwrap();
+    assert_eq!(spool.publish_all(&[of(5, 3)], unheard()).await, Err(PublishError::Full));
     let mut unique = Vec::new();
     let mut drain = async || {
         let time = *now.lock().unwrap();
@@ -147,41 +154,72 @@ async fn the_first_with_a_key_is_unique_within_its_window() {
         *now = now.plus(Duration::from_millis(1));
     }
     // The window of key 1 is over; key 3 is still new, since its event was not taken.
-    spool.publish_all(&[of(6, 1), of(5, 3)]).await.unwrap();
+    spool.publish_all(&[of(6, 1), of(5, 3)], unheard()).await.unwrap();
     drain().await;
     assert_eq!(unique, [true, false, true, false, true, true]);
 }
 
-#[test]
-fn what_was_offered_and_stored_too_late_is_taken_back() {
-    use crate::queue::group::Work;
-    use writer::Command;
-    // The caller gives up at each moment at which the writer looks at the clock: before the transaction, after it, …
-    for moment in 0..4 {
-        for offered in [true, false] {
-            let directory = tempfile::tempdir().unwrap();
-            let settings = settings(directory.path());
-            let connection = sqlite::open(&settings.path(), settings.file_mode, schema::MIGRATIONS).unwrap();
-            let (answer, waiting) = oneshot::channel();
-            let (waiting, looks) = (Mutex::new(Some(waiting)), Mutex::new(0));
-            let clock = move || {
-                let mut looks = looks.lock().unwrap();
-                if *looks == moment {
-                    waiting.lock().unwrap().take();
-                }
-                *looks += 1;
-                clock::now()
-            };
-            let mut writer = Writer::new(settings.clone(), Arc::new(clock), watch::channel(0).0, connection);
-            let rows = [1, 2].map(|number| NewRow::from(&event(number))).into();
-            writer.work(vec![Command::Publish { rows, offered, answer }]);
-            let skipped = moment == 0;
-            let taken_back = moment == 1 && offered;
-            let there = if skipped || taken_back { 0 } else { 2 };
-            let found = status(directory.path());
-            assert_eq!((found.pending, found.seen), (there, there), "{moment} {offered}");
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_offered_and_stored_too_late_is_taken_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let spool = Spool::open(settings(directory.path())).unwrap();
+    let (mut kept, mut given_up) = (0, 0);
+    for number in 0..200 {
+        // The caller gives up at some moment: before its turn, while it is written, after the answer was sent, …
+        let patience = Duration::from_micros(number * 15);
+        match tokio::time::timeout(patience, spool.offer(vec![event(number)])).await {
+            Ok(stored) => {
+                stored.unwrap();
+                kept += 1;
+            }
+            Err(_) => given_up += 1,
         }
     }
+    // Behind all revocations.
+    spool.publish(vec![event(1_000)]).await.unwrap();
+    let found = status(directory.path());
+    assert_eq!((found.pending, found.seen), (kept + 1, kept + 1), "{given_up} were given up");
+    // Somebody else may have seen it: then it did happen.
+    let offered = spool.offer(vec![event(2_000)]);
+    offered.await.unwrap();
+    let claimed = spool.claim(usize::MAX, LEASE, clock::now()).await.unwrap();
+    spool.0.publishing.tell(Put::Revoke(vec![event(2_000).id]));
+    spool.publish(vec![event(1_001)]).await.unwrap();
+    assert_eq!(status(directory.path()).claimed as usize, claimed.len());
+}
+
+#[test]
+fn what_was_given_up_before_its_turn_is_not_written() {
+    use crate::queue::group::Work;
+    let directory = tempfile::tempdir().unwrap();
+    let spool = Spool::open(settings(directory.path())).unwrap();
+    let mut publishing = Publishing::new(
+        spool.settings(),
+        clock::shared(),
+        watch::channel(0).0,
+        Arc::new(Room::new(spool.settings())),
+        Arc::clone(&spool.0.writer),
+        FILE_BYTES,
+    );
+    let put = |number, offered| {
+        let (answer, waiting) = oneshot::channel();
+        (Put::Events { rows: vec![NewRow::from(&event(number))], offered, stored: None, answer }, waiting)
+    };
+    let files = || {
+        let entries = std::fs::read_dir(directory.path()).unwrap().map(Result::unwrap);
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("inbox-")).count()
+    };
+    for offered in [true, false] {
+        let (events, waiting) = put(1, offered);
+        drop(waiting);
+        publishing.work(vec![events]);
+        publishing.work(if offered { vec![Put::Revoke(vec![event(1).id])] } else { Vec::new() });
+        assert_eq!(files(), 0, "{offered}");
+    }
+    let (events, mut waiting) = put(1, true);
+    publishing.work(vec![events, Put::Revoke(vec![event(1).id]), Put::Revoke(vec![event(2).id])]);
+    assert_eq!(waiting.try_recv(), Ok(Ok(())));
+    assert_eq!((files(), status(directory.path()).pending), (1, 0));
 }
 
 #[test]
@@ -194,15 +232,15 @@ fn what_nobody_took_in_time_becomes_a_dead_letter_or_is_dropped() {
         let then = Timestamp::from_secs(1_795_453_000);
         let days = |now| crate::queue::seen::Days::new(now, settings.dedupe);
         let mut put = |numbers: std::ops::Range<u64>, now: Timestamp| {
-            let transaction = connection.transaction().unwrap();
-            let mut room = store::Room::look(&transaction, 10_000, u64::MAX).unwrap();
-            let mut append = inbox::Append::new(&transaction).unwrap();
+            let mut records = Vec::new();
             for event in numbers.map(event) {
-                let row = NewRow::from(&event);
-                assert!(store::publish(&mut append, &row, &mut room, now, days(now)).unwrap().is_some());
+                assert!(inbox::record::put_event(&mut records, &NewRow::from(&event), now));
             }
-            drop(append);
-            inbox::sweep(&transaction, usize::MAX, days(now)).unwrap();
+            let mut appender = inbox::append::Appender::new(directory.path().into(), 0o600, FILE_BYTES);
+            appender.append(&records).1.unwrap();
+            let transaction = connection.transaction().unwrap();
+            let mut inbox = inbox::Inbox::new(directory.path().into());
+            inbox.sweep(&transaction, usize::MAX, days(now)).unwrap();
             transaction.commit().unwrap();
         };
         put(0..1_500, then);
@@ -213,7 +251,9 @@ fn what_nobody_took_in_time_becomes_a_dead_letter_or_is_dropped() {
         let clock = Arc::new(Mutex::new(then.plus(70 * HOUR)));
         let ticking = clock.clone();
         let (news, _) = watch::channel(0);
-        let mut writer = Writer::new(settings, Arc::new(move || *ticking.lock().unwrap()), news, connection);
+        let room = Arc::new(Room::new(&settings));
+        let mut writer =
+            Writer::new(settings, Arc::new(move || *ticking.lock().unwrap()), news, room, connection);
         use crate::queue::group::Work;
         assert!(!writer.care());
         assert_eq!(status(directory.path()).pending, 1_505, "nothing is too old yet");
@@ -229,26 +269,72 @@ fn what_nobody_took_in_time_becomes_a_dead_letter_or_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_an_error_that_passes() {
+async fn a_database_without_room_is_an_error_that_passes() {
     let directory = tempfile::tempdir().unwrap();
     let settings = settings(directory.path());
     let connection = sqlite::open(&settings.path(), settings.file_mode, schema::MIGRATIONS).unwrap();
     // SQLite gives the same answer at its own limit of pages as on a full disk.
     connection.pragma_update(None, "max_page_count", 100).unwrap();
-    let spool = Spool::start(settings, Arc::new(clock::now), connection).unwrap();
+    let spool = Spool::start(settings, Arc::new(clock::now), connection, FILE_BYTES).unwrap();
     let mut kept = Vec::new();
-    let mut number = 0;
-    while spool.publish(vec![event(number)]).await.is_ok() {
+    let refused = loop {
+        // Publishing needs no page.
+        let number = kept.len() as u64;
+        spool.publish(vec![event(number)]).await.unwrap();
         kept.push(event(number).id);
-        number += 1;
-    }
-    let refused = spool.publish(vec![event(number)]).await;
-    assert!(matches!(&refused, Err(PublishError::Storage(why)) if why.contains("full")), "{refused:?}");
+        let claimed = spool.claim(1, Duration::ZERO, clock::now()).await;
+        if let Err(error) = claimed {
+            break error.to_string();
+        }
+    };
+    assert!(refused.contains("full"), "{refused}");
     let other = Spool::open(spool.settings().clone()).unwrap();
     let claimed = other.claim(usize::MAX, LEASE, clock::now()).await.unwrap();
-    assert_eq!(claimed.iter().map(|claimed| claimed.event.id).collect::<Vec<_>>(), kept);
+    let ids: std::collections::BTreeSet<_> = claimed.iter().map(|claimed| claimed.event.id).collect();
+    assert_eq!((claimed.len(), ids), (kept.len(), kept.iter().copied().collect()));
     other.done(&seqs(&claimed)).await.unwrap();
-    spool.publish(vec![event(number)]).await.unwrap();
+    spool.publish(vec![event(kept.len() as u64)]).await.unwrap();
+    assert_eq!(spool.claim(9, LEASE, clock::now()).await.unwrap().len(), 1);
+}
+
+/// Publishes to a file that may not grow beyond 64 KiB, until that is refused, and then once more.
+#[tokio::test]
+#[ignore = "run by other tests as a process of its own"]
+async fn child_fills_its_file() {
+    let Some(directory) = std::env::var_os(CHILD) else { return };
+    let spool = Spool::open(settings(Path::new(&directory))).unwrap();
+    let mut number = 0;
+    let error = loop {
+        let group: Vec<_> = (number..number + 7).map(event).collect();
+        match spool.publish(group).await {
+            Ok(()) => number += 7,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(&error, PublishError::Storage(why) if why.contains("large")), "{error}");
+    assert_eq!(spool.publish(vec![event(number + 50)]).await, Err(error));
+    println!("acknowledged {number}");
+}
+
+#[test]
+fn a_file_that_takes_no_more_keeps_whole_events_and_others_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    // The kernel cuts a write at this limit as it does on a full disk.
+    let limited = format!(
+        "trap '' XFSZ; ulimit -f 64; exec '{}' --exact queue::spool::tests::child_fills_its_file --ignored --nocapture",
+        std::env::current_exe().unwrap().display()
+    );
+    let child = Process::new("bash").args(["-c", &limited]).env(CHILD, directory.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&child.stdout).into_owned();
+    assert!(child.status.success(), "{said} {}", String::from_utf8_lossy(&child.stderr));
+    let line = said.lines().find_map(|line| line.split("acknowledged ").nth(1)).unwrap();
+    let acknowledged: u64 = line.parse().unwrap();
+    assert!(acknowledged > 50);
+    let events = Admin::open(directory.path()).unwrap().list(&Filter::default(), None, usize::MAX).unwrap();
+    let ids: std::collections::BTreeSet<_> =
+        events.iter().map(|stored| Event::from_json(stored.body.as_bytes()).unwrap().id).collect();
+    assert!((0..acknowledged).all(|number| ids.contains(&event(number).id)));
+    assert!(ids.len() == events.len() && ids.len() as u64 <= acknowledged + 8, "whole, and none twice");
 }
 
 #[tokio::test]

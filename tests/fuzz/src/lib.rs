@@ -32,6 +32,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const ALL: &[Target] = &[
     ("token", token),
     ("event", event),
+    ("inbox", inbox),
     ("keyring", keyring),
     ("message", message),
     ("mime", mime),
@@ -62,6 +63,14 @@ pub fn token(bytes: &[u8]) {
     if let Ok(verified) = token::verify(&String::from_utf8_lossy(bytes), &ring) {
         assert_eq!(token::sign(&verified.token, ring.by_id(1).unwrap()).as_bytes(), bytes);
     }
+}
+
+/// An inbox file of the spool, as a kill or a bad disk leaves it: each byte is a part of one record, or of none.
+pub fn inbox(bytes: &[u8]) {
+    let (records, skipped) = mailtap::queue::spool::survey(bytes);
+    // A record has its magic, length, sum, kind and id at least.
+    assert!(records * 29 + skipped <= bytes.len());
+    assert!(skipped == bytes.len() || records > 0);
 }
 
 /// What is read as an event is written as the same event.
