@@ -182,7 +182,7 @@ impl Publishing {
                 fits = self.room.take(bytes);
             }
             let one = Level { rows: 1, bytes };
-            if fits && record::put_event(&mut self.records, row, now) {
+            if fits && record::put_event(&mut self.records, &row.incoming(now)) {
                 taken.level = taken.level.plus(one);
                 self.level = self.level.plus(one);
                 continue;

@@ -9,6 +9,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::first;
+use super::inbox::record::Incoming;
 use super::schema::{CLAIMED, DEAD, PENDING, UNCERTAIN};
 use super::{Outcome, Seq, TooOld};
 use crate::event::{Event, EventId};
@@ -33,6 +34,20 @@ pub(super) struct NewRow {
     pub(super) body: String,
     pub(super) held_until: Option<Timestamp>,
     pub(super) first: Option<First>,
+}
+
+impl NewRow {
+    /// As it comes in at this time.
+    pub(super) fn incoming(&self, now: Timestamp) -> Incoming<'_> {
+        let at = self.held_until.map_or(now, |until| until.max(now));
+        Incoming {
+            id: self.id,
+            added_ms: now.as_millis(),
+            at_ms: at.as_millis(),
+            first: self.first.map(|first| (first.key, now.plus(first.within).as_millis())),
+            body: &self.body,
+        }
+    }
 }
 
 impl From<&Event> for NewRow {

@@ -234,7 +234,7 @@ fn what_nobody_took_in_time_becomes_a_dead_letter_or_is_dropped() {
         let mut put = |numbers: std::ops::Range<u64>, now: Timestamp| {
             let mut records = Vec::new();
             for event in numbers.map(event) {
-                assert!(inbox::record::put_event(&mut records, &NewRow::from(&event), now));
+                assert!(inbox::record::put_event(&mut records, &NewRow::from(&event).incoming(now)));
             }
             let mut appender = inbox::append::Appender::new(directory.path().into(), 0o600, FILE_BYTES);
             appender.append(&records).1.unwrap();

@@ -1,15 +1,13 @@
 //! The records of an inbox file: what they look like in bytes.
 //!
-//! - Layer: pure
+//! - Layer: decision
 //! - Takes: events on their way in; bytes of a file.
 //! - Gives: bytes; records.
 //! - On failure: what is cut and what is damaged are told apart; after damage, the next whole record is found.
 //! - Limits: `MAX_BYTES` a record.
 //! - See: `docs/decisions/0015-inbox-files.md`.
 
-use super::super::store::NewRow;
 use crate::event::EventId;
-use crate::identity::Timestamp;
 
 /// What each record begins with; the last byte is the version of the form.
 const MAGIC: [u8; 4] = *b"mtI\x01";
@@ -59,18 +57,17 @@ pub(in crate::queue::spool) enum Found<'a> {
 }
 
 /// Adds the record of an event; `false`, and nothing, if it would be too long.
-pub(in crate::queue::spool) fn put_event(bytes: &mut Vec<u8>, row: &NewRow, now: Timestamp) -> bool {
-    let at = row.held_until.map_or(now, |until| until.max(now));
+pub(in crate::queue::spool) fn put_event(bytes: &mut Vec<u8>, event: &Incoming<'_>) -> bool {
     put(bytes, |bytes| {
-        bytes.push(if row.first.is_some() { FIRST } else { EVENT });
-        bytes.extend_from_slice(row.id.as_bytes());
-        bytes.extend_from_slice(&now.as_millis().to_le_bytes());
-        bytes.extend_from_slice(&at.as_millis().to_le_bytes());
-        if let Some(first) = row.first {
-            bytes.extend_from_slice(&first.key);
-            bytes.extend_from_slice(&now.plus(first.within).as_millis().to_le_bytes());
+        bytes.push(if event.first.is_some() { FIRST } else { EVENT });
+        bytes.extend_from_slice(event.id.as_bytes());
+        bytes.extend_from_slice(&event.added_ms.to_le_bytes());
+        bytes.extend_from_slice(&event.at_ms.to_le_bytes());
+        if let Some((key, until_ms)) = event.first {
+            bytes.extend_from_slice(&key);
+            bytes.extend_from_slice(&until_ms.to_le_bytes());
         }
-        bytes.extend_from_slice(row.body.as_bytes());
+        bytes.extend_from_slice(event.body.as_bytes());
     })
 }
 
@@ -190,7 +187,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::identity::Timestamp;
     use crate::queue::First;
+    use crate::queue::spool::store::NewRow;
     use crate::queue::testing::event;
 
     const NOW: u64 = 1_795_453_000_000;
@@ -212,7 +211,7 @@ mod tests {
             let mut bytes = Vec::new();
             let mut ends = Vec::new();
             for row in &rows {
-                prop_assert!(put_event(&mut bytes, row, Timestamp::from_millis(NOW)));
+                prop_assert!(put_event(&mut bytes, &row.incoming(Timestamp::from_millis(NOW))));
                 ends.push(bytes.len());
             }
             put_revoked(&mut bytes, rows[0].id);
@@ -249,7 +248,7 @@ mod tests {
     fn what_is_too_long_is_not_put() {
         let mut bytes = b"before".to_vec();
         let long = NewRow { body: "x".repeat(MAX_BYTES), ..row(1, false, false) };
-        assert!(!put_event(&mut bytes, &long, Timestamp::from_millis(NOW)));
+        assert!(!put_event(&mut bytes, &long.incoming(Timestamp::from_millis(NOW))));
         assert_eq!(bytes, b"before");
     }
 }

@@ -61,7 +61,7 @@ impl Spool {
 fn records(numbers: impl IntoIterator<Item = u64>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for number in numbers {
-        assert!(record::put_event(&mut bytes, &NewRow::from(&event(number)), Timestamp::from_secs(9)));
+        assert!(record::put_event(&mut bytes, &NewRow::from(&event(number)).incoming(Timestamp::from_secs(9))));
     }
     bytes
 }
@@ -150,7 +150,7 @@ fn a_long_record_is_read_whole() {
     let mut spool = Spool::new();
     let mut bytes = records(0..1);
     let long = NewRow { body: "x".repeat(record::MAX_BYTES - 200), ..NewRow::from(&event(1)) };
-    assert!(record::put_event(&mut bytes, &long, Timestamp::from_secs(9)));
+    assert!(record::put_event(&mut bytes, &long.incoming(Timestamp::from_secs(9))));
     bytes.extend(records(2..3));
     spool.writer().append(&bytes).1.unwrap();
     let swept = spool.sweep(9);
