@@ -45,6 +45,15 @@ impl Target {
     /// # Errors
     /// See [`TargetError`].
     pub fn parse(text: &str) -> Result<Self, TargetError> {
+        match plain(text) {
+            Some((host, path)) => {
+                Ok(Self { location: text.to_owned(), host: host.to_owned(), path: reportable_path(path) })
+            }
+            None => Self::by_url(text),
+        }
+    }
+
+    fn by_url(text: &str) -> Result<Self, TargetError> {
         if text.chars().any(char::is_control) {
             return Err(TargetError::Control);
         }
@@ -94,6 +103,30 @@ impl Target {
     pub(super) fn with_location(self, location: String) -> Self {
         Self { location, ..self }
     }
+}
+
+/// Host and path of a URL that can be read in one way only, as most can; all others are left to `url`.
+///
+/// Its host has labels of a-z, 0-9 and hyphens, none of them encoded, and the last one begins with a letter: it is no
+/// address. Its path has no character that could be written in another way, and no segment that begins with a full stop.
+fn plain(text: &str) -> Option<(&str, &str)> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
+    let (host, rest) = rest.split_at_checked(rest.find(['/', '?', '#']).unwrap_or(rest.len()))?;
+    let (path, tail) = rest.split_at_checked(rest.find(['?', '#']).unwrap_or(rest.len()))?;
+    let is_label = |label: &str| {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        !label.is_empty() && !label.starts_with("xn--") && label.bytes().all(plain)
+    };
+    let is_name = host.split('.').all(is_label)
+        && host
+            .rsplit('.')
+            .next()
+            .is_some_and(|last| last.starts_with(|first: char| first.is_ascii_lowercase()));
+    let unreserved =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'.' | b'_' | b'~');
+    let is_path = path.bytes().all(unreserved) && !path.contains("/.");
+    let is_plain = is_name && is_path && tail.bytes().all(|byte| byte.is_ascii_graphic());
+    is_plain.then_some((host, if path.is_empty() { "/" } else { path }))
 }
 
 /// Writes an internationalised URL in ASCII, part by part, so that no other character changes.
@@ -217,7 +250,44 @@ mod tests {
         assert_eq!(long.path().unwrap().len(), MAX_PATH_BYTES);
     }
 
+    #[test]
+    fn what_could_be_read_in_two_ways_is_not_plain() {
+        assert_eq!(plain("https://shop.example/a/b.html?x=@#y"), Some(("shop.example", "/a/b.html")));
+        assert_eq!(plain("http://a.b-c.example?q"), Some(("a.b-c.example", "/")));
+        for other in [
+            "https://Shop.example/",
+            "https://u@shop.example/",
+            "https://shop.example:443/",
+            "https://shop.example./",
+            "https://1.2.3.4/",
+            "https://1.0x7f/",
+            "https://[::1]/",
+            "https://xn--e1afmkfd.example/",
+            "https://a.xn--p1ai/",
+            "https://shop.example\\@evil.example/",
+            "https://shop.example/a/../b",
+            "https://shop.example/%2e%2e/b",
+            "https://shop.example/a b",
+            "https://shop.example/?a b",
+            "https://shop.example/?\u{7f}",
+            "https:///shop.example/",
+            "HTTPS://shop.example/",
+            "https://",
+        ] {
+            assert_eq!(plain(other), None, "{other}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_plain_target_is_what_url_reads(
+            text in "https?://[a-z0-9-]{1,6}(\\.[a-zA-Z0-9-]{0,5}){0,3}[:@\\\\.]?(/[a-zA-Z0-9_~.%@-]{0,5}){0,3}([?#][ -~]{0,8})?",
+        ) {
+            if plain(&text).is_some() {
+                prop_assert_eq!(Target::parse(&text), Target::by_url(&text));
+            }
+        }
+
         #[test]
         fn no_target_panics_and_every_location_is_a_safe_header(text in "(https?://)?\\PC{0,80}") {
             if let Ok(target) = Target::parse(&text) {
