@@ -16,17 +16,23 @@ use super::map::Mapped;
 use super::params::Params;
 use super::validate::{MAX_BODY_BYTES, MAX_EVENTS};
 
-const CONSENT: &str = r#""consent":{"ad_personalization":"DENIED","ad_user_data":"DENIED"}"#;
+const BEGIN: &str = r#"{"client_id":"#;
+const CONSENT: &str = r#","consent":{"ad_personalization":"DENIED","ad_user_data":"DENIED"},"events":["#;
+const END: &[u8] = b"]}";
+/// About what a request of one event has.
+const ROOM: usize = 1_024;
 
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request<T> {
     /// Which property it goes to.
     pub property: usize,
-    /// The client's id, as JSON.
-    client_id: String,
-    /// Its events, as JSON.
-    events: Vec<String>,
+    /// The body without its end.
+    body: Vec<u8>,
+    /// Where the first event begins.
+    start: usize,
+    /// Where each event ends; the next one begins after a comma.
+    ends: Vec<usize>,
     /// Whose events these are.
     pub tags: Vec<T>,
 }
@@ -34,48 +40,55 @@ pub struct Request<T> {
 impl<T> Request<T> {
     fn new(property: usize, client_id: &str) -> Self {
         let client_id = Value::from(client_id).to_string();
-        Self { property, client_id, events: Vec::new(), tags: Vec::new() }
+        let mut body = Vec::with_capacity(ROOM);
+        [BEGIN, &client_id, CONSENT].iter().for_each(|part| body.extend_from_slice(part.as_bytes()));
+        Self { property, start: body.len(), body, ends: Vec::with_capacity(1), tags: Vec::with_capacity(1) }
     }
 
-    /// The body that is sent.
+    /// Whether an event of so many bytes may be added.
+    fn has_room(&self, bytes: usize) -> bool {
+        self.tags.len() < MAX_EVENTS && self.body.len() + 1 + bytes + END.len() <= MAX_BODY_BYTES
+    }
+
+    fn add(&mut self, event: &[u8], tag: T) {
+        if !self.ends.is_empty() {
+            self.body.push(b',');
+        }
+        self.body.extend_from_slice(event);
+        self.ends.push(self.body.len());
+        self.tags.push(tag);
+    }
+
+    /// The body that is sent, for people.
     #[must_use]
     pub fn body(&self) -> String {
-        let mut body = String::with_capacity(self.size());
-        for piece in ["{\"client_id\":", &self.client_id, ",", CONSENT, ",\"events\":["] {
-            body.push_str(piece);
-        }
-        for (number, event) in self.events.iter().enumerate() {
-            if number > 0 {
-                body.push(',');
-            }
-            body.push_str(event);
-        }
-        body.push_str("]}");
-        body
+        String::from_utf8_lossy(&[&self.body, END].concat()).into_owned()
+    }
+
+    /// The body to be sent, and whose events are in it.
+    pub(super) fn into_parts(mut self) -> (Vec<u8>, Vec<T>) {
+        self.body.extend_from_slice(END);
+        (self.body, self.tags)
     }
 
     /// Leaves out the events whose tags are not to be kept, and gives these tags.
     pub fn leave_out(&mut self, keep: impl Fn(&T) -> bool) -> Vec<T> {
-        let (mut events, mut tags, mut out) = (Vec::new(), Vec::new(), Vec::new());
-        for (event, tag) in self.events.drain(..).zip(self.tags.drain(..)) {
+        if self.tags.iter().all(&keep) {
+            return Vec::new();
+        }
+        let all = std::mem::take(&mut self.body);
+        self.body.extend_from_slice(all.get(..self.start).unwrap_or_default());
+        let ends = std::mem::take(&mut self.ends);
+        let starts = std::iter::once(self.start).chain(ends.iter().map(|end| end + 1));
+        let mut out = Vec::new();
+        for ((start, end), tag) in starts.zip(&ends).zip(std::mem::take(&mut self.tags)) {
             if keep(&tag) {
-                events.push(event);
-                tags.push(tag);
+                self.add(all.get(start..*end).unwrap_or_default(), tag);
             } else {
                 out.push(tag);
             }
         }
-        (self.events, self.tags) = (events, tags);
         out
-    }
-
-    /// The bytes of the body.
-    fn size(&self) -> usize {
-        let events: usize = self.events.iter().map(|event| event.len() + 1).sum();
-        r#"{"client_id":,,"events":[]}"#.len()
-            + CONSENT.len()
-            + self.client_id.len()
-            + events.saturating_sub(1)
     }
 
     /// A request without events, for tests of what only counts them.
@@ -96,35 +109,26 @@ struct Line<'a> {
 /// Puts events together.
 #[must_use]
 pub fn batch<T>(events: Vec<(Mapped<'_>, T)>) -> Vec<Request<T>> {
-    let mut requests: Vec<(Request<T>, usize)> = Vec::new();
+    let mut requests: Vec<Request<T>> = Vec::new();
     let mut open: HashMap<(usize, String), usize> = HashMap::new();
+    let mut json = Vec::new();
     for (event, tag) in events {
-        let json = Line { name: event.name, params: &event.params, timestamp_micros: event.timestamp_micros };
+        let line = Line { name: event.name, params: &event.params, timestamp_micros: event.timestamp_micros };
+        json.clear();
         // Strings and numbers only: serialising them to memory cannot fail.
-        let json = serde_json::to_string(&json).unwrap_or_default();
-        let bytes = json.len() + 1;
+        let _ = serde_json::to_writer(&mut json, &line);
         let key = (event.property, event.client_id);
-        let fits = |(request, size): &&mut (Request<T>, usize)| {
-            request.tags.len() < MAX_EVENTS && *size + bytes <= MAX_BODY_BYTES
-        };
-        let present = open.get(&key).and_then(|at| requests.get_mut(*at)).filter(fits);
-        let (request, size) = if let Some(present) = present {
-            present
-        } else {
-            let request = Request::new(key.0, &key.1);
-            let size = request.size();
-            open.insert(key, requests.len());
-            requests.push((request, size));
-            let Some(last) = requests.last_mut() else { continue };
-            // The first event has no comma before it.
-            last.1 -= 1;
-            last
-        };
-        request.events.push(json);
-        request.tags.push(tag);
-        *size += bytes;
+        let present = open.get(&key).and_then(|at| requests.get_mut(*at));
+        if let Some(present) = present.filter(|request| request.has_room(json.len())) {
+            present.add(&json, tag);
+            continue;
+        }
+        let mut request = Request::new(key.0, &key.1);
+        request.add(&json, tag);
+        open.insert(key, requests.len());
+        requests.push(request);
     }
-    requests.into_iter().map(|(request, _)| request).collect()
+    requests
 }
 
 #[cfg(test)]
@@ -173,7 +177,7 @@ mod tests {
     fn a_body_has_129_000_bytes_and_not_one_more() {
         let whole = two(MAX_BODY_BYTES);
         assert_eq!(whole.len(), 1);
-        assert_eq!((whole[0].body().len(), whole[0].size()), (129_000, 129_000));
+        assert_eq!(whole[0].body().len(), 129_000);
         let parted = two(MAX_BODY_BYTES + 1);
         assert_eq!(parted.len(), 2);
         assert!(parted.iter().all(|request| request.body().len() < MAX_BODY_BYTES));
@@ -185,6 +189,9 @@ mod tests {
         assert_eq!(request.leave_out(|tag| tag % 2 == 1), [0, 2]);
         let body: Value = serde_json::from_str(&request.body()).unwrap_or_default();
         let fillers: Vec<_> = (0..2).map(|at| body["events"][at]["params"]["p"].clone()).collect();
-        assert_eq!((request.tags, fillers), (vec![1, 3], vec![json!("xx"), json!("xxxx")]));
+        assert_eq!((&request.tags, fillers), (&vec![1, 3], vec![json!("xx"), json!("xxxx")]));
+        assert!(request.leave_out(|_| true).is_empty());
+        assert_eq!(request.leave_out(|_| false), [1, 3]);
+        assert!(request.body().ends_with(r#""events":[]}"#));
     }
 }

@@ -61,6 +61,9 @@ pub const PARAMS: [&str; 22] = [
     "engagement_time_msec",
 ];
 
+/// So many has an event, more or less.
+const USUAL: usize = 12;
+
 /// Parameters that are left out unless a site names them.
 pub const OPTIONAL: [&str; 1] = ["bounce_reason"];
 
@@ -211,7 +214,7 @@ impl Mapping {
     #[must_use]
     pub fn map<'a>(&'a self, event: &Event, takes: &[Takes]) -> Option<Mapped<'a>> {
         let data = &event.data;
-        let mut params = Params::with_capacity(PARAMS.len());
+        let mut params = Params::with_capacity(USUAL);
         let mut put = |ours: &'static str, value: Option<Value>| {
             if let Some(value) = value
                 && let Some(name) = self.param(ours)

@@ -49,13 +49,16 @@ impl Head {
     /// Of a URL and the way there; none if the URL has no path.
     pub(super) fn new(url: Uri, headers: HeaderMap, dial: &Dial) -> Option<Self> {
         let host = HeaderValue::try_from(url.authority()?.as_str()).ok()?;
-        let mut http1 = (Uri::from(url.path_and_query()?.clone()), headers.clone());
+        // Its place is there already when the number comes.
+        let mut http2 = (url.clone(), headers.clone());
+        http2.1.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let mut http1 = (Uri::from(url.path_and_query()?.clone()), headers);
         http1.1.insert(HOST, host);
         if let Some(proxy) = dial.forwarder() {
-            http1.0 = url.clone();
+            http1.0 = url;
             http1.1.extend(proxy.basic_auth().map(|auth| (PROXY_AUTHORIZATION, auth.clone())));
         }
-        Some(Self { http2: (url, headers), http1 })
+        Some(Self { http2, http1 })
     }
 
     fn request<T>(&self, version: Version, body: T) -> Request<T> {

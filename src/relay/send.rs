@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::Uri;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
 use hyper_util::client::proxy::matcher::Matcher;
@@ -204,7 +205,7 @@ impl Sender {
     }
 
     /// Sends one body.
-    pub async fn send(&self, property: usize, body: String) -> Outcome {
+    pub async fn send(&self, property: usize, body: Bytes) -> Outcome {
         let Some(endpoint) = self.endpoints.get(property) else { return Outcome::Refused(0) };
         // The first with room: as few connections as can be. The wait for it is not part of the request's time.
         let free = self.lines.iter().find_map(|line| Some((line, line.room.try_acquire().ok()?)));
@@ -222,7 +223,7 @@ impl Sender {
         let Ok(_first) = way.enter().await else {
             return Outcome::NotSent("a request before it found no way".into());
         };
-        let (began, touched, body) = (Instant::now(), Touched::default(), body.into());
+        let (began, touched) = (Instant::now(), Touched::default());
         let end = began + self.timeout;
         let sent = timeout_at(end, pool.send(&endpoint.head, &body, &touched)).await;
         way.note(matches!(sent, Ok(Ok(_))));

@@ -182,8 +182,9 @@ impl Relay {
     async fn send_one(&self, request: Request<Item>) -> Answered {
         let started = Instant::now();
         let property = request.property;
-        let outcome = self.sender.send(property, request.body()).await;
-        let items = &request.tags;
+        let (body, items) = request.into_parts();
+        let outcome = self.sender.send(property, body.into()).await;
+        let items = &items[..];
         if outcome == Outcome::Sent {
             let kinds = items.iter().map(|item| item.kind).collect();
             Sent { kinds, took: started.elapsed() }.emit();

@@ -171,7 +171,7 @@ impl Desk {
                 let held = state.held.remove(tag);
                 // What came over another session comes again.
                 let own = held.filter(|_| state.session.is_some() && tag.epoch == state.epoch);
-                state.done.extend(own.map(|held| (*tag, held.handed.acker.clone())));
+                state.done.extend(own.map(|held| (*tag, acker(held))));
             }
         }
         self.write_acks(&[]).await;
@@ -330,6 +330,11 @@ impl Held {
             headers: kept,
         }
     }
+}
+
+/// What a message is acked by; nobody else has it in hand as a rule.
+fn acker(held: Arc<Held>) -> Acker {
+    Arc::try_unwrap(held).map_or_else(|held| held.handed.acker.clone(), |held| held.handed.acker)
 }
 
 const fn first(epoch: u64) -> Tag {
