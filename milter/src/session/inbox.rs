@@ -4,8 +4,8 @@
 //! - Takes: bytes in pieces of any size, copied in or read in place.
 //! - Gives: whole frames, one after the other.
 //! - On failure: [`FrameError`] from the first bad length.
-//! - Limits: starts at 4 KiB, doubles while a frame needs it, up to the frame limit and 4 bytes; given back by
-//!   [`Inbox::shrink`]. What a peer announces allocates nothing.
+//! - Limits: starts at 4 KiB and grows while a frame needs it, up to twice the frame limit; given back by [`Inbox::shrink`].
+//!   What a peer announces allocates at most thirty-two times what it has sent.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -15,6 +15,8 @@ use crate::wire::{Frame, FrameError};
 
 /// The size that a buffer starts with, in bytes.
 const SMALL_BYTES: usize = 4 << 10;
+/// How much more than what is there a frame's announcement may allocate, as a factor.
+const MOST_GROWTH: usize = 32;
 
 #[derive(Debug)]
 pub(crate) struct Inbox {
@@ -57,10 +59,21 @@ impl Inbox {
                 self.end -= self.start;
                 self.start = 0;
             } else {
-                self.bytes.resize((self.bytes.len() * 2).max(SMALL_BYTES), 0);
+                self.grow();
             }
         }
         self.bytes.get_mut(self.end..).unwrap_or_default()
+    }
+
+    /// Makes room for the frame that waits for its end in one step, where so much of it is there; else doubles.
+    fn grow(&mut self) {
+        let waiting = self.bytes.get(self.start..self.end).unwrap_or_default();
+        let frame = Frame::size(waiting, self.frame_limit).ok().flatten().unwrap_or_default();
+        let held = self.bytes.len();
+        let whole = self.start.saturating_add(frame);
+        let doubled = (held * 2).max(SMALL_BYTES);
+        let size = if whole > held && whole <= held * MOST_GROWTH { whole } else { doubled };
+        self.bytes.resize(size, 0);
     }
 
     /// Counts the first `count` bytes of the room as received.
@@ -116,6 +129,23 @@ mod tests {
         assert_eq!(inbox.frame(), Ok(None));
         assert!(!inbox.room().is_empty());
         assert!(inbox.held_bytes() <= SMALL_BYTES);
+    }
+
+    #[test]
+    fn a_long_frame_gets_its_room_at_once() {
+        let mut frame = vec![];
+        Frame { code: b'B', data: &vec![7; 65_535] }.encode(&mut frame);
+        let mut inbox = Inbox::new(1 << 20);
+        inbox.push(&frame[..SMALL_BYTES]);
+        assert_eq!(inbox.room().len(), frame.len() - SMALL_BYTES);
+        inbox.push(&frame[SMALL_BYTES..]);
+        assert_eq!(inbox.frame().unwrap().unwrap().data.len(), 65_535);
+        assert_eq!(inbox.held_bytes(), frame.len());
+        // One that is much longer than what has come gets it by and by.
+        let mut inbox = Inbox::new(1 << 20);
+        inbox.push(&(1_u32 << 20).to_be_bytes());
+        inbox.push(&[b'B'; SMALL_BYTES]);
+        assert_eq!(inbox.held_bytes(), 2 * SMALL_BYTES);
     }
 
     #[test]

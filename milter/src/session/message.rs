@@ -32,6 +32,9 @@ impl Default for MessageLimits {
     }
 }
 
+/// A piece of a body that is as long is not the last one: Postfix sends pieces of this size, and a rest.
+const WHOLE_PIECE_BYTES: usize = 65_535;
+
 /// Why a message is let through without the filter having seen it whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Unseen {
@@ -350,6 +353,10 @@ impl Message {
     pub(crate) fn take_body(&mut self, piece: &[u8], limits: &MessageLimits) -> Result<(), Unseen> {
         if self.content_bytes() + piece.len() > limits.message_bytes {
             return Err(Unseen::MessageBytes);
+        }
+        if self.body.is_empty() && piece.len() >= WHOLE_PIECE_BYTES {
+            // More follows.
+            self.body.reserve(2 * piece.len());
         }
         self.body.extend_from_slice(piece);
         Ok(())
