@@ -106,6 +106,24 @@ fn a_reply_that_nobody_needs_is_not_waited_for() {
     });
 }
 
+/// After a long stop there may be more behind the end of a message: the MTA has given it up, and nothing is done with it.
+#[test]
+fn a_message_that_the_mta_gave_up_is_not_handled() {
+    on_both(|tcp| async move {
+        let server = Server::start(tcp, Settings::default());
+        let mut client = server.client().await;
+        let mail = mail("hello", b"body\r\n");
+        client.envelope(&mail).await.unwrap();
+        client.content(&mail).await.unwrap();
+        let mut bytes = Vec::new();
+        Command::EndOfMessage(&[]).encode(&mut bytes);
+        Command::Abort.encode(&mut bytes);
+        client.stream().write_all(&bytes).await.unwrap();
+        server.sees("AnswerLost").await;
+        assert_eq!(server.filter.bodies.load(Ordering::Relaxed), 0);
+    });
+}
+
 #[test]
 fn a_panic_lets_the_message_through() {
     on_both(|tcp| async move {

@@ -309,19 +309,18 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Looks whether the MTA has gone while the handler worked: TCP takes an answer even then.
+    /// Looks whether the MTA has gone while the handler worked, or gone on: TCP takes an answer even then, and after a long
+    /// stop smtpd(8) may have sent ABORT though cleanup(8) waited for an answer.
     fn still_there(&mut self) -> Result<(), End> {
         match self.stream.read_now(self.session.room()) {
-            Ok(0) => Err(End::PeerClosed(self.session.stage())),
-            Ok(count) => {
-                self.session.filled(count);
-                Ok(())
-            }
+            Ok(0) => return Err(End::PeerClosed(self.session.stage())),
+            Ok(count) => self.session.filled(count),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                Ok(())
+                ()
             }
-            Err(error) => Err(self.broken(error)),
+            Err(error) => return Err(self.broken(error)),
         }
+        if self.session.was_given_up() { Err(End::PeerClosed(self.session.stage())) } else { Ok(()) }
     }
 
     /// Takes what came, or waits for it.

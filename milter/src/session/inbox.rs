@@ -47,6 +47,12 @@ impl Inbox {
         Ok(Frame::decode(waiting, self.frame_limit)?.is_some())
     }
 
+    /// The code of the next frame, as soon as it is there.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn next_code(&self) -> Option<u8> {
+        self.bytes.get(self.start..self.end)?.get(4).copied()
+    }
+
     /// Room to read into, never empty; to be followed by [`Inbox::filled`].
     pub(crate) fn room(&mut self) -> &mut [u8] {
         if self.start == self.end {

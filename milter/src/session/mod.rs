@@ -267,6 +267,12 @@ impl Session {
         self.inbox.held_bytes() + self.out.capacity() + self.state.held_bytes()
     }
 
+    /// Whether the MTA has gone on without the answer that it waited for: it has given the message up.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn was_given_up(&self) -> bool {
+        self.stage() == Stage::Answer && matches!(self.inbox.next_code(), Some(b'A' | b'Q'))
+    }
+
     /// Whether nothing is held that [`Session::shrink`] gives back.
     #[cfg(feature = "tokio")]
     pub(crate) const fn has_no_buffer(&self) -> bool {
