@@ -322,12 +322,14 @@ fn change(
     };
     let sender = text(message.sender().bare()).into_owned();
     let envelope = Envelope { sender: &sender, recipients: &recipients };
-    let tracked = match decide::decide(&original, envelope, &means) {
+    let mut tracked = match decide::decide(&original, envelope, &means) {
         Decision::Track(tracked) => tracked,
         Decision::Pass(Pass::NoKey, _) => return Err(("failed", Pass::NoKey.as_str())),
         Decision::Pass(pass, _) => return Err(("passed", pass.as_str())),
     };
     let edits = edits(&tracked, &original, message.body().len()).ok_or(("failed", "internal"))?;
+    // They are applied; the message may now wait for its event to be stored.
+    tracked.report.patches = Vec::new();
     if message.answer_room_bytes().is_some_and(|room| room < size_of_edits(&edits)) {
         return Err(("failed", "answer_too_large"));
     }

@@ -239,6 +239,10 @@ impl<H: Handler> Connection<H> {
     /// Has the handler work, if there is memory for it, with signs of life in between. Whatever goes wrong becomes its
     /// fallback, or an unmodified message.
     async fn work(&mut self, message: Box<Message>, current: &Current) -> Result<Option<Response>, End> {
+        if self.messages < SEVERAL {
+            // All of it is taken, and the work may have to wait for others.
+            self.session.shrink();
+        }
         let reserved = message.held_bytes().saturating_mul(WORK_FACTOR) + self.session.held_bytes();
         if !self.share.set(reserved) {
             return Ok(None);
