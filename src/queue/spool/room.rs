@@ -131,31 +131,36 @@ impl Room {
         known.taken.minus(known.swept)
     }
 
-    /// Looks at the store again. Within a transaction, or with nobody else writing, it is exact for this process.
+    /// Looks at the store again. Within a transaction it is exact for what this process added.
     pub(super) fn look(&self, connection: &Connection, inbox: &mut Inbox) -> rusqlite::Result<()> {
-        let mut known = self.known();
-        let (mut files, mut gone, mut swept) = (Vec::new(), known.gone, Level::default());
-        for (name, level) in &known.files {
+        // Nobody who publishes waits for this.
+        let files = self.known().files.clone();
+        let (mut gone, mut swept) = (Vec::new(), Level::default());
+        for (name, _) in &files {
             match inbox::moved(connection, name)? {
                 Some(moved) => swept = swept.plus(Level { rows: moved.rows, bytes: moved.bytes }),
-                None if !inbox.has(name) => {
-                    gone = gone.plus(*level);
-                    continue;
-                }
+                None if !inbox.has(name) => gone.push(name),
                 None => {}
             }
-            files.push((name.clone(), *level));
         }
         let (rows, bytes) = store::tally(connection)?;
-        let is_own = |name: &str| known.files.iter().any(|(file, _)| file == name);
+        let is_own = |name: &str| files.iter().any(|(file, _)| file == name);
         let (more_rows, more_bytes) = inbox.waiting(connection, is_own)?;
         // What a record has beside its body stands for what the row will have.
         let others = Level { rows: more_rows, bytes: more_bytes.saturating_sub(more_rows * ROW_BYTES) };
         let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-        known.free_pages = (pragma("freelist_count")? * pragma("page_size")?).unsigned_abs();
+        let free_pages = (pragma("freelist_count")? * pragma("page_size")?).unsigned_abs();
+
+        let mut known = self.known();
+        known.free_pages = free_pages;
         known.stored = Level { rows, bytes }.plus(others);
-        known.swept = gone.plus(swept);
-        (known.files, known.gone) = (files, gone);
+        // A file that is gone was moved on to its end.
+        let (past, there) =
+            std::mem::take(&mut known.files).into_iter().partition(|(name, _)| gone.contains(&name));
+        known.files = there;
+        let past: Vec<(String, Level)> = past;
+        known.gone = past.into_iter().fold(known.gone, |sum, (_, level)| sum.plus(level));
+        known.swept = known.gone.plus(swept);
         Ok(())
     }
 

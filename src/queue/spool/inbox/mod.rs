@@ -355,5 +355,4 @@ fn is_left(file: &File) -> bool {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-#[path = "inbox_tests.rs"]
 mod tests;

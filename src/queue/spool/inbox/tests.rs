@@ -61,7 +61,10 @@ impl Spool {
 fn records(numbers: impl IntoIterator<Item = u64>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for number in numbers {
-        assert!(record::put_event(&mut bytes, &NewRow::from(&event(number)).incoming(Timestamp::from_secs(9))));
+        assert!(record::put_event(
+            &mut bytes,
+            &NewRow::from(&event(number)).incoming(Timestamp::from_secs(9))
+        ));
     }
     bytes
 }
@@ -93,7 +96,10 @@ fn all_files_are_moved_on_in_parts_and_known_events_once() {
     assert_eq!(spool.inbox.waiting(&spool.connection, |_| false).unwrap(), (0, 0));
     one.append(&records(20..21)).1.unwrap();
     let bytes = records(20..21).len() as u64;
-    assert_eq!(spool.inbox.waiting(&spool.connection, |_| false).unwrap(), (bytes.div_ceil(LEAST_BYTES), bytes));
+    assert_eq!(
+        spool.inbox.waiting(&spool.connection, |_| false).unwrap(),
+        (bytes.div_ceil(LEAST_BYTES), bytes)
+    );
     assert_eq!(spool.inbox.waiting(&spool.connection, |file| file == name).unwrap(), (0, 0));
 }
 
@@ -109,7 +115,8 @@ fn a_file_goes_when_its_writer_is_gone_and_all_was_moved_on() {
     assert_eq!(finished, [spool.files()[0].file_name().unwrap().to_str().unwrap()]);
     spool.inbox.remove(&spool.connection, &finished).unwrap();
     assert_eq!(spool.files().len(), 1);
-    let rows: i64 = spool.connection.query_row("SELECT count(*) FROM inbox_file", [], |row| row.get(0)).unwrap();
+    let rows: i64 =
+        spool.connection.query_row("SELECT count(*) FROM inbox_file", [], |row| row.get(0)).unwrap();
     assert_eq!((rows, spool.events()), (1, ids(0..6)));
     // Its place is forgotten, its handle may still be open elsewhere: what has no name is not moved on again.
     let mut late = Inbox::new(spool.directory.path().into());
@@ -168,7 +175,8 @@ fn a_file_that_cannot_be_read_keeps_nobody_else_waiting() {
 #[test]
 fn what_a_killed_process_left_unborn_is_removed_in_time() {
     let mut spool = Spool::new();
-    let [young, old] = ["inbox-1-1.log.new", "inbox-1-2.log.new"].map(|name| spool.directory.path().join(name));
+    let [young, old] =
+        ["inbox-1-1.log.new", "inbox-1-2.log.new"].map(|name| spool.directory.path().join(name));
     for file in [&young, &old] {
         File::create(file).unwrap();
     }
@@ -194,6 +202,9 @@ fn the_table_of_before_is_moved_to_where_events_are() {
     drop(older);
     let connection = sqlite::open(&path, 0o600, MIGRATIONS).unwrap();
     let count = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
-    assert_eq!((count("SELECT count(*) FROM event"), count("SELECT count(*) FROM seen WHERE day = 1")), (2, 2));
+    assert_eq!(
+        (count("SELECT count(*) FROM event"), count("SELECT count(*) FROM seen WHERE day = 1")),
+        (2, 2)
+    );
     assert_eq!(count("SELECT rows FROM tally"), 2);
 }
