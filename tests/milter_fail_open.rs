@@ -54,7 +54,7 @@ fn hang(site: &Site) -> (String, String) {
     let mailtap = site.mailtap.as_ref().unwrap();
     let mut session = Session::open(site.smtp).unwrap();
     assert!(session.envelope(SENDER, &["anna@example.net"]).unwrap().starts_with("354 "));
-    mailtap.signal("STOP");
+    mailtap.pause();
     session.content(&original(1)).unwrap();
     let within = session.answer().unwrap();
     let before = send(site, 2);

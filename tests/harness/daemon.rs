@@ -19,6 +19,19 @@ impl Daemon {
         super::run(Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()));
     }
 
+    /// Stops it until it gets `CONT`. A signal takes its time on a busy machine, and each thread stops by itself.
+    pub fn pause(&self) {
+        self.signal("STOP");
+        let stopped = || {
+            let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+            threads.flatten().all(|thread| {
+                let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+                stat.rsplit(") ").next().is_some_and(|state| state.starts_with('T'))
+            })
+        };
+        super::wait_for("every thread to stop", Duration::from_secs(30), stopped);
+    }
+
     /// Kills it as a power cut would.
     pub fn kill(&mut self) {
         let _ = self.0.kill();
