@@ -358,7 +358,9 @@ async fn an_idle_connection_is_closed() {
     tokio::time::pause();
     tokio::time::advance(LONGEST_IDLE + Duration::from_secs(10)).await;
     tokio::time::resume();
-    assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "closed");
+    let mut buffer = [0; 8];
+    let end = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut buffer)).await;
+    assert_eq!(end.unwrap().unwrap(), 0, "closed");
 }
 
 /// By `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, as `curl` knows them.
