@@ -226,7 +226,8 @@ struct Mover<'c> {
 impl<'c> Mover<'c> {
     fn new(connection: &'c Connection, days: Days) -> rusqlite::Result<Self> {
         let insert = connection.prepare_cached(
-            "INSERT INTO event (id, state, at_ms, added_ms, body) VALUES (?1, ?2, ?3, ?4, ?5)",
+            // An error ends the transaction: nothing needs to be noted for taking back this statement alone.
+            "INSERT OR FAIL INTO event (id, state, at_ms, added_ms, body) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?;
         Ok(Self { connection, insert, days })
     }
