@@ -17,6 +17,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 /// How often a lock is tried, a millisecond apart.
 const LOCK_TRIES: i32 = 10_000;
+/// Pages that are kept at most. Ids are hashes: those of a burst are all over their indexes.
+const CACHE_KIB: i64 = 16 * 1024;
 /// How much of the write-ahead log stays on disk after a burst.
 const JOURNAL_BYTES: i64 = 64 * 1024 * 1024;
 
@@ -128,6 +130,7 @@ fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
     connection.pragma_update(None, "journal_size_limit", JOURNAL_BYTES)?;
     // What one statement could have to take back needs no file; an insert with a trigger notes it each time.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }

@@ -282,7 +282,9 @@ impl Writer {
         if is_busy && self.room.waiting().rows < INBOX_ROWS && waiting < INBOX_AGE {
             return Ok(true);
         }
-        let more = self.sweep(SWEEP_ROWS)?;
+        // Ids are hashes: the more of them go at once, the fewer pages each one changes alone.
+        let is_long = self.room.waiting().rows > LONG_SWEEP_ROWS as u64;
+        let more = self.sweep(if is_long { LONG_SWEEP_ROWS } else { SWEEP_ROWS })?;
         self.look_at_room()?;
         if !more {
             self.waiting = None;
