@@ -319,10 +319,11 @@ impl<H: Handler> Connection<H> {
         match self.stream.read_now(self.session.room()) {
             Ok(0) => return Err(End::PeerClosed(self.session.stage())),
             Ok(count) => self.session.filled(count),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                ()
+            Err(error) => {
+                if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
+                    return Err(self.broken(error));
+                }
             }
-            Err(error) => return Err(self.broken(error)),
         }
         if self.session.was_given_up() { Err(End::PeerClosed(self.session.stage())) } else { Ok(()) }
     }

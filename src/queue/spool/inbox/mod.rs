@@ -355,5 +355,4 @@ fn is_left(file: &File) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests;
