@@ -51,7 +51,7 @@ pub(super) struct Publishing {
     writer: Arc<Group<Command>>,
     appender: Appender,
     refusals: Refusals,
-    /// Offered, and given up before they were looked at.
+    /// Offered, and given up before they were looked at, or refused: there is nothing to revoke.
     skipped: HashSet<EventId>,
     /// Revocations that are not written yet.
     revoked: Vec<EventId>,
@@ -90,9 +90,13 @@ impl Work for Publishing {
                 Put::Events { rows, offered, answer, .. } if answer.is_closed() => {
                     self.skipped.extend(rows.iter().filter(|_| offered).map(|row| row.id));
                 }
-                Put::Events { rows, stored, answer, .. } => {
+                Put::Events { rows, offered, stored, answer } => {
                     news |= rows.iter().any(|row| row.held_until.is_none());
-                    taken.push(self.take(&rows, reserved.as_ref(), now, (stored, answer)));
+                    let those = self.take(&rows, reserved.as_ref(), now, (stored, answer));
+                    if offered && those.refused.is_some() && those.level.rows == 0 {
+                        self.skipped.extend(rows.iter().map(|row| row.id));
+                    }
+                    taken.push(those);
                 }
                 Put::Revoke(ids) => {
                     let stored = ids.into_iter().filter(|id| !self.skipped.remove(id));

@@ -220,6 +220,20 @@ fn what_was_given_up_before_its_turn_is_not_written() {
     publishing.work(vec![events, Put::Revoke(vec![event(1).id]), Put::Revoke(vec![event(2).id])]);
     assert_eq!(waiting.try_recv(), Ok(Ok(())));
     assert_eq!((files(), status(directory.path()).pending), (1, 0));
+    let full = Settings { max_rows: 0, ..spool.settings().clone() };
+    let mut publishing = Publishing::new(
+        &full,
+        clock::shared(),
+        watch::channel(0).0,
+        Arc::new(Room::new(&full)),
+        Arc::clone(&spool.0.writer),
+        FILE_BYTES,
+    );
+    let (events, mut waiting) = put(3, true);
+    publishing.work(vec![events]);
+    assert_eq!(waiting.try_recv(), Ok(Err(PublishError::Full)));
+    publishing.work(vec![Put::Revoke(vec![event(3).id])]);
+    assert_eq!(files(), 1, "what was refused is not revoked");
 }
 
 #[test]
