@@ -17,7 +17,7 @@ use mailtap_milter::driver::{
 };
 use mailtap_milter::session::{SessionLimits, Wanted};
 use mailtap_milter::wire::{Actions, Command, Frame, MacroLists, Offer, Protocol, Reply};
-use server::{At, Filter, Server, Socket, edited, mail, on_both};
+use server::{Filter, Server, Socket, edited, mail, on_both};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn send(client: &mut Client<Socket>, mail: &Mail, queue_id: &str) -> Vec<u8> {
@@ -401,86 +401,6 @@ fn an_mta_that_lacks_an_action_has_its_mail_passed() {
         let mail = mail("hello", b"body\r\n");
         assert!(send(&mut client, &mail, "Q1").await == mail.to_bytes());
         assert_eq!(server.filter.saw("CannotNegotiate(Actions"), 1);
-    });
-}
-
-#[test]
-fn draining_lets_busy_connections_finish_and_closes_idle_ones() {
-    on_both(|tcp| async move {
-        let timeouts = Timeouts { drain_idle: Duration::from_millis(100), ..Timeouts::default() };
-        let mut server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
-        let mut idle = server.client().await;
-        let mut busy = server.client().await;
-        let mut begun = server.client().await;
-        let slow = mail("slow", b"body\r\n");
-        let quick = mail("quick", b"body\r\n");
-        begun.envelope(&quick).await.unwrap();
-        begun.flush().await.unwrap();
-        let task = tokio::spawn(async move {
-            let delivery = busy.send(&slow, "Q1").await.unwrap();
-            assert_eq!(delivery.mail.to_bytes(), edited(&slow, "Q1"));
-        });
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        server.stop();
-        server.sees("Closed { end: Drained(Idle)").await;
-        assert!(idle.send(&quick, "Q2").await.is_err(), "an idle connection is closed");
-        task.await.unwrap();
-        begun.content(&quick).await.unwrap();
-        assert_eq!(begun.end(&quick).await.unwrap().mail.to_bytes(), edited(&quick, "none"));
-        server.ended().await;
-        if let At::Unix(path) = &server.at {
-            assert!(!path.exists(), "the socket file is removed");
-        }
-    });
-}
-
-#[test]
-fn draining_ends_at_its_deadline_with_messages_unmodified() {
-    on_both(|tcp| async move {
-        let timeouts = Timeouts { drain: Duration::from_millis(100), ..Timeouts::default() };
-        let mut server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
-        let (slow, left) = (mail("slow", b"body\r\n"), mail("fallback slow", b"body\r\n"));
-        let mut clients = Vec::new();
-        for mail in [&slow, &left] {
-            let (mut client, mail) = (server.client().await, mail.clone());
-            clients.push(tokio::spawn(async move { client.send(&mail, "Q1").await.unwrap().mail }));
-        }
-        // One that is still being received passes unmodified too, if it ends soon.
-        let mut begun = server.client().await;
-        begun.envelope(&slow).await.unwrap();
-        begun.flush().await.unwrap();
-        while server.filter.bodies.load(Ordering::Relaxed) < 2 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        server.stop();
-        server.sees("why: Stopping").await;
-        assert_eq!(begun.send_content(&slow, "Q2").await.unwrap().mail, slow);
-        server.ended().await;
-        let mut delivered = Vec::new();
-        for client in clients {
-            delivered.push(client.await.unwrap());
-        }
-        assert_eq!(delivered[0], slow);
-        assert_eq!(delivered[1].headers.last().unwrap().name, b"X-Fallback", "as the handler left it");
-        assert_eq!(server.filter.saw("why: Stopping, fallback"), 2);
-        assert_eq!(server.filter.saw("recipients: 1, took: 0ns }, why: Stopping"), 1);
-    });
-}
-
-#[test]
-fn a_message_that_does_not_end_ends_with_the_daemon() {
-    on_both(|tcp| async move {
-        let moment = Duration::from_millis(100);
-        let timeouts = Timeouts { drain: moment, drain_passing: moment, ..Timeouts::default() };
-        let mut server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
-        let mut begun = server.client().await;
-        begun.envelope(&mail("slow", b"")).await.unwrap();
-        begun.flush().await.unwrap();
-        server.sees("Opened").await;
-        server.stop();
-        server.ended().await;
-        assert_eq!(server.filter.saw("Drained(Envelope)"), 1);
-        drop(begun);
     });
 }
 

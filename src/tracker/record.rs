@@ -197,11 +197,11 @@ impl Worker {
         let waiting = Arc::clone(&self.waiting);
         // By whoever stores them: each hand they go through takes its time.
         let stored = OnStored::new(move || waiting.release(events));
-        if store(&self.publisher, &publications, &stored).await {
-            self.counts.waiting.fetch_sub(events as u64, Ordering::Relaxed);
+        let is_stored = store(&self.publisher, &publications, &stored).await;
+        self.counts.waiting.fetch_sub(events as u64, Ordering::Relaxed);
+        if is_stored {
             self.change(changes).await;
         } else {
-            self.counts.waiting.fetch_sub(events as u64, Ordering::Relaxed);
             self.waiting.release(events);
             self.counts.lost(events as u64, "spool-closed");
         }
