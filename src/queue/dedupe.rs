@@ -29,7 +29,7 @@ const WINDOW: Duration = Duration::from_secs(96 * 60 * 60);
 /// How long to wait for the process before this one to end.
 const LOCK_WAIT: Duration = Duration::from_secs(3);
 const LOCK_EVERY: Duration = Duration::from_millis(20);
-const GATHER: Gather = Gather { wait: Duration::from_millis(1), weight: 4_096 };
+const GATHER: Gather = Gather { wait: Duration::from_millis(1), enough: 4_096, weight: 4_096 };
 
 const MIGRATIONS: &[&str] = &[seen::TABLE, UNDER_WAY, NAME, journal::TABLE];
 

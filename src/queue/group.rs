@@ -33,7 +33,9 @@ pub(super) struct Gather {
     /// How long a group waits for company when the thread has had no rest since the last one. Locks are free meanwhile,
     /// for other processes. A command that finds the thread idle does not wait.
     pub(super) wait: Duration,
-    /// From which weight on it waits no longer.
+    /// From which weight on it waits no longer: there is company enough.
+    pub(super) enough: usize,
+    /// From which weight on it takes no more.
     pub(super) weight: usize,
 }
 
@@ -111,9 +113,12 @@ fn gathered<W: Work>(commands: &Receiver<W::Command>, gather: Gather, first: W::
     let mut weight = W::weight(&first);
     let mut group = vec![first];
     while weight < gather.weight {
-        let Ok(next) = commands.recv_timeout(until.saturating_duration_since(Instant::now())) else {
-            break;
+        let wait = if weight < gather.enough {
+            until.saturating_duration_since(Instant::now())
+        } else {
+            Duration::ZERO
         };
+        let Ok(next) = commands.recv_timeout(wait) else { break };
         weight += W::weight(&next);
         group.push(next);
     }
@@ -154,7 +159,7 @@ mod tests {
 
     fn start(wait: Duration, takes: Duration) -> (Group<oneshot::Sender<()>>, Receiver<usize>) {
         let (sizes, seen) = mpsc::channel();
-        let gather = Gather { wait, weight: 5 };
+        let gather = Gather { wait, enough: 5, weight: 5 };
         (Group::start("slow", gather, Slow { sizes, takes, cares: 5 }).unwrap(), seen)
     }
 
@@ -179,6 +184,17 @@ mod tests {
         let (first, others) = tokio::join!(first, others);
         assert!(first.is_ok() && others.iter().all(Result::is_ok));
         assert_eq!(seen.recv().unwrap(), 5);
+    }
+
+    #[test]
+    fn a_group_that_is_large_enough_takes_what_is_there_and_waits_no_longer() {
+        let (commands, receiver) = mpsc::channel();
+        let answer = || oneshot::channel().0;
+        let gather = Gather { wait: Duration::from_secs(600), enough: 3, weight: 5 };
+        for (sent, gathered) in [(4, 5), (9, 5), (2, 5), (0, 4)] {
+            (0..sent).for_each(|_| commands.send(answer()).unwrap());
+            assert_eq!(super::gathered::<Slow>(&receiver, gather, answer()).len(), gathered);
+        }
     }
 
     #[test]

@@ -43,6 +43,9 @@ use room::Room;
 use store::{ClaimedRow, NewRow};
 use writer::{Clock, Command, Writer};
 
+/// By so many events a sync of the disk is shared well enough: they wait for no more.
+const SYNC_SHARED_BY: usize = 16;
+
 /// Where the spool is and what it may hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -198,7 +201,8 @@ impl Spool {
         let path = settings.path();
         let (news, listener) = watch::channel(0);
         let failed = |error: std::io::Error| StoreError::Open { path: path.clone(), why: error.to_string() };
-        let gather = Gather { wait: settings.group_wait, weight: settings.group_events };
+        let weight = settings.group_events;
+        let gather = Gather { wait: settings.group_wait, enough: weight, weight };
         let room = Arc::new(Room::new(&settings));
         let writer =
             Writer::new(settings.clone(), Arc::clone(&clock), news.clone(), Arc::clone(&room), connection);
@@ -206,7 +210,8 @@ impl Spool {
         let publishing = Publishing::new(&settings, clock, news, room, Arc::clone(&writer), file_bytes);
         // Without a sync there is nothing to share by waiting.
         let wait = if settings.sync == Sync::Full { settings.group_wait } else { Duration::ZERO };
-        let publishing = Group::start("publish", Gather { wait, ..gather }, publishing).map_err(failed)?;
+        let gather = Gather { wait, enough: SYNC_SHARED_BY, weight };
+        let publishing = Group::start("publish", gather, publishing).map_err(failed)?;
         Ok(Self(Arc::new(Inner { publishing, writer, news: listener, settings })))
     }
 
