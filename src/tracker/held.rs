@@ -53,6 +53,13 @@ pub(super) enum Change {
     },
 }
 
+impl Change {
+    /// Whether what comes after it depends on what becomes of it.
+    pub(super) const fn is_swap(&self) -> bool {
+        matches!(self, Self::Swap { .. })
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     /// As it is stored, `unique` aside; its id is that of another hit after a swap.

@@ -38,7 +38,7 @@ async fn a_full_queue_costs_events_and_no_redirect() {
     tracker.life.stop.cancel();
     let spool = tracker.spool.clone();
     tracker.task.await.unwrap().unwrap();
-    assert_eq!(spool.events.lock().unwrap().len(), 3, "one in hand and two queued");
+    assert_eq!(spool.events.lock().unwrap().len(), 4, "two in hand and two queued");
 }
 
 #[tokio::test]

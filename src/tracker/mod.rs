@@ -38,6 +38,7 @@ pub mod well_known;
 mod words;
 
 // Edges.
+mod changes;
 mod connection;
 mod connections;
 mod directory;

@@ -2,34 +2,40 @@
 //!
 //! - Layer: edge
 //! - Takes: what was found, one by one; news of deliveries.
-//! - Gives: events to the publisher in batches, with the ledger's last word; amendments of those that are still held;
-//!   tells each caller when its event is stored.
+//! - Gives: events to the publisher in batches, with the ledger's last word, the next one while one is written; tells
+//!   each caller when its event is stored; what is to change of events that were stored.
 //! - On failure: tries again for as long as the queue has room; beyond it, and at the end of a stop, events are lost
 //!   and counted.
-//!   An amendment that fails is counted: the event goes out as it was.
 //!   An answer whose event is not stored in time goes out without waiting on.
-//! - Limits: the queue; batches of 1,024.
+//! - Limits: the queue; batches of 1,024, two at once.
 
 use std::collections::VecDeque;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::happenings::{Amended, Forgotten, Lost, Meters, PublishFailed, Recorded, Waits};
+use super::changes::{Changes, TooLate};
+use super::happenings::{Forgotten, Lost, Meters, PublishFailed, Recorded, Waits};
 use super::held::Change;
 use super::ledger::{self, Found, Ledger};
 use super::waiting::Waiting;
-use crate::event::Event;
 use crate::queue::deliveries::{Delivery, News};
 use crate::queue::{First, Holder, OnStored, Publication, PublishError};
 use crate::service::clock;
 
 const BATCH_EVENTS: usize = 1_024;
+/// How many batches are under way at once: what writes them finds the next one ready.
+const BATCHES: usize = 2;
 /// How exactly the worker looks at the time.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -79,6 +85,7 @@ impl Recorder {
             logged_ms: AtomicU64::new(0),
             began: Instant::now(),
         });
+        let changes = Changes::new(Arc::clone(&publisher));
         let worker = Worker {
             publisher,
             ledger,
@@ -86,6 +93,9 @@ impl Recorder {
             meters: Meters::new(),
             queue: jobs,
             line: VecDeque::new(),
+            taken: 0,
+            under_way: FuturesOrdered::new(),
+            changes,
             waiting: Arc::clone(&waiting),
         };
         let (watched, until) = (Arc::clone(&waiting), closing.clone());
@@ -122,7 +132,7 @@ impl Recorder {
             let _ = worker.await;
         }
         // What is still in line waits for nothing any more.
-        self.waiting.release(usize::MAX);
+        self.waiting.release(0..u64::MAX);
         let left = self.counts.waiting.swap(0, Ordering::Relaxed);
         if left > 0 {
             self.counts.lost(left, "stopping");
@@ -140,8 +150,21 @@ struct Worker {
     queue: mpsc::UnboundedReceiver<Box<Found>>,
     /// Out of the queue, oldest first.
     line: VecDeque<Box<Found>>,
-    /// Their answers, in the same order.
+    /// How many were taken out of the line; by these numbers they wait for their answers.
+    taken: u64,
+    /// Being stored, in order.
+    under_way: FuturesOrdered<Pin<Box<dyn Future<Output = Batch> + Send>>>,
+    /// What is to change of those that are stored.
+    changes: Changes,
     waiting: Arc<Waiting>,
+}
+
+/// Events that were published together.
+struct Batch {
+    numbers: Range<u64>,
+    /// What is to change once they are stored.
+    changes: Vec<Change>,
+    is_stored: bool,
 }
 
 impl Worker {
@@ -150,10 +173,13 @@ impl Worker {
         let mut deliveries = Vec::with_capacity(BATCH_EVENTS);
         loop {
             let idle = self.line.is_empty();
+            let room = self.under_way.len() < BATCHES && !self.changes.is_full();
             tokio::select! {
                 biased;
                 () = closing.cancelled(), if !self.queue.is_closed() => self.queue.close(),
-                () = heard(&mut news, &mut deliveries) => {
+                Some(batch) = self.under_way.next() => self.settle(batch),
+                late = self.changes.next(), if !self.changes.is_done() => self.changed(late),
+                () = heard(&mut news, &mut deliveries), if room => {
                     self.delivered(deliveries.drain(..)).await;
                     // In turn, however many news there are.
                     self.wait_in_line();
@@ -161,14 +187,16 @@ impl Worker {
                         self.batch().await;
                     }
                 }
-                taken = self.queue.recv_many(&mut arrived, BATCH_EVENTS), if idle => {
+                taken = self.queue.recv_many(&mut arrived, BATCH_EVENTS), if idle && room => {
                     if taken == 0 {
-                        return;
+                        return self.settle_all().await;
                     }
                     self.line.extend(arrived.drain(..));
+                    // Whoever is about to come, comes along.
+                    tokio::task::yield_now().await;
                     self.batch().await;
                 }
-                () = std::future::ready(()), if !idle => self.batch().await,
+                () = std::future::ready(()), if !idle && room => self.batch().await,
             }
         }
     }
@@ -179,7 +207,8 @@ impl Worker {
         let (mut publications, mut changes, mut events) = (Vec::new(), Vec::new(), 0);
         let within = self.ledger.unique_window();
         let now = clock::now();
-        while let Some(found) = if events < BATCH_EVENTS { self.line.pop_front() } else { None } {
+        let mut swaps = false;
+        while let Some(found) = if events < BATCH_EVENTS && !swaps { self.line.pop_front() } else { None } {
             let (publish, more) = self.ledger.take(*found, now);
             events += 1;
             for ledger::Publish { event, held_until, first } in publish {
@@ -187,26 +216,48 @@ impl Worker {
                 let first = first.map(|key| First { key, within });
                 publications.push(Publication { event, held_until, first });
             }
-            let swaps = more.iter().any(|change| matches!(change, Change::Swap { .. }));
+            swaps = more.iter().any(Change::is_swap);
             changes.extend(more);
-            if swaps {
-                break;
-            }
         }
+        Forgotten { count: self.ledger.take_forgotten() }.emit();
         self.counts.queued.fetch_sub(events as u64, Ordering::Relaxed);
-        let waiting = Arc::clone(&self.waiting);
+        let numbers = self.taken..self.taken + events as u64;
+        self.taken = numbers.end;
+        let (waiting, those) = (Arc::clone(&self.waiting), numbers.clone());
         // By whoever stores them: each hand they go through takes its time.
-        let stored = OnStored::new(move || waiting.release(events));
-        let is_stored = store(&self.publisher, &publications, &stored).await;
-        self.counts.waiting.fetch_sub(events as u64, Ordering::Relaxed);
+        let stored = OnStored::new(move || waiting.release(those.clone()));
+        let publisher = Arc::clone(&self.publisher);
+        self.under_way.push_back(Box::pin(async move {
+            let is_stored = store(&publisher, &publications, &stored).await;
+            Batch { numbers, changes, is_stored }
+        }));
+        if swaps {
+            self.settle_all().await;
+        }
+    }
+
+    /// Waits for all that is under way.
+    async fn settle_all(&mut self) {
+        while let Some(batch) = self.under_way.next().await {
+            self.settle(batch);
+        }
+        while !self.changes.is_done() {
+            let late = self.changes.next().await;
+            self.changed(late);
+        }
+    }
+
+    /// Does what is to be done after a batch.
+    fn settle(&mut self, Batch { numbers, changes, is_stored }: Batch) {
+        let events = numbers.end - numbers.start;
+        self.counts.waiting.fetch_sub(events, Ordering::Relaxed);
         if is_stored {
-            self.change(changes).await;
+            self.changes.add(changes);
         } else {
-            self.waiting.release(events);
-            self.counts.lost(events as u64, "spool-closed");
+            self.waiting.release(numbers);
+            self.counts.lost(events, "spool-closed");
         }
         Waits { events: self.counts.waiting.load(Ordering::Relaxed) }.emit(&self.meters);
-        Forgotten { count: self.ledger.take_forgotten() }.emit();
     }
 
     /// Takes from the queue what is there.
@@ -219,47 +270,24 @@ impl Worker {
     async fn delivered(&mut self, deliveries: impl Iterator<Item = Delivery>) {
         for Delivery { message, recipient, time } in deliveries {
             let changes = self.ledger.delivered(message, recipient, time, clock::now());
-            self.change(changes).await;
-        }
-    }
-
-    /// Amends events, in order.
-    async fn change(&mut self, changes: Vec<Change>) {
-        let mut changes = VecDeque::from(changes);
-        while let Some(change) = changes.pop_front() {
-            match change {
-                Change::Amend(event) => {
-                    let mut events = vec![event];
-                    while let Some(Change::Amend(event)) = changes.front() {
-                        events.push(Arc::clone(event));
-                        changes.pop_front();
-                    }
-                    self.amend(events).await;
-                }
-                Change::Swap { first, then, person, machine } => {
-                    if self.amend(vec![first]).await {
-                        self.amend(vec![then]).await;
-                    } else {
-                        changes.extend(self.ledger.too_late(person, machine));
-                    }
-                }
+            if changes.is_empty() {
+                continue;
+            }
+            let swaps = changes.iter().any(Change::is_swap);
+            // Behind those that are on their way: what changes may be among them.
+            let batch = Batch { numbers: self.taken..self.taken, changes, is_stored: true };
+            self.under_way.push_back(Box::pin(std::future::ready(batch)));
+            if swaps {
+                self.settle_all().await;
             }
         }
     }
 
-    /// Whether all of them were still held.
-    async fn amend(&mut self, events: Vec<Arc<Event>>) -> bool {
-        let events: Vec<Event> = events.into_iter().map(Arc::unwrap_or_clone).collect();
-        let asked = self.publisher.amend(&events).await;
-        let (amended, late, error) = match asked {
-            Ok(held) => {
-                let amended = held.iter().filter(|held| **held).count();
-                (amended, events.len() - amended, None)
-            }
-            Err(error) => (0, events.len(), Some(error)),
-        };
-        Amended { amended, late, error: error.as_ref() }.emit();
-        late == 0
+    /// Goes on after something was changed, or was too late for it.
+    fn changed(&mut self, late: Option<TooLate>) {
+        if let Some(TooLate { person, machine }) = late {
+            self.changes.add(self.ledger.too_late(person, machine));
+        }
     }
 }
 

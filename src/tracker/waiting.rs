@@ -1,12 +1,13 @@
 //! Requests whose answers wait for their events to be stored, in the order in which they came.
 //!
 //! - Layer: edge
-//! - Takes: requests; word of how many of the first ones have their events stored.
+//! - Takes: requests; word of which of them, by their numbers, have their events stored.
 //! - Gives: to each the word that its answer may go out: when its event is stored, or when it has waited for long enough.
 //! - On failure: nothing can fail.
 //! - Limits: those of the recorder's queue.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,16 +27,17 @@ pub(super) struct Waiting {
 
 #[derive(Debug, Default)]
 struct Line {
-    /// The first one came first; since all wait for equally long, its time is over first, too.
+    /// The first one came first, and has not gone; since all wait for equally long, its time is over first, too.
     requests: VecDeque<Request>,
-    /// How many of the first ones have gone already, since their time was over.
-    gone: usize,
+    /// The number of the first one: each has the next.
+    first: u64,
     /// Whether `watch` waits for somebody to come.
     idle: bool,
 }
 
 #[derive(Debug)]
 struct Request {
+    /// Nothing for one that has gone.
     stored: Option<oneshot::Sender<()>>,
     until: Instant,
 }
@@ -67,14 +69,19 @@ impl Waiting {
         Some(is_stored)
     }
 
-    /// The events of the first so many are stored, or lost.
-    pub(super) fn release(&self, count: usize) {
+    /// The events of those that joined as these, counted from nought, are stored, or lost.
+    pub(super) fn release(&self, numbers: Range<u64>) {
         let mut line = self.line();
-        let count = count.min(line.requests.len());
-        line.gone = line.gone.saturating_sub(count);
-        let first: Vec<_> = line.requests.drain(..count).filter_map(|request| request.stored).collect();
+        let place = |number: u64| {
+            let place = usize::try_from(number.saturating_sub(line.first)).unwrap_or(usize::MAX);
+            place.min(line.requests.len())
+        };
+        let places = place(numbers.start)..place(numbers.end);
+        let those = line.requests.range_mut(places).filter_map(|request| request.stored.take());
+        let those: Vec<_> = those.collect();
+        line.move_up();
         drop(line);
-        for stored in first {
+        for stored in those {
             // The client may have gone.
             let _ = stored.send(());
         }
@@ -94,8 +101,7 @@ impl Waiting {
     fn let_go(&self) -> Option<Instant> {
         let mut line = self.line();
         let now = Instant::now();
-        let Line { requests, gone, idle } = &mut *line;
-        for request in requests.iter_mut().skip(*gone) {
+        while let Some(request) = line.requests.front_mut() {
             if request.until > now {
                 return Some(request.until);
             }
@@ -103,10 +109,20 @@ impl Waiting {
                 let _ = stored.send(());
                 Unconfirmed.emit();
             }
-            *gone += 1;
+            line.move_up();
         }
-        *idle = true;
+        line.idle = true;
         None
+    }
+}
+
+impl Line {
+    /// Forgets those in front that have gone.
+    fn move_up(&mut self) {
+        while self.requests.front().is_some_and(|request| request.stored.is_none()) {
+            self.requests.pop_front();
+            self.first += 1;
+        }
     }
 }
 
@@ -123,20 +139,25 @@ mod tests {
         let story = async {
             assert!(waiting.join(|| false).is_none());
             let (mut one, two) = (join(), join());
-            waiting.release(1);
+            waiting.release(0..1);
             assert_eq!(one.try_recv(), Ok(()));
             tokio::time::sleep(Duration::from_millis(100)).await;
             let (three, mut four) = (join(), join());
             two.await.unwrap();
             assert_eq!(began.elapsed().as_millis(), 250, "its time is over");
             // Two has gone, and counts all the same.
-            waiting.release(2);
+            waiting.release(1..3);
             three.await.unwrap();
             assert_eq!(began.elapsed().as_millis(), 250, "it was released");
             assert!(four.try_recv().is_err());
             four.await.unwrap();
             assert_eq!(began.elapsed().as_millis(), 350);
-            waiting.release(9);
+            waiting.release(3..4);
+            let (five, mut six) = (join(), join());
+            waiting.release(5..6);
+            six.try_recv().unwrap();
+            waiting.release(0..9);
+            five.await.unwrap();
             tokio::time::sleep(Duration::from_secs(9)).await;
             let late = join();
             let began = Instant::now();
