@@ -13,7 +13,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-RATIOS = {"clicks": "nginx-302", "pixels": "nginx-gif"}
+RATIOS = {"clicks": "nginx-302", "plain": "nginx-302", "pixels": "nginx-gif"}
 
 
 def answers(url):
@@ -118,11 +118,12 @@ def percentile(path):
     return times[min(len(times) - 1, len(times) * 99 // 100)] / 1000 if times else None
 
 
-def report(form, work, *subjects):
+def report(form, work, clients, *subjects):
     work = Path(work)
     rates = {subject: statistics.median(map(rate, work.glob(f"{subject}.*.load"))) for subject in subjects}
     result = {
         "machine": {"processors": os.cpu_count(), "system": platform.platform(), "load": os.getloadavg()},
+        "clients": int(clients),
         "subjects": {
             subject: {
                 "requests_per_second": round(rates[subject]),
