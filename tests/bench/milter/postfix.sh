@@ -1,8 +1,7 @@
 # shellcheck shell=bash disable=SC2154 # variables of run
 # smtp-source, a private Postfix with each filter, smtp-sink. Sourced by run.
 
-# What goes through Postfix: no milter, and these over both transports, each by an smtpd(8) port of its own.
-readonly IN_POSTFIX=(c-noop c-body crate-body crate-grow mailtap mailtap-normal)
+# Each filter, over each transport, has an smtpd(8) port of its own.
 readonly RECIPIENT=ann@example.net SENDER=news@shop.example
 
 sink_port='' expected=0 with_mailtap=0
@@ -10,13 +9,13 @@ declare -A smtp_port=()
 
 start_postfix() {
     local ports key subject options=() next=2 as=()
-    mapfile -t ports < <("$LIB/free-port" $((2 + 2 * ${#IN_POSTFIX[@]})))
+    mapfile -t ports < <("$LIB/free-port" $((2 + 2 * ${#in_postfix[@]})))
     sink_port=${ports[0]} smtp_port[none]=${ports[1]}
     ((EUID != 0)) || as=(-u postfix)
     setsid /usr/sbin/smtp-sink "${as[@]}" -c "127.0.0.1:$sink_port" 1000 </dev/null >"$work/sink" 2>"$work/log/sink" &
     pids+=("$!")
-    for subject in "${IN_POSTFIX[@]}"; do
-        for key in "$subject unix" "$subject tcp"; do
+    for subject in "${in_postfix[@]}"; do
+        for key in "${transports[@]/#/$subject }"; do
             smtp_port[$key]=${ports[next]}
             options+=(--master "127.0.0.1:${ports[next]} inet n - n - - smtpd -o smtpd_milters=${postfix_address[$key]}")
             next=$((next + 1))
@@ -98,7 +97,7 @@ through() {
 # latency BYTES: one session for each key, a message through each in turn.
 latency() {
     local bytes=$1 key subject keys=(none) ways=() line
-    for subject in "${IN_POSTFIX[@]}"; do keys+=("$subject unix" "$subject tcp"); done
+    for subject in "${in_postfix[@]}"; do keys+=("${transports[@]/#/$subject }"); done
     for key in "${keys[@]}"; do
         ways+=("$key=${smtp_port[$key]}")
         sent "$key" "$latency_messages"
@@ -118,7 +117,7 @@ check_mailtap() {
 }
 
 run_postfix() {
-    local round bytes key keys subjects=("${IN_POSTFIX[@]}") messages
+    local round bytes key keys subjects=("${in_postfix[@]}") messages
     start_postfix
     # Its processes start on the first message.
     through none "$SMALL_BYTES" 50

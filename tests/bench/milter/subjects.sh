@@ -8,7 +8,6 @@ readonly MAILTAP=$RELEASE/mailtap LOAD=$RELEASE/examples/load
 readonly SUBJECTS=(c-noop c-body python-noop python-body crate-null crate-body crate-grow mailtap mailtap-normal)
 declare -rA EDITS=([c-noop]=0 [c-body]=2 [python-noop]=0 [python-body]=2 [crate-null]=0 [crate-body]=2 [crate-grow]=2
     [mailtap]=2 [mailtap-normal]=2)
-readonly TRANSPORTS=(unix tcp)
 
 # What mailtap makes of a newsletter, in percent of its size: crate-grow answers as much without any work, so that what
 # Postfix itself takes for it can be told from what mailtap takes.
@@ -80,7 +79,7 @@ start_subjects() {
     measure_growth
     mapfile -t ports < <("$LIB/free-port" "${#SUBJECTS[@]}")
     for subject in "${SUBJECTS[@]}"; do
-        for transport in "${TRANSPORTS[@]}"; do
+        for transport in "${transports[@]}"; do
             command_of "$subject" "$transport" "${ports[next]}"
             # Not every filter sets the mode of its socket, and Postfix must be able to write to it.
             (umask 0 && exec setsid "${command[@]}") </dev/null >"$work/log/$subject-$transport" 2>&1 &
@@ -90,7 +89,7 @@ start_subjects() {
         next=$((next + 1))
     done
     for subject in "${SUBJECTS[@]}"; do
-        for transport in "${TRANSPORTS[@]}"; do
+        for transport in "${transports[@]}"; do
             wait_until 20 listens "$subject" "$transport" || die "$subject does not listen ($transport)"
         done
     done
@@ -101,7 +100,7 @@ start_subjects() {
 each_way() {
     local round=$1 subject transport all=() at
     for subject in "${subjects[@]}"; do
-        for transport in "${TRANSPORTS[@]}"; do all+=("$subject $transport"); done
+        for transport in "${transports[@]}"; do all+=("$subject $transport"); done
     done
     for ((at = 0; at < ${#all[@]}; at++)); do
         if ((round % 2)); then echo "${all[at]}"; else echo "${all[-1 - at]}"; fi
