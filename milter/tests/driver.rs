@@ -200,6 +200,28 @@ fn what_does_not_fit_one_write_passes_or_streams() {
     });
 }
 
+/// Within one connection, and even for a message that the handler has already.
+#[test]
+fn whether_answers_stream_may_change_with_each_message() {
+    on_both(|tcp| async move {
+        let settings =
+            Settings { oversize: Oversize::Stream, send_buffer_bytes: 64 << 10, ..Settings::default() };
+        let server = Server::start(tcp, settings);
+        let mut client = server.client().await;
+        let (large, last) = (mail("large", b"body\r\n"), mail("large at last", b"body\r\n"));
+        for (careful, mail, streams) in
+            [(false, &large, true), (true, &large, false), (false, &large, true), (false, &last, false)]
+        {
+            server.filter.careful.store(careful, Ordering::Relaxed);
+            let delivery = client.send(mail, "Q1").await.unwrap();
+            assert_eq!(delivery.edits > 0, streams, "{careful} {streams}");
+            assert_eq!(delivery.mail == *mail, !streams);
+        }
+        server.sees("Answered").await;
+        assert_eq!(server.filter.saw("TooLarge"), 2);
+    });
+}
+
 #[test]
 fn a_message_of_30_mb() {
     on_both(|tcp| async move {

@@ -57,6 +57,8 @@ pub(super) struct Connection<H> {
     shared: Arc<Shared<H>>,
     tide: watch::Receiver<Tide>,
     share: Share,
+    /// The largest answer that one write takes, in bytes.
+    room_bytes: usize,
     messages: u64,
     /// What is to be done once the MTA goes on after the last answer.
     untaken: Option<OnTaken>,
@@ -98,6 +100,7 @@ impl<H: Handler> Connection<H> {
             shared,
             tide,
             share,
+            room_bytes: 0,
             messages: 0,
             untaken: None,
             last_call: None,
@@ -116,10 +119,7 @@ impl<H: Handler> Connection<H> {
 
     async fn serve(&mut self) -> End {
         match self.stream.prepare(self.shared.settings.send_buffer_bytes) {
-            Ok(room) => {
-                let room = (self.shared.settings.oversize == Oversize::PassUnmodified).then_some(room);
-                self.session.set_answer_room_bytes(room);
-            }
+            Ok(room) => self.room_bytes = room,
             Err(error) => return End::Io(error),
         }
         loop {
@@ -131,6 +131,7 @@ impl<H: Handler> Connection<H> {
 
     /// Works off what is there, then waits for more.
     async fn turn(&mut self) -> Result<(), End> {
+        self.set_answer_room();
         while let Some(event) = self.session.poll().map_err(End::Protocol)? {
             self.take(event).await?;
         }
@@ -139,6 +140,13 @@ impl<H: Handler> Connection<H> {
             self.share.set(self.session.held_bytes());
         }
         self.read().await
+    }
+
+    /// Has answers keep to what one write takes, unless they may be streamed now.
+    fn set_answer_room(&mut self) {
+        let (handler, set) = (&self.shared.handler, self.shared.settings.oversize);
+        let oversize = catch_unwind(AssertUnwindSafe(|| handler.oversize(set))).unwrap_or_default();
+        self.session.set_answer_room_bytes((oversize == Oversize::PassUnmodified).then_some(self.room_bytes));
     }
 
     async fn take(&mut self, event: Event) -> Result<(), End> {
@@ -231,6 +239,7 @@ impl<H: Handler> Connection<H> {
     /// Composes an answer, if there is memory for a second copy of its body.
     fn compose(&mut self, answer: Answer) -> Result<usize, CannotEdit> {
         let needed_bytes = answer.body_bytes() * 2 + self.session.held_bytes();
+        self.set_answer_room();
         let answer = if self.share.set(needed_bytes) { Some(answer) } else { None };
         let composed = self.session.answer(answer.as_ref().unwrap_or(&Answer::unmodified()));
         if answer.is_none() { Err(CannotEdit::NoMemory { needed_bytes }) } else { composed }

@@ -11,7 +11,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
-use super::Happening;
+use super::{Happening, Oversize};
 use crate::edits::{Answer, CannotEdit};
 use crate::session::{Interest, Message};
 
@@ -31,6 +31,12 @@ pub trait Handler: Send + Sync + 'static {
     /// A handler that acts outside of the message, so that the original must not go on as it came even if the rest of its
     /// work fails, says with `fallback` what shall be answered then.
     fn message(&self, message: Message, fallback: &Fallback) -> impl Future<Output = Response> + Send;
+
+    /// What becomes of an answer that does not fit the send buffer: asked with each message, for filters that learn only later
+    /// what the MTA does should they fail, or have to learn it again. `set` is [`Settings::oversize`](super::Settings).
+    fn oversize(&self, set: Oversize) -> Oversize {
+        set
+    }
 
     /// Hears of what happens, for logs and metrics. Runs within the connection's task.
     fn observe(&self, _happening: &Happening<'_>) {}

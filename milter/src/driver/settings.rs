@@ -28,7 +28,7 @@ pub struct Settings {
     pub memory_bytes: usize,
     /// The send buffer to ask the system for, in bytes. Default 64 MiB; Linux gives at most `net.core.wmem_max`.
     pub send_buffer_bytes: usize,
-    /// What becomes of an answer that does not fit the send buffer.
+    /// What becomes of an answer that does not fit the send buffer, unless the handler says otherwise.
     pub oversize: Oversize,
     /// How long the driver waits.
     pub timeouts: Timeouts,

@@ -6,14 +6,14 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use mailtap_milter::client::{Mail, Mailbox};
 use mailtap_milter::driver::{
-    Client, Fallback, Handler, Happening, Listener, Response, Settings, Settled, UnixSocket, serve,
+    Client, Fallback, Handler, Happening, Listener, Oversize, Response, Settings, Settled, UnixSocket, serve,
 };
 use mailtap_milter::edits::{Answer, Edit};
 use mailtap_milter::session::{Interest, Message};
@@ -24,14 +24,16 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// Does what the subject of a message says: `panic`, `panic at headers`, `slow`, `stuck`, `large`, `accept`, `no body`; edits
-/// all other messages. After `fallback` it first leaves an answer with the header `X-Fallback`.
+/// Does what the subject of a message says: `panic`, `panic at headers`, `slow`, `stuck`, `large`, `large at last` (which may
+/// not be streamed any more), `accept`, `no body`; edits all other messages. After `fallback` it first leaves an answer with the header `X-Fallback`.
 #[derive(Debug, Default)]
 pub struct Filter {
     pub happenings: Mutex<Vec<String>>,
     pub settled: Arc<Mutex<Vec<Settled>>>,
     pub taken: Arc<AtomicUsize>,
     pub bodies: AtomicUsize,
+    /// Has answers keep to one write, whatever the settings say.
+    pub careful: AtomicBool,
 }
 
 impl Filter {
@@ -75,6 +77,10 @@ impl Handler for Filter {
                 tokio::task::spawn_blocking(work).await.unwrap();
             }
             "large" => body.resize(9_000_000, b'x'),
+            "large at last" => {
+                body.resize(9_000_000, b'x');
+                self.careful.store(true, Ordering::Relaxed);
+            }
             "no body" => {
                 assert!(message.body().is_empty() && !message.body_is_whole());
                 return Answer::unmodified().into();
@@ -90,6 +96,10 @@ impl Handler for Filter {
         Response::new(answer, move |fate| settled.lock().unwrap().push(fate)).when_taken(move || {
             taken.fetch_add(1, Ordering::Relaxed);
         })
+    }
+
+    fn oversize(&self, set: Oversize) -> Oversize {
+        if self.careful.load(Ordering::Relaxed) { Oversize::PassUnmodified } else { set }
     }
 
     fn observe(&self, happening: &Happening<'_>) {
