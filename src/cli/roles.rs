@@ -98,7 +98,10 @@ fn milter_threads() -> usize {
 
 const fn exit_of(error: &ProcessError) -> Exit {
     match error {
-        ProcessError::Role { .. } | ProcessError::Admin(_) | ProcessError::Drain(_) => Exit::Unavailable,
+        ProcessError::Role { .. }
+        | ProcessError::Admin(_)
+        | ProcessError::Drain(_)
+        | ProcessError::Hurried => Exit::Unavailable,
         ProcessError::Signals(_) | ProcessError::Panic(_) | ProcessError::Ended(_) => Exit::Software,
     }
 }

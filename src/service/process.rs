@@ -106,6 +106,9 @@ pub enum ProcessError {
     /// A role ended although nobody told it to.
     #[error("{0} ended without being told to")]
     Ended(&'static str),
+    /// A second signal came before all was finished.
+    #[error("stopped at once by a second signal: what was under way is cut")]
+    Hurried,
     /// Roles did not end in time after a signal.
     #[error("some roles did not end within {0:?}")]
     Drain(Duration),
@@ -212,7 +215,7 @@ async fn drain(
                 },
             },
             () = tokio::time::sleep_until(deadline) => return Err(ProcessError::Drain(limit)),
-            () = stops.next() => return Err(ProcessError::Drain(limit)),
+            () = stops.next() => return Err(ProcessError::Hurried),
         }
     }
 }

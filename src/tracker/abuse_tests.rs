@@ -301,7 +301,13 @@ async fn beyond_the_limit_connections_wait_for_a_place() {
 
 /// What was logged, as bytes.
 #[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
+pub(in crate::tracker) struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Captured {
+    pub(in crate::tracker) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
 
 impl Write for Captured {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -315,11 +321,12 @@ impl Write for Captured {
 }
 
 /// Captures the log of this thread while the guard lives.
-fn capture() -> (Captured, tracing::subscriber::DefaultGuard) {
+pub(in crate::tracker) fn capture() -> (Captured, tracing::subscriber::DefaultGuard) {
     crate::telemetry::somebody_listens();
     let captured = Captured::default();
     let writer = captured.clone();
     let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
         .with_max_level(tracing::Level::DEBUG)
         .with_writer(move || writer.clone())
         .finish();
@@ -346,7 +353,7 @@ async fn no_log_names_whom_a_proxy_names_or_who_fails_at_tls() {
     tracker.send(&header).await;
     tracker.life.stop.cancel();
     tracker.task.await.unwrap().unwrap();
-    let log = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+    let log = captured.text();
     for expected in ["no TLS", "proxy-signature", "client-limit"] {
         assert!(log.contains(expected), "{expected} is not in {log}");
     }
@@ -370,7 +377,7 @@ async fn no_log_names_a_client_a_token_or_a_target() {
     tracker.life.stop.cancel();
     tracker.task.await.unwrap().unwrap();
 
-    let log = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+    let log = captured.text();
     assert!(log.contains("recorded") && log.contains("refused"), "the log is captured: {log}");
     let recipient = Pseudonym::from([0x11; 12]).to_string();
     let (click_token, open_token) = (&link["/c/".len()..], &pixel["/o/".len()..]);

@@ -105,10 +105,10 @@ pub struct Deps {
 #[derive(Debug, thiserror::Error)]
 pub enum TrackerError {
     /// Settings that can't work, all of them.
-    #[error("tracker: {}", .0.join("; "))]
+    #[error("{}", .0.join("; "))]
     Settings(Vec<String>),
     /// The address can't be listened on.
-    #[error("tracker: can't listen on {address}: {error}")]
+    #[error("can't listen on {address}: {error}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -117,13 +117,13 @@ pub enum TrackerError {
         error: io::Error,
     },
     /// A certificate can't be used.
-    #[error("tracker: {0}")]
+    #[error("{0}")]
     Certificate(#[from] TlsError),
     /// TLS can't be set up.
-    #[error("tracker: TLS: {0}")]
+    #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
     /// The rules file can't be read.
-    #[error("tracker: {}: {error}", .path.display())]
+    #[error("{}: {error}", .path.display())]
     RulesFile {
         /// The file.
         path: PathBuf,
@@ -132,7 +132,7 @@ pub enum TrackerError {
         error: io::Error,
     },
     /// The rules file is no rules file.
-    #[error("tracker: {}: {error}", .path.display())]
+    #[error("{}: {error}", .path.display())]
     Rules {
         /// The file.
         path: PathBuf,
@@ -168,8 +168,9 @@ pub async fn run_on(
     let rules = Arc::new(load_rules(&settings)?);
     let certificates = certificates(&settings)?.map(Arc::new);
     let ledger = Ledger::new(Arc::clone(&rules), settings.terms, clock::now());
+    let limits = (settings.queue_events, settings.answer_wait);
     let (recorder, worker) =
-        Recorder::start(deps.publisher, ledger, deps.deliveries, settings.queue_events, settings.answer_wait);
+        Recorder::start(deps.publisher, ledger, deps.deliveries, life.health.component("events"), limits);
     let drain = settings.limits.drain;
     let keys = (deps.keys, deps.handoff);
     let state =

@@ -31,7 +31,7 @@ use super::ledger::{self, Found, Ledger};
 use super::waiting::Waiting;
 use crate::queue::deliveries::{Delivery, News};
 use crate::queue::{First, Holder, OnStored, Publication, PublishError};
-use crate::service::clock;
+use crate::service::{Component, clock};
 
 const BATCH_EVENTS: usize = 1_024;
 /// How many batches are under way at once: what writes them finds the next one ready.
@@ -51,6 +51,7 @@ pub(super) struct Recorder {
     waiting: Arc<Waiting>,
     closing: CancellationToken,
     counts: Arc<Counts>,
+    meters: Arc<Meters>,
 }
 
 #[derive(Debug)]
@@ -72,8 +73,8 @@ impl Recorder {
         publisher: Holder,
         ledger: Ledger,
         news: Option<News>,
-        queue_events: usize,
-        wait: Duration,
+        health: Component,
+        (queue_events, wait): (usize, Duration),
     ) -> (Self, JoinHandle<()>) {
         let (queue, jobs) = mpsc::unbounded_channel();
         let waiting = Arc::new(Waiting::new(wait.max(SHORTEST_WAIT)));
@@ -85,12 +86,14 @@ impl Recorder {
             logged_ms: AtomicU64::new(0),
             began: Instant::now(),
         });
+        let meters = Arc::new(Meters::new());
+        health.ready();
         let changes = Changes::new(Arc::clone(&publisher));
+        let (way_counts, way_meters) = (Arc::clone(&counts), Arc::clone(&meters));
+        let way = Arc::new(Way { publisher, health, counts: way_counts, meters: way_meters });
         let worker = Worker {
-            publisher,
+            way,
             ledger,
-            counts: Arc::clone(&counts),
-            meters: Meters::new(),
             queue: jobs,
             line: VecDeque::new(),
             taken: 0,
@@ -106,7 +109,7 @@ impl Recorder {
                 () = watched.watch() => {}
             }
         });
-        (Self { queue, room: queue_events.max(1) as u64, waiting, closing, counts }, worker)
+        (Self { queue, room: queue_events.max(1) as u64, waiting, closing, counts, meters }, worker)
     }
 
     /// Takes an event. What it gives ends when the event is stored, or after the configured wait while storing goes on;
@@ -114,7 +117,8 @@ impl Recorder {
     pub(super) fn record(&self, found: Box<Found>) -> Option<oneshot::Receiver<()>> {
         // Counted before it is sent: the worker may have it stored before this line's end.
         let full = self.counts.queued.fetch_add(1, Ordering::Relaxed) >= self.room;
-        self.counts.waiting.fetch_add(1, Ordering::Relaxed);
+        let events = self.counts.waiting.fetch_add(1, Ordering::Relaxed) + 1;
+        Waits { events }.emit(&self.meters);
         let stored = self.waiting.join(|| !full && self.queue.send(found).is_ok());
         if stored.is_none() {
             self.counts.queued.fetch_sub(1, Ordering::Relaxed);
@@ -143,10 +147,8 @@ impl Recorder {
 
 /// What the task works with.
 struct Worker {
-    publisher: Holder,
+    way: Arc<Way>,
     ledger: Ledger,
-    counts: Arc<Counts>,
-    meters: Meters,
     queue: mpsc::UnboundedReceiver<Box<Found>>,
     /// Out of the queue, oldest first.
     line: VecDeque<Box<Found>>,
@@ -212,7 +214,7 @@ impl Worker {
             let (publish, more) = self.ledger.take(*found, now);
             events += 1;
             for ledger::Publish { event, held_until, first } in publish {
-                Recorded { event: &event }.emit(&self.meters);
+                Recorded { event: &event }.emit(&self.way.meters);
                 let first = first.map(|key| First { key, within });
                 publications.push(Publication { event, held_until, first });
             }
@@ -220,15 +222,15 @@ impl Worker {
             changes.extend(more);
         }
         Forgotten { count: self.ledger.take_forgotten() }.emit();
-        self.counts.queued.fetch_sub(events as u64, Ordering::Relaxed);
+        self.way.counts.queued.fetch_sub(events as u64, Ordering::Relaxed);
         let numbers = self.taken..self.taken + events as u64;
         self.taken = numbers.end;
         let (waiting, those) = (Arc::clone(&self.waiting), numbers.clone());
         // By whoever stores them: each hand they go through takes its time.
         let stored = OnStored::new(move || waiting.release(those.clone()));
-        let publisher = Arc::clone(&self.publisher);
+        let way = Arc::clone(&self.way);
         self.under_way.push_back(Box::pin(async move {
-            let is_stored = store(&publisher, &publications, &stored).await;
+            let is_stored = way.store(&publications, &stored).await;
             Batch { numbers, changes, is_stored }
         }));
         if swaps {
@@ -249,15 +251,15 @@ impl Worker {
 
     /// Does what is to be done after a batch.
     fn settle(&mut self, Batch { numbers, changes, is_stored }: Batch) {
-        let events = numbers.end - numbers.start;
-        self.counts.waiting.fetch_sub(events, Ordering::Relaxed);
+        let (events, counts) = (numbers.end - numbers.start, &self.way.counts);
+        counts.waiting.fetch_sub(events, Ordering::Relaxed);
         if is_stored {
             self.changes.add(changes);
         } else {
             self.waiting.release(numbers);
-            self.counts.lost(events, "spool-closed");
+            counts.lost(events, "spool-closed");
         }
-        Waits { events: self.counts.waiting.load(Ordering::Relaxed) }.emit(&self.meters);
+        self.way.tell();
     }
 
     /// Takes from the queue what is there.
@@ -302,17 +304,53 @@ async fn heard(news: &mut Option<News>, deliveries: &mut Vec<Delivery>) {
     std::future::pending().await
 }
 
-/// Publishes until it works; `false` when it never will.
-async fn store(publisher: &Holder, publications: &[Publication], stored: &OnStored) -> bool {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match publisher.publish_all(publications, stored.clone()).await {
-            Ok(()) => return true,
-            Err(PublishError::Closed) => return false,
-            Err(error) => PublishFailed { error: &error, events: publications.len() }.emit(),
+/// The way to the spool, and what is told of it.
+#[derive(Debug)]
+struct Way {
+    publisher: Holder,
+    health: Component,
+    counts: Arc<Counts>,
+    meters: Arc<Meters>,
+}
+
+impl Way {
+    /// Publishes until it works; `false` when it never will.
+    async fn store(&self, publications: &[Publication], stored: &OnStored) -> bool {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.publisher.publish_all(publications, stored.clone()).await {
+                Ok(()) => {
+                    if pause > FIRST_PAUSE {
+                        self.health.ready();
+                    }
+                    return true;
+                }
+                Err(PublishError::Closed) => return false,
+                Err(error) => {
+                    PublishFailed { error: &error, events: publications.len() }.emit();
+                    self.health.not_ready(format!("links work, and {} events wait: {error}", self.tell()));
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+
+    /// Tells how many events wait.
+    fn tell(&self) -> u64 {
+        let events = self.counts.waiting.load(Ordering::Relaxed);
+        Waits { events }.emit(&self.meters);
+        events
+    }
+}
+
+/// Whoever is ended before its time says what is lost by it.
+impl Drop for Counts {
+    fn drop(&mut self) {
+        let left = self.waiting.load(Ordering::Relaxed);
+        if left > 0 {
+            Lost { events: left, why: "stopping", log: Some(left) }.emit();
+        }
     }
 }
 

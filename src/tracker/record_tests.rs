@@ -107,10 +107,14 @@ async fn record(recorder: &Recorder, number: u32) {
     }
 }
 
+fn events() -> Component {
+    crate::service::Health::default().component("events")
+}
+
 fn start(spool: &Arc<Spool>, queue_events: usize) -> (Recorder, JoinHandle<()>) {
     let publisher: Holder = Arc::clone(spool) as Holder;
     let ledger = Ledger::new(rules(), crate::tracker::terms::Terms::default(), clock::now());
-    Recorder::start(publisher, ledger, None, queue_events, Duration::from_millis(250))
+    Recorder::start(publisher, ledger, None, events(), (queue_events, Duration::from_millis(250)))
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,7 +188,8 @@ async fn a_correction_that_takes_its_time_holds_no_other_event() {
     let spool = Arc::new(Spool { amends_stall: true, ..Spool::default() });
     let ledger = Ledger::new(Arc::clone(&rules), crate::tracker::terms::Terms::default(), clock::now());
     let publisher: Holder = Arc::clone(&spool) as Holder;
-    let (recorder, _worker) = Recorder::start(publisher, ledger, None, 10, Duration::from_millis(250));
+    let (recorder, _worker) =
+        Recorder::start(publisher, ledger, None, events(), (10, Duration::from_millis(250)));
     let began = Instant::now();
     for link in 1..=5 {
         let found = Box::new(Found { rules: Arc::clone(&rules), ..*click(link) });
@@ -200,10 +205,32 @@ async fn a_correction_that_takes_its_time_holds_no_other_event() {
 #[tokio::test(start_paused = true)]
 async fn errors_are_tried_again_until_it_works() {
     let spool = Arc::new(Spool { failures: AtomicUsize::new(4), ..Spool::default() });
-    let (recorder, worker) = start(&spool, 10);
+    let health = crate::service::Health::default();
+    let publisher: Holder = Arc::clone(&spool) as Holder;
+    let ledger = Ledger::new(rules(), crate::tracker::terms::Terms::default(), clock::now());
+    let limits = (10, Duration::from_millis(250));
+    let (recorder, worker) = Recorder::start(publisher, ledger, None, health.component("events"), limits);
+    assert_eq!(health.troubles(), []);
     record(&recorder, 1).await;
+    assert_eq!(health.troubles(), [("events", "links work, and 1 events wait: the spool is full".into())]);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(health.troubles(), []);
     recorder.finish(worker, Duration::from_secs(30)).await;
     assert_eq!(spool.kept.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_ended_before_its_time_says_what_is_lost() {
+    let (captured, _guard) = crate::tracker::tests::abuse::capture();
+    let spool = Arc::new(Spool { stalls: AtomicUsize::new(usize::MAX), ..Spool::default() });
+    let (recorder, worker) = start(&spool, 10);
+    record(&recorder, 0).await;
+    record(&recorder, 1).await;
+    worker.abort();
+    assert!(worker.await.is_err());
+    drop(recorder);
+    let log = captured.text();
+    assert!(log.contains("lost") && log.contains("events=2"), "{log}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{ETAG, HeaderName, HeaderValue, LOCATION};
-use hyper::{Response, StatusCode, Version};
+use hyper::header::{CONTENT_LENGTH, ETAG, HeaderName, HeaderValue, LOCATION};
+use hyper::{Method as HttpMethod, Response, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::answer::Answer;
@@ -44,6 +44,7 @@ pub(super) fn answer(
     let state = &shared.state;
     let (Outcome { answer, event, track, headers, refused, anonymous }, rules) =
         decide(&request, peer, state);
+    let is_head = *request.method() == HttpMethod::HEAD;
     drop(request);
     if let Some(refusal) = refused {
         Refused(refusal).emit();
@@ -59,7 +60,7 @@ pub(super) fn answer(
         }
         Answered { kind: answer.as_str(), took: began.elapsed() }.emit(shared.state.meters());
         drop(answering);
-        Ok(response(answer, headers))
+        Ok(response(answer, headers, is_head))
     }
 }
 
@@ -76,8 +77,8 @@ fn decide(request: &hyper::Request<Incoming>, peer: IpAddr, state: &State) -> (O
         headers.iter().filter(|(name, _)| *name == "x-forwarded-for").map(|(_, value)| *value);
     let request = Request {
         method: match *request.method() {
-            hyper::Method::GET => Method::Get,
-            hyper::Method::HEAD => Method::Head,
+            HttpMethod::GET => Method::Get,
+            HttpMethod::HEAD => Method::Head,
             _ => Method::Other,
         },
         path: request.uri().path(),
@@ -94,7 +95,7 @@ fn decide(request: &hyper::Request<Incoming>, peer: IpAddr, state: &State) -> (O
     (outcome, rules)
 }
 
-fn response(answer: Answer, more: Vec<(&'static str, String)>) -> Response<Whole> {
+fn response(answer: Answer, more: Vec<(&'static str, String)>, is_head: bool) -> Response<Whole> {
     let mut response = Response::new(Whole::default());
     *response.status_mut() = StatusCode::from_u16(answer.status()).unwrap_or(StatusCode::NOT_FOUND);
     let headers = response.headers_mut();
@@ -120,6 +121,11 @@ fn response(answer: Answer, more: Vec<(&'static str, String)>) -> Response<Whole
         return response;
     }
     let body = answer.into_body();
+    if is_head && !body.is_empty() {
+        // What GET would have. Of HTTP/2 the library sends the body whatever the method was.
+        response.headers_mut().insert(CONTENT_LENGTH, body.len().into());
+        return response;
+    }
     *response.body_mut() = Whole(Some(body).filter(|body| !body.is_empty()));
     response
 }

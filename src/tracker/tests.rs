@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "abuse_tests.rs"]
-mod abuse;
+pub(in crate::tracker) mod abuse;
 #[path = "answer_tests.rs"]
 mod answers;
 #[path = "hold_tests.rs"]

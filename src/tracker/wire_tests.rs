@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use hyper::body::Bytes;
+use hyper::body::{Body, Bytes};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -65,7 +65,7 @@ pub(super) async fn connect(
 #[derive(Default)]
 struct Nothing;
 
-impl hyper::body::Body for Nothing {
+impl Body for Nothing {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
@@ -132,6 +132,33 @@ async fn http_2_is_spoken_with_and_without_tls_and_its_authority_is_the_host() {
         }
         assert_eq!(tracker.events().len(), 4);
     }
+}
+
+#[tokio::test]
+async fn head_over_http_2_has_the_length_of_the_body_and_no_body() {
+    let tracker = Tracker::start(Settings::default()).await;
+    let stream = TcpStream::connect(tracker.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let driver = tokio::spawn(connection);
+    for path in ["/", "/robots.txt", "/c/x", &tracker.pixel(), &tracker.link("https://shop.example/a")] {
+        let mut lengths = Vec::new();
+        for method in ["GET", "HEAD"] {
+            let request = hyper::Request::builder().method(method).uri(format!("http://one.example{path}"));
+            let answer = sender.send_request(request.body(Nothing).unwrap()).await.unwrap();
+            let length =
+                answer.headers().get("content-length").map(|value| value.to_str().unwrap().to_owned());
+            let mut body = answer.into_body();
+            let mut sent = 0;
+            while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                sent += frame.unwrap().into_data().unwrap().len();
+            }
+            assert!(method == "GET" || sent == 0, "{sent} bytes behind {method} {path}");
+            lengths.push(length.map_or(sent, |length| length.parse().unwrap()));
+        }
+        assert_eq!(lengths[0], lengths[1], "{path}");
+    }
+    driver.abort();
 }
 
 #[tokio::test]
