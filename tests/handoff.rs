@@ -4,6 +4,8 @@
 //! `MAILTAP_TEST_LONG=1` it fails.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "handoff/forgeries.rs"]
+mod forgeries;
 mod harness;
 
 use std::fs;
@@ -12,9 +14,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use harness::{Daemon, free_ports, http, long, mailtap, repository, run, wait_for};
-use mailtap::identity::{MessageId, Pseudonym, Timestamp};
+use mailtap::identity::{MessageId, Pseudonym};
 use mailtap::keys::Keys;
-use mailtap::keys::jwt::{self, Claims};
 use mailtap::keys::ring::{Keyring, Use};
 use mailtap::keys::token::{self, Click, Token};
 use mailtap::service::clock;
@@ -117,6 +118,13 @@ impl Website {
         Self { port, _daemon: daemon }
     }
 
+    /// Where the website sends who comes by this address, with a token that is none.
+    fn redirect(&self, path: &str) -> String {
+        let answer = http(self.port, "GET", path, &[]).unwrap();
+        assert_eq!((answer.status, answer.header("set-cookie")), (303, None), "{path}");
+        answer.header("location").unwrap().to_owned()
+    }
+
     /// Who the website takes the visitor for, who comes with this token.
     fn visit(&self, jwt: &str) -> String {
         let path = format!("/shop?a=1&mt={jwt}&b=%20");
@@ -163,9 +171,10 @@ fn verifier(name: &str, website: impl Fn() -> Option<Command>) {
 
     let good = tracker.click("https://www.example.org/shop#part").unwrap();
     // Everything that is not the token itself, first: a token is spent only by being good.
-    for (what, bad) in forgeries(&tracker, &good) {
+    for (what, bad) in forgeries::all(&issuer, &tracker.handoff_keys(), &good) {
         assert_eq!(site.visit(&bad), nobody, "{name}: {what}");
     }
+    redirects_stay_here(name, &site);
     assert_eq!(site.visit(&good), known, "{name}");
     assert_eq!(site.visit(&good), nobody, "{name}: once");
     assert_eq!(site.visit(&tracker.click("https://www.example.org/").unwrap()), known, "{name}: another");
@@ -181,7 +190,7 @@ fn verifier(name: &str, website: impl Fn() -> Option<Command>) {
         !String::from_utf8(set.body).unwrap().contains("\"kid\":\"1\"")
     });
     let site = Website::start(website().unwrap(), &issuer);
-    let forged = sign(&leaked, |claims| claims.iss = &issuer);
+    let forged = forgeries::sign(&leaked, |claims| claims.iss = &issuer);
     assert_eq!(site.visit(&forged), nobody, "{name}: signed by a revoked key");
     assert_eq!(site.visit(&tracker.click("https://www.example.org/").unwrap()), known, "{name}: the new key");
 
@@ -192,56 +201,26 @@ fn verifier(name: &str, website: impl Fn() -> Option<Command>) {
     });
 }
 
-/// Tokens that a website must not believe, each for one reason.
-fn forgeries(tracker: &Tracker, good: &str) -> Vec<(&'static str, String)> {
-    let (issuer, keys) = (tracker.issuer(), tracker.handoff_keys());
-    let now = clock::now().as_secs();
-    let parts: Vec<&str> = good.split('.').collect();
-    let none = data_encoding_base64url(br#"{"alg":"none","typ":"JWT"}"#);
-    let hmac = data_encoding_base64url(br#"{"alg":"HS256","kid":"1","typ":"JWT"}"#);
-    let stranger = Keyring::new_for(Use::Handoff, [5; 32], Timestamp::from_secs(1));
-    let mut list = vec![
-        ("no token", "x".to_owned()),
-        ("no algorithm", format!("{none}.{}.", parts[1])),
-        ("no algorithm, old signature", format!("{none}.{}.{}", parts[1], parts[2])),
-        ("another algorithm", format!("{hmac}.{}.{}", parts[1], parts[2])),
-        ("another key by the same name", sign(&stranger, |claims| claims.iss = &issuer)),
-        ("another issuer", sign(&keys, |claims| claims.iss = "http://127.0.0.1:1")),
-        ("another audience", sign(&keys, |claims| (claims.iss, claims.aud) = (&issuer, "example.org"))),
-        ("its time is over", sign(&keys, |claims| (claims.iss, claims.exp) = (&issuer, now - 1))),
-        ("it lives too long", sign(&keys, |claims| (claims.iss, claims.exp) = (&issuer, now + 86_400))),
-        ("not made yet", sign(&keys, |claims| (claims.iss, claims.iat) = (&issuer, now + 60))),
-        ("too many parts", format!("{good}.{}", parts[2])),
-        ("padding", format!("{good}=")),
-    ];
-    // A byte altered here and there: every one is the matter of the verifier's own signature check.
-    for at in (0..good.len()).step_by(17) {
-        let mut bytes = good.to_owned().into_bytes();
-        bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
-        list.push(("an altered byte", String::from_utf8(bytes).unwrap()));
+/// The redirect leads to the same address, and to no other host, whatever the address is.
+fn redirects_stay_here(name: &str, site: &Website) {
+    assert_eq!(site.redirect("/%3Fa%23b?mt=x"), "/%3Fa%23b", "{name}");
+    assert_eq!(site.redirect("/shop?MT=1&mt=x"), "/shop?MT=1", "{name}");
+    for path in [
+        "//evil.example/",
+        "///evil.example",
+        "/.//evil.example/",
+        "/%2E//evil.example/",
+        "/\\evil.example/",
+        "/%5Cevil.example/",
+        "//",
+        "//[",
+        "/%0D%0ASet-Cookie:%20a=b",
+    ] {
+        let location = site.redirect(&format!("{path}?mt=x"));
+        let mut characters = location.chars();
+        assert_eq!(characters.next(), Some('/'), "{name}: {path} leads to {location}");
+        assert!(!matches!(characters.next(), Some('/' | '\\')), "{name}: {path} leads to {location}");
     }
-    list
-}
-
-/// A token of our own, good but for what `change` does.
-fn sign<'a>(keys: &Keyring, change: impl FnOnce(&mut Claims<'a>)) -> String {
-    let now = clock::now().as_secs();
-    let mut claims = Claims {
-        iss: "",
-        aud: AUDIENCE,
-        sub: ann(),
-        iat: now,
-        exp: now + 100,
-        jti: "forged",
-        campaign: None,
-        link: 1,
-    };
-    change(&mut claims);
-    jwt::sign(&claims, keys.by_id(1).unwrap()).unwrap()
-}
-
-fn data_encoding_base64url(bytes: &[u8]) -> String {
-    data_encoding::BASE64URL_NOPAD.encode(bytes)
 }
 
 #[test]

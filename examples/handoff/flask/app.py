@@ -2,7 +2,7 @@
 
 import secrets
 import sys
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from flask import Flask, redirect, request, session
 
@@ -23,8 +23,9 @@ def create_app(issuer, audience):
         if visitor:
             session["recipient"] = visitor["recipient"]
         # Known or not, the token leaves the address bar, the history and the Referer.
+        path = "/" + quote(request.path.lstrip("/"))      # two slashes, or a backslash: another host
         rest = urlencode([pair for pair in request.args.items(multi=True) if pair[0] != "mt"])
-        answer = redirect(request.path + (f"?{rest}" if rest else ""), 303)
+        answer = redirect(path + (f"?{rest}" if rest else ""), 303)
         answer.headers.update({"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
         return answer
 

@@ -118,6 +118,6 @@ def _bytes(part):
 def _object(part):
     try:
         value = json.loads(_bytes(part) or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -9,7 +9,7 @@ const verifier = new Verifier({ issuer, audience });
 const sessions = new Map();
 
 const server = createServer(async (request, response) => {
-  const url = new URL(request.url, "http://site.invalid");
+  const url = new URL(`http://site.invalid/${request.url}`);
   const token = url.searchParams.get("mt");
   if (token !== null) {
     const visitor = await verifier.verify(token);
@@ -20,7 +20,8 @@ const server = createServer(async (request, response) => {
     }
     // Known or not, the token leaves the address bar, the history and the Referer.
     url.searchParams.delete("mt");
-    response.writeHead(303, { Location: url.pathname + url.search, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer" });
+    const path = url.pathname.replace(/^\/+/, "/");      // two slashes: another host
+    response.writeHead(303, { Location: path + url.search, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer" });
     return response.end();
   }
   const session = /(?:^|; )session=([\w-]+)/.exec(request.headers.cookie ?? "");
