@@ -1,17 +1,19 @@
-//! The hand-off, from a click at a real tracker to a real website that verifies it: the examples for Node.js and Flask.
+//! The hand-off, from a click at a real tracker to a real website that verifies it: the examples for Node.js, Flask and .NET.
 //!
-//! Where `node`, or Python with `flask` and `cryptography`, can't be had, its half passes without doing anything; with
-//! `MAILTAP_TEST_LONG=1` it fails.
+//! Where `node`, or Python with `flask` and `cryptography`, can't be had, its part passes without doing anything; with
+//! `MAILTAP_TEST_LONG=1` it fails. The part of .NET needs the SDK, as `dotnet` or named by `MAILTAP_TEST_DOTNET`, and the
+//! system's libsodium; as Debian has no such SDK, it never fails for want of them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "handoff/forgeries.rs"]
 mod forgeries;
 mod harness;
 
-use std::fs;
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use std::{env, fs};
 
 use harness::{Daemon, free_ports, http, long, mailtap, repository, run, wait_for};
 use mailtap::identity::{MessageId, Pseudonym};
@@ -157,6 +159,62 @@ fn flask() -> Option<Command> {
     Some(command)
 }
 
+/// The website for .NET, compiled.
+struct Dotnet {
+    program: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Dotnet {
+    fn build() -> Option<Self> {
+        let program = PathBuf::from(env::var_os("MAILTAP_TEST_DOTNET").unwrap_or_else(|| "dotnet".into()));
+        let dotnet = Self { program, dir: tempfile::tempdir().unwrap() };
+        let version =
+            dotnet.command().arg("--version").output().ok().filter(|output| output.status.success())?;
+        let version = String::from_utf8(version.stdout).unwrap();
+        let libraries = Command::new("/sbin/ldconfig").arg("-p").output().ok()?;
+        if !String::from_utf8_lossy(&libraries.stdout).contains("libsodium.so") {
+            return None;
+        }
+        let major: u32 = version.split('.').next().unwrap().parse().expect(&version);
+        let framework = if major < 5 { "netcoreapp3.1".to_owned() } else { format!("net{major}.0") };
+        for file in ["Handoff.cs", "Program.cs", "Handoff.csproj"] {
+            let source = repository().join("examples/handoff/dotnet").join(file);
+            fs::copy(source, dotnet.dir.path().join(file)).unwrap();
+        }
+        // No package, so no feed is asked; no compiler stays behind as a server.
+        run(dotnet
+            .command()
+            .args(["build", "--nologo", "--output", "out", "-nodeReuse:false"])
+            .arg(format!("-p:TargetFramework={framework}"))
+            .args(["-p:SystemLibsodium=true", "-p:UseSharedCompilation=false", "-p:UseAppHost=false"]));
+        Some(dotnet)
+    }
+
+    /// `dotnet`, that writes nowhere but in our directory and tells nobody.
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.current_dir(self.dir.path()).env("NUGET_PACKAGES", self.dir.path().join("packages"));
+        for name in ["HOME", "TMPDIR", "DOTNET_CLI_HOME"] {
+            command.env(name, self.dir.path());
+        }
+        for name in ["DOTNET_CLI_TELEMETRY_OPTOUT", "DOTNET_NOLOGO", "DOTNET_SYSTEM_GLOBALIZATION_INVARIANT"]
+        {
+            command.env(name, "1");
+        }
+        command
+            .env("DOTNET_SKIP_FIRST_TIME_EXPERIENCE", "1")
+            .env("DOTNET_GENERATE_ASPNET_CERTIFICATE", "false");
+        command
+    }
+
+    fn website(&self) -> Command {
+        let mut command = self.command();
+        command.arg("out/Handoff.dll");
+        command
+    }
+}
+
 fn verifier(name: &str, website: impl Fn() -> Option<Command>) {
     let Some(command) = website() else {
         assert!(!long(), "{name} is not here");
@@ -231,6 +289,19 @@ fn the_example_for_node_believes_what_is_true_once() {
 #[test]
 fn the_example_for_flask_believes_what_is_true_once() {
     verifier("flask", flask);
+}
+
+#[test]
+fn the_example_for_dotnet_believes_what_is_true_once() {
+    let Some(dotnet) = Dotnet::build() else {
+        assert!(
+            env::var_os("MAILTAP_TEST_DOTNET").is_none(),
+            "the SDK of .NET that is named, or libsodium, is not here"
+        );
+        eprintln!("skipped: the SDK of .NET, or libsodium, is not here");
+        return;
+    };
+    verifier("dotnet", || Some(dotnet.website()));
 }
 
 #[test]

@@ -1,154 +1,253 @@
-// Verifies mailtap's hand-off. .NET 8 or later, and the package BouncyCastle.Cryptography (.NET 8 has no Ed25519).
+// Verifies mailtap's hand-off. ASP.NET Core 3.1 or later, and libsodium, because .NET has no Ed25519.
 //
-// var verifier = new HandoffVerifier(http, "https://t.example.org", "www.example.org");
+// var verifier = new HandoffVerifier("https://t.example.org", "www.example.org");
 // Visitor? visitor = await verifier.VerifyAsync(token);
 
+using System;
+using System.Collections.Generic;
+using System.Diagnostics;
+using System.Net.Http;
+using System.Reflection;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using System.Text;
 using System.Text.Json;
-using Org.BouncyCastle.Crypto.Parameters;
-using Org.BouncyCastle.Crypto.Signers;
+using System.Threading;
+using System.Threading.Tasks;
+using Microsoft.AspNetCore.WebUtilities;
 
-namespace Mailtap.Handoff;
-
-public sealed record Visitor(string Recipient, string? Campaign, int Link);
-
-/// <summary>Says once, and only once, true for each jti.</summary>
-public interface ISpent
+namespace Mailtap.Handoff
 {
-    ValueTask<bool> SpendAsync(string jti, long untilSeconds);
-}
-
-/// <summary>For a single process. Where several serve the site, share a store, like Redis: SET jti 1 NX EXAT until.</summary>
-public sealed class SpentInMemory : ISpent
-{
-    private const int Most = 100_000;
-    private readonly Dictionary<string, long> _spent = new();
-    private readonly Queue<string> _order = new();
-    private readonly object _lock = new();
-
-    public ValueTask<bool> SpendAsync(string jti, long untilSeconds)
+    public sealed class Visitor
     {
-        lock (_lock)
+        public Visitor(string recipient, string? campaign, int? link)
         {
-            var now = DateTimeOffset.UtcNow.ToUnixTimeSeconds();
-            while (_order.TryPeek(out var oldest) && (_spent[oldest] <= now || _spent.Count >= Most))
+            Recipient = recipient;
+            Campaign = campaign;
+            Link = link;
+        }
+
+        public string Recipient { get; }
+        public string? Campaign { get; }
+        public int? Link { get; }
+    }
+
+    /// <summary>Says once, and only once, true for each jti.</summary>
+    public interface ISpent
+    {
+        ValueTask<bool> SpendAsync(string jti, long untilSeconds);
+    }
+
+    /// <summary>For a single process. Where several serve the site, share a store, like Redis: SET jti 1 NX EXAT until.</summary>
+    public sealed class SpentInMemory : ISpent
+    {
+        private const int Most = 100_000;
+        private readonly Dictionary<string, long> _spent = new Dictionary<string, long>();
+        private readonly Queue<string> _order = new Queue<string>();
+
+        public ValueTask<bool> SpendAsync(string jti, long untilSeconds)
+        {
+            lock (_order)
             {
-                _spent.Remove(_order.Dequeue());
+                var now = DateTimeOffset.UtcNow.ToUnixTimeSeconds();
+                while (_order.TryPeek(out var oldest) && (_spent[oldest] <= now || _spent.Count >= Most))
+                {
+                    _spent.Remove(_order.Dequeue());
+                }
+                if (!_spent.TryAdd(jti, untilSeconds)) return new ValueTask<bool>(false);
+                _order.Enqueue(jti);
+                return new ValueTask<bool>(true);
             }
-            if (!_spent.TryAdd(jti, untilSeconds)) return ValueTask.FromResult(false);
-            _order.Enqueue(jti);
-            return ValueTask.FromResult(true);
         }
     }
-}
 
-public sealed class HandoffVerifier(HttpClient http, string issuer, string audience, ISpent? spent = null)
-{
-    private static readonly TimeSpan KeysFresh = TimeSpan.FromMinutes(5);      // as the answer's max-age says
-    private static readonly TimeSpan KeysAgain = TimeSpan.FromSeconds(10);     // for an unknown key, but not at every request
-    private const long LongestLifeSeconds = 600;
-    private const long ClockSkewSeconds = 5;
-
-    private readonly ISpent _spent = spent ?? new SpentInMemory();
-    private readonly SemaphoreSlim _fetching = new(1, 1);
-    private volatile IReadOnlyDictionary<string, Ed25519PublicKeyParameters> _keys =
-        new Dictionary<string, Ed25519PublicKeyParameters>();
-    private DateTimeOffset _fetched = DateTimeOffset.MinValue;
-
-    public async Task<Visitor?> VerifyAsync(string? token)
+    /// <summary>One for the whole site: it keeps the keys and what is spent.</summary>
+    public sealed class HandoffVerifier
     {
-        if (token is null || token.Length > 2_000) return null;
-        var parts = token.Split('.');
-        if (parts.Length != 3) return null;
-        if (Decode(parts[0]) is not { } headerBytes || Decode(parts[1]) is not { } claimBytes) return null;
-        if (Decode(parts[2]) is not { Length: 64 } signature) return null;
-        try
+        private static readonly TimeSpan KeysFresh = TimeSpan.FromMinutes(5);    // as the answer's max-age says
+        private static readonly TimeSpan KeysAgain = TimeSpan.FromSeconds(10);   // for an unknown key, but not at every request
+        private const long LongestLifeSeconds = 600;    // nothing that claims to live longer is remembered, or believed
+        private const long ClockSkewSeconds = 5;
+
+        private readonly string _issuer;
+        private readonly string _audience;
+        private readonly ISpent _spent;
+        private readonly HttpClient _http = new HttpClient(new HttpClientHandler { AllowAutoRedirect = false })
         {
-            using var header = JsonDocument.Parse(headerBytes);
+            Timeout = TimeSpan.FromSeconds(2),
+            MaxResponseContentBufferSize = 1_000_000,
+        };
+        private readonly SemaphoreSlim _fetching = new SemaphoreSlim(1, 1);
+        private readonly Stopwatch _sinceFetched = new Stopwatch();
+        private Dictionary<string, byte[]> _keys = new Dictionary<string, byte[]>();
+
+        public HandoffVerifier(string issuer, string audience, ISpent? spent = null)
+        {
+            _issuer = issuer;
+            _audience = audience;
+            _spent = spent ?? new SpentInMemory();
+            Sodium.Start();    // says at the site's start, not at its first visitor, that the library is missing
+        }
+
+        public async Task<Visitor?> VerifyAsync(string? token)
+        {
+            if (token == null || token.Length > 2_000) return null;
+            var parts = token.Split('.');
+            if (parts.Length != 3) return null;
+            var header = Parse<Header>(Decode(parts[0]));
             // The algorithm is ours to choose, never the token's.
-            if (Text(header.RootElement, "alg") != "EdDSA" || Text(header.RootElement, "kid") is not { } kid) return null;
-            if (await KeyAsync(kid) is not { } key) return null;
-            var signed = Encoding.ASCII.GetBytes($"{parts[0]}.{parts[1]}");
-            var verifier = new Ed25519Signer();
-            verifier.Init(false, key);
-            verifier.BlockUpdate(signed, 0, signed.Length);
-            if (!verifier.VerifySignature(signature)) return null;
+            if (header?.Alg != "EdDSA" || header.Kid == null) return null;
+            var key = await KeyAsync(header.Kid);
+            var signature = Decode(parts[2]);
+            if (key == null || signature == null) return null;
+            if (!Sodium.Verifies(signature, Encoding.ASCII.GetBytes($"{parts[0]}.{parts[1]}"), key)) return null;
 
-            using var document = JsonDocument.Parse(claimBytes);
-            var claims = document.RootElement;
-            if (Text(claims, "iss") != issuer || Text(claims, "aud") != audience) return null;
+            var claims = Parse<Claims>(Decode(parts[1]));
+            if (claims == null || claims.Iss != _issuer || claims.Aud != _audience) return null;
+            if (!(claims.Exp is { } ends) || !(claims.Iat is { } issued)) return null;
             var now = DateTimeOffset.UtcNow.ToUnixTimeSeconds();
-            if (Number(claims, "exp") is not { } ends || Number(claims, "iat") is not { } issued) return null;
             if (ends <= now || ends > now + LongestLifeSeconds || issued > now + ClockSkewSeconds) return null;
-            if (Text(claims, "sub") is not { } recipient || Text(claims, "jti") is not { } jti) return null;
-            if (!await _spent.SpendAsync(jti, ends)) return null;
-            return new Visitor(recipient, Text(claims, "campaign"), (int)(Number(claims, "link") ?? 0));
+            if (claims.Sub == null || claims.Jti == null) return null;
+            if (!await _spent.SpendAsync(claims.Jti, ends)) return null;
+            return new Visitor(claims.Sub, claims.Campaign, claims.Link);
         }
-        catch (JsonException)
-        {
-            return null;
-        }
-    }
 
-    private async Task<Ed25519PublicKeyParameters?> KeyAsync(string kid)
-    {
-        await _fetching.WaitAsync();
-        try
+        private async Task<byte[]?> KeyAsync(string kid)
         {
-            var age = DateTimeOffset.UtcNow - _fetched;
-            if (age > KeysFresh || (!_keys.ContainsKey(kid) && age > KeysAgain)) await FetchAsync();
-        }
-        finally
-        {
-            _fetching.Release();
-        }
-        return _keys.GetValueOrDefault(kid);
-    }
-
-    private async Task FetchAsync()
-    {
-        _fetched = DateTimeOffset.UtcNow;
-        try
-        {
-            using var timeout = new CancellationTokenSource(TimeSpan.FromSeconds(2));
-            var body = await http.GetByteArrayAsync($"{issuer}/.well-known/jwks.json", timeout.Token);
-            using var set = JsonDocument.Parse(body);
-            var keys = new Dictionary<string, Ed25519PublicKeyParameters>();
-            foreach (var jwk in set.RootElement.GetProperty("keys").EnumerateArray())
+            await _fetching.WaitAsync();
+            try
             {
-                if (Text(jwk, "kty") != "OKP" || Text(jwk, "crv") != "Ed25519" || Text(jwk, "kid") is not { } kid) continue;
-                if (Decode(Text(jwk, "x") ?? "") is { Length: 32 } x) keys[kid] = new Ed25519PublicKeyParameters(x);
+                var age = _sinceFetched.IsRunning ? _sinceFetched.Elapsed : TimeSpan.MaxValue;
+                if (age > KeysFresh || (!_keys.ContainsKey(kid) && age > KeysAgain)) await FetchAsync();
+                return _keys.TryGetValue(kid, out var key) ? key : null;
             }
-            _keys = keys;
+            finally
+            {
+                _fetching.Release();
+            }
         }
-        catch (Exception error) when (error is HttpRequestException or JsonException or OperationCanceledException
-            or KeyNotFoundException or InvalidOperationException)
+
+        private async Task FetchAsync()
         {
-            // The keys known so far stay; a visitor who can't be verified is a visitor like any other.
+            _sinceFetched.Restart();
+            try
+            {
+                using var answer = await _http.GetAsync($"{_issuer}/.well-known/jwks.json");
+                if (!answer.IsSuccessStatusCode) return;
+                var set = Parse<KeySet>(await answer.Content.ReadAsByteArrayAsync());
+                if (set?.Keys == null) return;
+                var keys = new Dictionary<string, byte[]>();
+                foreach (var jwk in set.Keys)
+                {
+                    if (jwk?.Kty != "OKP" || jwk.Crv != "Ed25519" || jwk.Kid == null) continue;
+                    if (Decode(jwk.X) is { } key) keys[jwk.Kid] = key;
+                }
+                _keys = keys;
+            }
+            catch (Exception error) when (error is HttpRequestException || error is OperationCanceledException)
+            {
+                // The keys known so far stay; a visitor who can't be verified is a visitor like any other.
+            }
+        }
+
+        /// <summary>base64url in its one canonical form, or null.</summary>
+        private static byte[]? Decode(string? part)
+        {
+            if (part == null) return null;
+            try
+            {
+                var value = WebEncoders.Base64UrlDecode(part);
+                return WebEncoders.Base64UrlEncode(value) == part ? value : null;
+            }
+            catch (FormatException)
+            {
+                return null;
+            }
+        }
+
+        private static T? Parse<T>(byte[]? json) where T : class
+        {
+            if (json == null) return null;
+            try
+            {
+                return JsonSerializer.Deserialize<T>(json, Lowercase);
+            }
+            catch (JsonException)
+            {
+                return null;
+            }
+        }
+
+        private static readonly JsonSerializerOptions Lowercase =
+            new JsonSerializerOptions { PropertyNamingPolicy = JsonNamingPolicy.CamelCase };
+
+        private sealed class Header
+        {
+            public string? Alg { get; set; }
+            public string? Kid { get; set; }
+        }
+
+        private sealed class Claims
+        {
+            public string? Iss { get; set; }
+            public string? Aud { get; set; }
+            public string? Sub { get; set; }
+            public string? Jti { get; set; }
+            public long? Iat { get; set; }
+            public long? Exp { get; set; }
+            public string? Campaign { get; set; }
+            public int? Link { get; set; }
+        }
+
+        private sealed class KeySet
+        {
+            public List<Jwk?>? Keys { get; set; }
+        }
+
+        private sealed class Jwk
+        {
+            public string? Kty { get; set; }
+            public string? Crv { get; set; }
+            public string? Kid { get; set; }
+            public string? X { get; set; }
         }
     }
 
-    private static string? Text(JsonElement element, string name) =>
-        element.ValueKind == JsonValueKind.Object && element.TryGetProperty(name, out var value)
-            && value.ValueKind == JsonValueKind.String ? value.GetString() : null;
-
-    private static long? Number(JsonElement element, string name) =>
-        element.ValueKind == JsonValueKind.Object && element.TryGetProperty(name, out var value)
-            && value.ValueKind == JsonValueKind.Number && value.TryGetInt64(out var number) ? number : null;
-
-    /// <summary>base64url in its one canonical form, or null.</summary>
-    private static byte[]? Decode(string part)
+    /// <summary>The one function of libsodium that is needed: Ed25519, which .NET has not.</summary>
+    internal static class Sodium
     {
-        foreach (var character in part)
+        private const string Library = "libsodium";
+        private const int SignatureBytes = 64;
+        private const int KeyBytes = 32;
+
+        static Sodium()
         {
-            if (!char.IsAsciiLetterOrDigit(character) && character is not ('-' or '_')) return null;
+            NativeLibrary.SetDllImportResolver(typeof(Sodium).Assembly, Find);
+            if (sodium_init() < 0) throw new InvalidOperationException("libsodium can't be initialized");
         }
-        if (part.Length == 0 || part.Length % 4 == 1) return null;
-        var plain = part.Replace('-', '+').Replace('_', '/').PadRight((part.Length + 3) / 4 * 4, '=');
-        var bytes = new byte[plain.Length];
-        if (!Convert.TryFromBase64String(plain, bytes, out var length)) return null;
-        var value = bytes[..length];
-        var again = Convert.ToBase64String(value).TrimEnd('=').Replace('+', '-').Replace('/', '_');
-        return again == part ? value : null;
+
+        public static void Start() => RuntimeHelpers.RunClassConstructor(typeof(Sodium).TypeHandle);
+
+        public static bool Verifies(byte[] signature, byte[] message, byte[] key) =>
+            // libsodium is told no lengths of these two: it reads as many bytes as it expects.
+            signature.Length == SignatureBytes && key.Length == KeyBytes
+                && crypto_sign_verify_detached(signature, message, (ulong)message.Length, key) == 0;
+
+        /// <summary>The NuGet package's libsodium, or else the system's, which has its version in the file's name.</summary>
+        private static IntPtr Find(string name, Assembly assembly, DllImportSearchPath? path)
+        {
+            if (name != Library) return IntPtr.Zero;
+            foreach (var file in new[] { name, "libsodium.so.26", "libsodium.so.23" })
+            {
+                if (NativeLibrary.TryLoad(file, assembly, path, out var handle)) return handle;
+            }
+            return IntPtr.Zero;
+        }
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        private static extern int sodium_init();
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        private static extern int crypto_sign_verify_detached(byte[] signature, byte[] message, ulong length, byte[] key);
     }
 }
