@@ -9,8 +9,9 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use harness::{mailtap, run, said};
-use lapin::options::{BasicGetOptions, QueueDeclareOptions};
+use harness::{Daemon, free_ports, http, mailtap, run, said, wait_for};
+use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
 use mailtap::event::{Data, Event, EventId, Kind};
 use mailtap::identity::{MessageId, Timestamp};
 use mailtap::queue::Publish;
@@ -353,9 +354,61 @@ impl Site {
     async fn ready(&self, queue: &str) -> u32 {
         let channel = self.channel().await;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let queue = channel.queue_declare(queue.into(), passive, lapin::types::FieldTable::default());
+        let queue = channel.queue_declare(queue.into(), passive, FieldTable::default());
         queue.await.unwrap().message_count()
     }
+}
+
+/// Events without a queue come back again and again, and stay in the spool: the log says it once, and holds none of them; nobody is told that
+/// all is well meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_binding_is_told_once_and_is_no_readiness() {
+    let Some(site) = Site::with_broker("unbound") else { return };
+    site.publish(Vec::new()).await;
+    let prefix = site.settings.shape.prefix.clone();
+    let (work, exchange) = (format!("{prefix}.ga4"), format!("{prefix}.events"));
+    let [port] = free_ports();
+    let config = site.dir.path().join("mailtap.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let admin = "#forward = \"127.0.0.1:9745\"";
+    let topology = "#topology = \"declare\"";
+    assert!(text.contains(admin) && text.contains(topology));
+    let text = text.replace(admin, &format!("forward = \"127.0.0.1:{port}\""));
+    fs::write(&config, text.replace(topology, "topology = \"check\"")).unwrap();
+    let checked = site.run(&["amqp", "check"]);
+    assert!(checked.contains(&format!("{exchange} -> {work} (key \"mailtap.#\")")), "{checked}");
+
+    let channel = site.channel().await;
+    let (queue, from) = (work.as_str().into(), exchange.as_str().into());
+    channel.queue_unbind(queue, from, "mailtap.#".into(), FieldTable::default()).await.unwrap();
+    site.spool().publish((0..50).map(event).collect()).await.unwrap();
+    let log = site.dir.path().join("forward.log");
+    let _forward = Daemon::start(site.command(&["forward"]).stderr(fs::File::create(&log).unwrap()));
+    let get = |path| http(port, "GET", path, &[]).map(|answer| (answer.status, answer.body));
+    let text = |path| get(path).map(|(_, body)| String::from_utf8(body).unwrap()).unwrap_or_default();
+    let tries = || {
+        let metrics = text("/metrics");
+        let line = metrics.lines().find(|line| line.starts_with("mailtap_forward_refused_total{"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    wait_for("each to come back three times", Duration::from_secs(60), || tries() >= 150);
+    let (status, why) = get("/readyz").unwrap();
+    let why = String::from_utf8(why).unwrap();
+    assert!(status == 503 && why.contains(&format!("no queue is bound to {exchange}")), "{status}: {why}");
+    let logged = fs::read_to_string(&log).unwrap();
+    assert!(logged.len() < 4_000, "{} bytes: {logged}", logged.len());
+    assert_eq!(logged.matches("\"ERROR\"").count(), 1, "{logged}");
+    assert!(!logged.contains("returned us") && !logged.contains("115, 112, 101"), "{logged}");
+
+    let (queue, from) = (work.as_str().into(), exchange.as_str().into());
+    let options = QueueBindOptions::default();
+    channel.queue_bind(queue, from, "mailtap.#".into(), options, FieldTable::default()).await.unwrap();
+    wait_for("readiness", Duration::from_secs(60), || {
+        get("/readyz").is_some_and(|(status, _)| status == 200)
+    });
+    assert_eq!(site.ready(&work).await, 50);
+    let logged = fs::read_to_string(&log).unwrap();
+    assert!(logged.contains("gives no events back any more"), "{logged}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,6 @@
 //! - On failure: nothing can fail.
 
 use crate::queue::StoreError;
-use crate::queue::amqp::Refused;
 
 /// The broker is there.
 #[derive(Debug)]
@@ -58,25 +57,33 @@ impl Forwarded {
     }
 }
 
-/// The broker did not take an event, which stays in the spool. Without a queue for it, somebody is needed.
+/// The broker gave an event back, which stays in the spool. Told when it begins; each is counted, each try of it.
 #[derive(Debug)]
 pub(super) struct NotTaken<'a> {
-    pub(super) refused: &'a Refused,
+    /// `unroutable` or `nack`.
+    pub(super) kind: &'static str,
+    pub(super) why: &'a str,
+    pub(super) begins: bool,
 }
 
 impl NotTaken<'_> {
     pub(super) fn emit(&self) {
-        let why = match self.refused {
-            Refused::Unroutable(_) => "unroutable",
-            Refused::Nack => "nack",
-            Refused::Lost(_) => "lost",
-        };
-        if why == "unroutable" {
-            tracing::error!(error = %self.refused, "RabbitMQ has no queue for an event: is it bound?");
-        } else {
-            tracing::warn!(error = %self.refused, "RabbitMQ did not take an event");
+        if self.begins {
+            tracing::error!(why = self.why, "events stay in the spool: RabbitMQ does not take them");
         }
-        metrics::counter!("mailtap_forward_refused_total", "why" => why).increment(1);
+        metrics::counter!("mailtap_forward_refused_total", "why" => self.kind).increment(1);
+    }
+}
+
+/// No event comes back any more.
+#[derive(Debug)]
+pub(super) struct TakesAgain {
+    pub(super) times: u64,
+}
+
+impl TakesAgain {
+    pub(super) fn emit(&self) {
+        tracing::warn!(times = self.times, "RabbitMQ gives no events back any more");
     }
 }
 

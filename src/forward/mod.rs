@@ -8,20 +8,24 @@
 //! - Limits: `window` events on their way at once.
 //! - See: `docs/architecture.md`, "The event path".
 
+mod condition;
 mod happenings;
 
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
+use tokio::time::Instant;
 
 use crate::queue::StoreError;
+use crate::queue::amqp::topology::Topology;
 use crate::queue::amqp::{self, AmqpError, Link, Message, Publisher, Refused};
 use crate::queue::backoff::Backoff;
 use crate::queue::source::{BoxFuture, Delivery, Settlement, Source, SourceError, SpoolSource, Tag};
 use crate::queue::spool::Spool;
-use crate::service::{Component, Lifecycle};
-use happenings::{Blocked, Connected, Forwarded, Lost, NotTaken, SpoolTrouble, Unblocked};
+use crate::service::Lifecycle;
+use condition::Condition;
+use happenings::{Connected, Forwarded, Lost, SpoolTrouble};
 
 /// How often to look whether the broker is blocked or gone.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -65,7 +69,8 @@ enum End {
 /// # Errors
 /// `ForwardError`: only what trying again can't mend.
 pub async fn run(settings: Settings, spool: Spool, life: Lifecycle) -> Result<(), ForwardError> {
-    let health = life.health.component("forward");
+    let exchange = Topology::new(settings.broker.shape.clone()).events_exchange();
+    let mut condition = Condition::new(life.health.component("forward"), exchange.clone());
     let mut backoff = Backoff::default();
     loop {
         let connected = tokio::select! {
@@ -75,8 +80,9 @@ pub async fn run(settings: Settings, spool: Spool, life: Lifecycle) -> Result<()
         let end = match connected {
             Ok((link, publisher)) => {
                 Connected.emit();
-                health.ready();
-                let end = forward(&settings, &spool, &life, &health, &link, &publisher, &mut backoff).await;
+                condition.connected();
+                let way = Way { link: &link, publisher: &publisher, exchange: &exchange };
+                let end = forward(&settings, &spool, &life, way, &mut condition, &mut backoff).await;
                 link.close().await;
                 end
             }
@@ -96,7 +102,7 @@ pub async fn run(settings: Settings, spool: Spool, life: Lifecycle) -> Result<()
                 error.to_string()
             }
         };
-        health.not_ready(why);
+        condition.lost(&why);
         tokio::select! {
             () = life.stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(backoff.failed(rand::random())) => {}
@@ -110,6 +116,14 @@ async fn connect(settings: &Settings) -> Result<(Link, Publisher), AmqpError> {
     Ok((link, publisher))
 }
 
+/// The way to the broker.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    link: &'a Link,
+    publisher: &'a Publisher,
+    exchange: &'a str,
+}
+
 type Confirm<'a> = BoxFuture<'a, (Tag, Result<(), Refused>)>;
 
 /// Forwards over one connection. What is not confirmed when it ends is released: the source does that when it goes.
@@ -117,25 +131,22 @@ async fn forward(
     settings: &Settings,
     spool: &Spool,
     life: &Lifecycle,
-    health: &Component,
-    link: &Link,
-    publisher: &Publisher,
+    way: Way<'_>,
+    condition: &mut Condition,
     backoff: &mut Backoff,
 ) -> End {
-    let exchange = link.topology().events_exchange();
     let mut source = SpoolSource::new(spool.clone(), settings.window, life.stop.clone());
     let mut confirms: FuturesUnordered<Confirm<'_>> = FuturesUnordered::new();
     let mut look = tokio::time::interval(LOOK_EVERY);
-    let mut blocked = false;
     loop {
         let room = settings.window.max(1).saturating_sub(confirms.len());
         tokio::select! {
             () = life.stop.cancelled() => {
-                drain(settings.drain, &source, &mut confirms).await;
+                drain(settings.drain, &source, &mut confirms, condition).await;
                 return End::Stop;
             }
             Some(first) = confirms.next() => {
-                match settle(&source, first, &mut confirms).await {
+                match settle(&source, first, &mut confirms, condition).await {
                     Ok(0) => {}
                     Ok(_) => backoff.worked(),
                     Err(end) => return end,
@@ -143,23 +154,23 @@ async fn forward(
             }
             deliveries = source.next(room), if room > 0 => match deliveries {
                 Ok(deliveries) => {
-                    confirms.extend(deliveries.into_iter().map(|delivery| send(link, publisher, &exchange, delivery)));
+                    confirms.extend(deliveries.into_iter().map(|delivery| send(way, delivery)));
                 }
                 Err(error) => return end_of(error),
             },
             _ = look.tick() => {
-                if !link.is_connected() {
+                if !way.link.is_connected() {
                     return End::Broker("the connection is gone".into());
                 }
-                blocked = tell_blocked(blocked, link.is_blocked(), health);
+                condition.look(way.link.is_blocked(), Instant::now());
             }
         }
     }
 }
 
-fn send<'a>(link: &'a Link, publisher: &'a Publisher, exchange: &str, delivery: Delivery) -> Confirm<'a> {
-    let message = Message::of(&delivery.event, exchange.into());
-    Box::pin(async move { (delivery.tag, publisher.publish(link, &message).await) })
+fn send(way: Way<'_>, delivery: Delivery) -> Confirm<'_> {
+    let message = Message::of(&delivery.event, way.exchange.into());
+    Box::pin(async move { (delivery.tag, way.publisher.publish(way.link, &message).await) })
 }
 
 /// Settles what was confirmed, all that is known by now in one go; gives how many events the broker took.
@@ -167,8 +178,10 @@ async fn settle(
     source: &SpoolSource,
     first: (Tag, Result<(), Refused>),
     confirms: &mut FuturesUnordered<Confirm<'_>>,
+    condition: &mut Condition,
 ) -> Result<usize, End> {
     let (mut outcomes, mut taken, mut lost) = (Vec::new(), 0, None);
+    let mut given_back = Vec::new();
     let mut next = Some(first);
     while let Some((tag, result)) = next {
         match result {
@@ -178,13 +191,14 @@ async fn settle(
             }
             Err(Refused::Lost(error)) => lost = Some(End::Broker(error.to_string())),
             Err(refused) => {
-                NotTaken { refused: &refused }.emit();
                 let reason = refused.to_string();
                 outcomes.push((tag, Settlement::Retry { after: NOT_TAKEN_WAIT, reason }));
+                given_back.push(refused);
             }
         }
         next = confirms.next().now_or_never().flatten();
     }
+    condition.refused(&given_back, Instant::now());
     if !outcomes.is_empty() {
         source.settle(outcomes).await.map_err(end_of)?;
         Forwarded { count: taken }.emit();
@@ -193,10 +207,15 @@ async fn settle(
 }
 
 /// Waits for the confirms that are still out, for a while: what the broker has need not go twice.
-async fn drain(limit: Duration, source: &SpoolSource, confirms: &mut FuturesUnordered<Confirm<'_>>) {
+async fn drain(
+    limit: Duration,
+    source: &SpoolSource,
+    confirms: &mut FuturesUnordered<Confirm<'_>>,
+    condition: &mut Condition,
+) {
     let all = async {
         while let Some(first) = confirms.next().await {
-            if settle(source, first, confirms).await.is_err() {
+            if settle(source, first, confirms, condition).await.is_err() {
                 return;
             }
         }
@@ -210,21 +229,6 @@ fn end_of(error: SourceError) -> End {
         SourceError::Store(error) => End::Spool(error),
         SourceError::Broker(why) => End::Broker(why),
     }
-}
-
-fn tell_blocked(before: bool, now: bool, health: &Component) -> bool {
-    match (before, now) {
-        (false, true) => {
-            Blocked.emit();
-            health.not_ready("RabbitMQ takes no messages: it is short of memory or disk");
-        }
-        (true, false) => {
-            Unblocked.emit();
-            health.ready();
-        }
-        _ => {}
-    }
-    now
 }
 
 #[cfg(test)]

@@ -11,6 +11,9 @@ use std::io::IsTerminal;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
+/// Its target in logs.
+const AMQP_LIBRARY: &str = "lapin";
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
@@ -39,8 +42,7 @@ pub enum TelemetryError {
 /// # Errors
 /// See [`TelemetryError`].
 pub fn start_logs(level: &str, format: Format) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(level).map_err(|_| TelemetryError::Level(level.to_owned()))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(level)?).with_writer(std::io::stderr);
     let terminal = std::io::stderr().is_terminal();
     let as_text = match format {
         Format::Auto => terminal,
@@ -53,6 +55,14 @@ pub fn start_logs(level: &str, format: Format) -> Result<(), TelemetryError> {
         builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
     };
     done.map_err(|_| TelemetryError::Twice)
+}
+
+/// The level, without what the AMQP library says of its own, unless somebody asks for it by name: it writes down each message that
+/// comes back, whole, and what else it says is said by who uses it.
+fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
+    let own =
+        if level.contains(AMQP_LIBRARY) { level.to_owned() } else { format!("{level},{AMQP_LIBRARY}=off") };
+    EnvFilter::try_new(own).map_err(|_| TelemetryError::Level(level.to_owned()))
 }
 
 /// For tests that capture the log of their thread. A place in the code that is first reached while nobody listens, by another
@@ -95,5 +105,51 @@ impl Metrics {
     pub fn render(&self) -> String {
         self.settle();
         self.0.render()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_amqp_library_is_heard_only_by_who_asks_for_it() {
+        somebody_listens();
+        for (level, heard) in
+            [("info", false), ("debug", false), ("trace,mailtap=info", false), ("info,lapin=warn", true)]
+        {
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let log = tracing_subscriber::fmt()
+                .with_env_filter(filter(level).unwrap())
+                .with_writer(move || writer.clone())
+                .finish();
+            tracing::subscriber::with_default(log, || {
+                tracing::warn!(target: "lapin::returned_messages", "a message whole");
+                tracing::error!(target: "lapin::channel", "closed");
+                tracing::warn!("ours");
+            });
+            let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(text.contains("a message whole"), heard, "{level}: {text}");
+            assert!(text.contains("ours"), "{level}: {text}");
+        }
+        assert!(filter("loud=loud").is_err());
     }
 }
