@@ -168,6 +168,45 @@ fn files_that_cannot_be_used_are_found_by_the_check() {
 }
 
 #[test]
+fn a_certificate_that_is_no_pair_is_found_by_the_check_as_are_names_of_googles() {
+    let site = installed(&[]);
+    let path = |name: &str| site.config().with_file_name(name);
+    let pair = rcgen::generate_simple_self_signed(["t.example.org".to_owned()]).unwrap();
+    fs::write(path("t.pem"), pair.cert.pem()).unwrap();
+    let write_key = |key: &rcgen::KeyPair| {
+        fs::write(path("t.key"), key.serialize_pem()).unwrap();
+        fs::set_permissions(path("t.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    write_key(&rcgen::KeyPair::generate().unwrap());
+    let text = fs::read_to_string(site.config()).unwrap();
+    // Keys of the same names stand in the sample of another host.
+    let (before, tracker) = text.split_once("\n[tracker]").unwrap();
+    let tracker = tracker
+        .replace("#tls_certificate = \"\"", "tls_certificate = \"t.pem\"")
+        .replace("#tls_key = \"\"", "tls_key = \"t.key\"");
+    let text = format!("{before}\n[tracker]{tracker}");
+    fs::write(site.config(), &text).unwrap();
+    let output = site.command(&["config", "check"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        said(&output).contains("tls_certificate, tls_key: ") && said(&output).contains("t.pem"),
+        "{}",
+        said(&output)
+    );
+    write_key(&pair.signing_key);
+    run(&mut site.command(&["config", "check"]));
+    let google = tracker
+        .replace("#visitor_cookie = \"__Secure-mt\"", "visitor_cookie = \"_ga\"")
+        .replace("#ga_streams = []", "ga_streams = [\"UA-1\"]");
+    fs::write(site.config(), format!("{before}\n[tracker]{google}")).unwrap();
+    let output = site.command(&["config", "check"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    for part in ["tracker.visitor_cookie: ", "tracker.ga_streams: "] {
+        assert!(said(&output).contains(part), "{part}: {}", said(&output));
+    }
+}
+
+#[test]
 fn usage_errors_are_64_and_help_is_not_an_error() {
     assert_eq!(mailtap().arg("--nonsense").output().unwrap().status.code(), Some(64));
     assert_eq!(mailtap().args(["collector", "--fail", "boom"]).output().unwrap().status.code(), Some(64));
@@ -291,7 +330,29 @@ fn rules_on_machines_can_be_tried() {
     let browser = "Mozilla/5.0 (X11; Linux x86_64; rv:142.0) Gecko/20100101 Firefox/142.0";
     assert_eq!(test(&["--user-agent", browser])["machine"], "no");
     assert_ne!(test(&["--user-agent", "curl/8.0"])["machine"], "no");
-    assert_eq!(test(&["--user-agent", browser, "--header", "Purpose: prefetch"])["machine"], "certain");
+    let prefetched = test(&["--user-agent", browser, "--header", "Purpose: prefetch"]);
+    assert_eq!(prefetched["machine"], "certain");
+    let matching = prefetched["rules"].as_array().unwrap().iter().filter(|rule| rule["says"] == "matches");
+    assert!(matching.clone().any(|rule| rule["rule"] == prefetched["rule"]), "{prefetched}");
+    assert_eq!(
+        test(&["--header", "User-Agent: curl/8.0"])["agent"],
+        test(&["--user-agent", "curl/8.0"])["agent"]
+    );
+    let network = |ip: &str| site.json(&["bots", "test", "--json", "--ip", ip])["network"].clone();
+    assert_eq!(network("::ffff:40.92.1.1"), network("40.92.1.1"), "as the tracker has it");
+    for wrong in [&["--header", "prefetch"][..], &["--user-agent", "a", "--header", "user-agent: b"]] {
+        let output =
+            site.command(&[&["bots", "test", "--ip", "192.0.2.1"], wrong].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(64), "{wrong:?}: {}", said(&output));
+    }
+    let text = fs::read_to_string(site.config()).unwrap();
+    fs::write(site.config(), text.replace("#rules_file = \"\"", "rules_file = \"bots.toml\"")).unwrap();
+    fs::write(site.config().with_file_name("bots.toml"), "version = 2\nnonsense = 1\n").unwrap();
+    for arguments in [&["bots", "test", "--ip", "192.0.2.1"][..], &["config", "check"]] {
+        let output = site.command(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(78), "{arguments:?}");
+        assert!(said(&output).contains("bots.toml"), "{}", said(&output));
+    }
     assert!(run(mailtap().args(["bots", "print"])).contains("[[rule]]"));
 }
 

@@ -13,18 +13,17 @@ use std::time::Duration;
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::exit::{Exit, OrExit, Result};
+use super::exit::{Exit, Failure, OrExit, Result};
 use super::terminal::{CARE, DIM, GOOD, paint};
-use super::{bots_replay, print};
+use super::{assemble_tracker, bots_replay, print};
 use crate::config::{Config, units};
 use crate::event::Machine;
 use crate::identity::MessageId;
-use crate::service::{clock, files};
+use crate::service::clock;
+use crate::tracker;
 use crate::tracker::machine::{Evidence, Finding, explain, judge};
 use crate::tracker::request::{Method, Request};
 use crate::tracker::rules::{CATALOGUE, Rules, Scope};
-
-const MAX_RULES_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Look at the rules that tell machines from people.
 #[derive(Debug, clap::Args)]
@@ -57,8 +56,8 @@ Examples:
         #[arg(long, value_name = "TIME", value_parser = units::duration)]
         after: Option<Duration>,
         /// A further header; may be repeated.
-        #[arg(long = "header", value_name = "NAME: VALUE")]
-        headers: Vec<String>,
+        #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
+        headers: Vec<(String, String)>,
         /// Instead: requests and deliveries one after the other, one JSON object a line.
         #[arg(long, value_name = "FILE", conflicts_with_all = ["user_agent", "ip", "after", "headers"])]
         burst: Option<PathBuf>,
@@ -84,13 +83,17 @@ impl Args {
             return bots_replay::run(&path, &rules, json);
         }
         // Clap asks for it where there is no file.
-        let ip = ip.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        let ip = ip.unwrap_or(IpAddr::from([0, 0, 0, 0])).to_canonical();
+        let agents = headers.iter().filter(|(name, _)| name == "user-agent").count();
+        if agents + usize::from(user_agent.is_some()) > 1 {
+            return Err(Failure::new(
+                Exit::Usage,
+                "a request has one User-Agent: --user-agent or --header, once",
+            ));
+        }
         let mut owned: Vec<(String, String)> =
             user_agent.map(|agent| ("user-agent".to_owned(), agent)).into_iter().collect();
-        for header in &headers {
-            let (name, value) = header.split_once(':').unwrap_or((header, ""));
-            owned.push((name.trim().to_lowercase(), value.trim().to_owned()));
-        }
+        owned.extend(headers);
         let headers: Vec<(&str, &[u8])> =
             owned.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         let request = Request { method: Method::Get, path: "/", headers: &headers, client: ip };
@@ -104,7 +107,14 @@ impl Args {
         let verdict = judge(&evidence, &rules);
         if json {
             let (network, agent) = (rules.network_of(ip), evidence.agent(&rules));
-            let object = json!({ "machine": verdict.machine, "rule": verdict.rule, "network": network, "agent": agent });
+            let rules: Vec<_> = explain(&evidence, &rules)
+                .into_iter()
+                .map(|(rule, finding)| {
+                    let (says, condition) = words(finding);
+                    json!({ "rule": rule.name, "says": says, "condition": condition })
+                })
+                .collect();
+            let object = json!({ "machine": verdict.machine, "rule": verdict.rule, "network": network, "agent": agent, "rules": rules });
             return print(object.to_string() + "\n");
         }
         let style = if verdict.machine == Machine::No { GOOD } else { CARE };
@@ -112,12 +122,10 @@ impl Args {
         print(format!("machine: {}{rule}\n", paint(style, verdict.machine.as_str())))?;
         print(format!("network: {}\nagent: {}\n", rules.network_of(ip), evidence.agent(&rules)))?;
         for (rule, finding) in explain(&evidence, &rules) {
-            let what = match finding {
-                Finding::Matches => paint(CARE, "matches"),
-                Finding::Off => paint(DIM, "switched off"),
-                Finding::OtherScope => paint(DIM, "not for this"),
-                Finding::Waits => paint(DIM, "if others show it: see --burst"),
-                Finding::Fails(condition) => paint(DIM, &format!("no: {condition}")),
+            let what = match words(finding) {
+                (says @ "matches", _) => paint(CARE, says),
+                (says, Some(condition)) => paint(DIM, &format!("{says}: {condition}")),
+                (says, None) => paint(DIM, says),
             };
             print(format!("  {:<28} {what}\n", rule.name))?;
         }
@@ -125,10 +133,27 @@ impl Args {
     }
 }
 
+/// What a rule says, and the condition that fails.
+const fn words(finding: Finding) -> (&'static str, Option<&'static str>) {
+    match finding {
+        Finding::Matches => ("matches", None),
+        Finding::Off => ("switched off", None),
+        Finding::OtherScope => ("not for this", None),
+        Finding::Waits => ("if others show it: see --burst", None),
+        Finding::Fails(condition) => ("no", Some(condition)),
+    }
+}
+
+/// A header as the option takes it; its name in lower case.
+fn header(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_lowercase(), value.trim().to_owned()))
+        }
+        _ => Err("a header has a name and a colon, as in 'Purpose: prefetch'".into()),
+    }
+}
+
 fn rules(config: &Config) -> Result<Rules> {
-    let Some(path) = &config.tracker.rules_file else {
-        return Rules::parse(CATALOGUE).or_exit(Exit::Software);
-    };
-    let bytes = files::read_limited(path, MAX_RULES_BYTES).or_exit(Exit::Config)?;
-    Rules::parse(&String::from_utf8_lossy(&bytes)).or_exit(Exit::Config)
+    tracker::load_rules(&assemble_tracker::settings(config, false)).or_exit(Exit::Config)
 }

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::consent::file::WithdrawnFile;
 use crate::keys::ring::Use;
 use crate::keys::{self, Keys};
+use crate::tracker;
 
 /// Check or show the configuration.
 #[derive(Debug, clap::Args)]
@@ -79,6 +80,9 @@ fn open_files(config: &Config) -> Result {
     if let Some(path) = &config.withdrawn_file {
         let remedy = "correct or restore it: who withdrew must not be lost";
         note("consent.withdrawn_file", text(WithdrawnFile::open(path).err()), remedy);
+    }
+    if config.raw.tracker.enabled {
+        problems.extend(tracker::check_files(&super::assemble_tracker::settings(config, false)));
     }
     if problems.is_empty() { Ok(()) } else { Err(Failure::new(Exit::Config, problems.join("\n"))) }
 }

@@ -63,6 +63,23 @@ async fn the_usual_open_redirects_redirect_nowhere() {
     assert_eq!(tracker.events(), []);
 }
 
+#[tokio::test]
+async fn a_request_names_one_host() {
+    let tracker = Tracker::start(Settings::default()).await;
+    let link = tracker.link("https://shop.example/");
+    for (head, status) in [
+        ("HTTP/1.1\r\n", 400),
+        ("HTTP/1.1\r\nHost: one.example\r\nHost: two.example\r\n", 400),
+        ("HTTP/1.1\r\nHost: one.example\r\n", 302),
+        ("HTTP/1.0\r\nHost: one.example\r\nHost: two.example\r\n", 400),
+        ("HTTP/1.0\r\n", 302),
+    ] {
+        let bytes = format!("GET {link} {head}Connection: close\r\n\r\n");
+        assert_eq!(Reply::parse(&tracker.send(bytes.as_bytes()).await).status, status, "{head:?}");
+    }
+    assert_eq!(tracker.events().len(), 2);
+}
+
 impl Reply {
     fn html_lossy(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()

@@ -47,6 +47,8 @@ pub enum Answer {
     WellKnown(Arc<File>),
     /// 304: the client has this answer already.
     NotModified(Box<Self>),
+    /// 400: no host was named, or several.
+    BadRequest,
     /// 405.
     WrongMethod,
     /// 429, empty.
@@ -62,6 +64,7 @@ impl Answer {
             Self::Pixel | Self::Home(_) | Self::Ask(_) | Self::Robots | Self::WellKnown(_) => 200,
             Self::NotModified(_) => 304,
             Self::NotFound(_) => 404,
+            Self::BadRequest => 400,
             Self::WrongMethod => 405,
             Self::TooMany => 429,
         }
@@ -79,6 +82,7 @@ impl Answer {
             Self::NotFound(_) => "not-found",
             Self::WellKnown(_) => "well-known",
             Self::NotModified(_) => "not-modified",
+            Self::BadRequest => "bad-request",
             Self::WrongMethod => "wrong-method",
             Self::TooMany => "too-many",
         }
@@ -136,6 +140,9 @@ impl Answer {
                 ("cache-control", "max-age=86400"),
                 ("x-content-type-options", "nosniff"),
             ],
+            Self::BadRequest => {
+                &[("content-type", "text/plain; charset=utf-8"), ("x-content-type-options", "nosniff")]
+            }
             Self::WrongMethod => &[
                 ("content-type", "text/plain; charset=utf-8"),
                 ("allow", "GET, HEAD"),
@@ -207,6 +214,7 @@ impl Answer {
             Self::Home(page) | Self::Ask(page) | Self::NotFound(page) => page.html.clone(),
             Self::WellKnown(file) => file.bytes.clone(),
             Self::Robots => Bytes::from_static(b"User-agent: *\nDisallow: /\n"),
+            Self::BadRequest => Bytes::from_static(b"One Host header is needed.\n"),
             Self::WrongMethod => Bytes::from_static(b"Only GET and HEAD.\n"),
         }
     }

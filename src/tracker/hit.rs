@@ -136,7 +136,7 @@ fn not_found(request: &Request<'_>, world: &World<'_>) -> Answer {
 }
 
 impl Outcome {
-    const fn plain(answer: Answer) -> Self {
+    pub(super) const fn plain(answer: Answer) -> Self {
         Self { answer, event: None, track: None, headers: Vec::new(), refused: None, anonymous: None }
     }
 
@@ -206,6 +206,7 @@ fn click(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
         }
         _ => None,
     };
+    let cookie = cookie.or_else(|| forgotten(request, anonymous.is_some(), world));
     let (location, host, path) = target.into_parts();
     event.data.link_host = Some(host).filter(|host| host.len() <= MAX_HOST_BYTES);
     // A path may be made for one person.
@@ -217,6 +218,18 @@ fn click(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
     let answer = Answer::Redirect(location);
     let headers = cookie.into_iter().map(|cookie| ("set-cookie", cookie)).collect();
     Outcome { answer, event: Some(event), track, headers, refused: None, anonymous }
+}
+
+/// The header by which a browser forgets who it is, where that is no longer wanted.
+fn forgotten(request: &Request<'_>, anonymous: bool, world: &World<'_>) -> Option<String> {
+    let (terms, site) = (world.site.cookie.as_ref()?, world.site.key_site.as_deref());
+    let cookies = || request.all("cookie");
+    let withdrew = || {
+        let who = visitor::recipient(cookies(), terms, site, world.keys, world.now);
+        who.is_some_and(|who| !may_be_known(&who, world))
+    };
+    (visitor::has_cookie(cookies(), terms) && (anonymous || withdrew()))
+        .then(|| visitor::forget(terms, world.site))
 }
 
 /// The open that a click implies, where the site wants it and the recipient agreed to opens, too.

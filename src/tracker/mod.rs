@@ -246,6 +246,18 @@ pub fn load_rules(settings: &Settings) -> Result<Rules, TrackerError> {
     Rules::parse(&text).map_err(|error| TrackerError::Rules { path: path.clone(), error })
 }
 
+/// What keeps the files that the settings name from being used, each with the key of the configuration; for a check
+/// before the start.
+#[must_use]
+pub fn check_files(settings: &Settings) -> Vec<String> {
+    let rules = load_rules(settings).err().map(|error| format!("tracker.rules_file: {error}"));
+    let pairs = settings.sites().filter_map(|site| {
+        let error = Certificates::open(&[(site.names.clone(), site.tls.clone()?)]).err()?;
+        Some(format!("tls_certificate, tls_key: {error}"))
+    });
+    rules.into_iter().chain(pairs).collect()
+}
+
 /// The certificates of the hosts that have one; nothing where none has.
 fn certificates(settings: &Settings) -> Result<Option<Certificates>, TlsError> {
     let pairs = settings.sites().filter_map(|site| Some((site.names.clone(), site.tls.clone()?)));

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{CONTENT_LENGTH, ETAG, HeaderName, HeaderValue, LOCATION};
+use hyper::header::{CONTENT_LENGTH, ETAG, HOST, HeaderName, HeaderValue, LOCATION};
 use hyper::{Method as HttpMethod, Response, StatusCode, Version};
 use tokio::time::Instant;
 
@@ -43,7 +43,7 @@ pub(super) fn answer(
     let began = Instant::now();
     let state = &shared.state;
     let (Outcome { answer, event, track, headers, refused, anonymous }, rules) =
-        decide(&request, peer, state);
+        if names_one_host(&request) { decide(&request, peer, state) } else { state.bad_request() };
     let is_head = *request.method() == HttpMethod::HEAD;
     drop(request);
     if let Some(refusal) = refused {
@@ -62,6 +62,12 @@ pub(super) fn answer(
         drop(answering);
         Ok(response(answer, headers, is_head))
     }
+}
+
+/// Whether it is clear which host is asked: RFC 9112 section 3.2 has all else of HTTP/1.1 refused.
+fn names_one_host(request: &hyper::Request<Incoming>) -> bool {
+    let hosts = request.headers().get_all(HOST).iter().take(2).count();
+    hosts == 1 || (hosts == 0 && request.version() != Version::HTTP_11)
 }
 
 fn decide(request: &hyper::Request<Incoming>, peer: IpAddr, state: &State) -> (Outcome, Arc<Rules>) {

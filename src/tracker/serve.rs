@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::answer::Answer;
 use super::connection::{self, Shared};
 use super::connections::Crowd;
 use super::directory::Directory;
@@ -145,6 +146,11 @@ impl State {
             hasher: &self.hasher,
         };
         (hit::decide(request, &world), rules)
+    }
+
+    /// The answer to a request that can't be understood.
+    pub(super) fn bad_request(&self) -> (Outcome, Arc<Rules>) {
+        (Outcome::plain(Answer::BadRequest), self.rules.load_full())
     }
 
     /// Whose rate a request is beyond, if any.

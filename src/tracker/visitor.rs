@@ -27,11 +27,8 @@ pub(super) fn recipient<'a>(
     now: Timestamp,
 ) -> Option<Pseudonym> {
     let mut found: Option<Pseudonym> = None;
-    for pair in headers.flat_map(|header| header.split(|&byte| byte == b';')) {
-        let Some(value) = pair.trim_ascii().strip_prefix(terms.name.as_bytes()) else { continue };
-        let Some(value) = value.strip_prefix(b"=").and_then(|value| std::str::from_utf8(value).ok()) else {
-            continue;
-        };
+    for value in values(headers, terms) {
+        let Ok(value) = std::str::from_utf8(value) else { continue };
         let Ok(Visitor { recipient, issued }) = visitor::verify(value, keys, key_site) else { continue };
         let is_fresh = now.since(issued) <= terms.max_age && issued.since(now) <= CLOCK_SKEW;
         if is_fresh && found.is_some_and(|other| other != recipient) {
@@ -40,6 +37,26 @@ pub(super) fn recipient<'a>(
         found = found.or(is_fresh.then_some(recipient));
     }
     found
+}
+
+/// The values of all cookies of this name.
+fn values<'a>(
+    headers: impl Iterator<Item = &'a [u8]>,
+    terms: &CookieTerms,
+) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = headers.flat_map(|header| header.split(|&byte| byte == b';'));
+    pairs.filter_map(|pair| pair.trim_ascii().strip_prefix(terms.name.as_bytes())?.strip_prefix(b"="))
+}
+
+/// Whether the browser brings a cookie of this name, good or not.
+pub(super) fn has_cookie<'a>(headers: impl Iterator<Item = &'a [u8]>, terms: &CookieTerms) -> bool {
+    values(headers, terms).next().is_some()
+}
+
+/// The header that takes the cookie away.
+pub(super) fn forget(terms: &CookieTerms, site: &Site) -> String {
+    let (name, base_path) = (&terms.name, &site.base_path);
+    format!("{name}=; Max-Age=0; Path={base_path}/; Secure; HttpOnly; SameSite=Lax")
 }
 
 /// The header that gives a browser its cookie.

@@ -201,7 +201,7 @@ fn host(at: &mut Checker<'_>, key: &str, more: &str, raw: &raw::TrackingHost) ->
         site,
         utm: utm(at, &format!("{more}.utm"), &raw.utm),
         utm_hosts: at.domains(&format!("{more}.utm_hosts"), &raw.utm_hosts),
-        ga_streams: raw.ga_streams.iter().map(|stream| stream.trim_start_matches("G-").to_owned()).collect(),
+        ga_streams: streams(at, &format!("{more}.ga_streams"), &raw.ga_streams),
         operator: text(&raw.operator),
         privacy_url: text(&raw.privacy_url),
         languages: languages(at, &format!("{more}.languages"), &raw.languages),
@@ -353,8 +353,29 @@ fn cookie(at: &mut Checker<'_>, tracker: &raw::Tracker) -> CookieTerms {
             "must be 1 to 40 letters, digits, -, _ or ., and not begin with __Host-",
         );
     }
+    let name = tracker.visitor_cookie.to_ascii_lowercase();
+    if ["_ga", "_gid", "_gcl", "_gac", "fpid", "fplc", "fpau", "fpgsid"]
+        .iter()
+        .any(|theirs| name.starts_with(theirs))
+    {
+        at.note(
+            "tracker.visitor_cookie",
+            "is a cookie of Google's, which it would overwrite: take another name",
+        );
+    }
     let max_age = some_time(at, "tracker.visitor_max_age", &tracker.visitor_max_age);
     CookieTerms { name: tracker.visitor_cookie.clone(), max_age }
+}
+
+/// Streams by what their cookies are named after: a measurement id without its `G-`.
+fn streams(at: &mut Checker<'_>, key: &str, raw: &[String]) -> Vec<String> {
+    let streams: Vec<String> = raw.iter().map(|stream| stream.trim_start_matches("G-").to_owned()).collect();
+    for stream in &streams {
+        if stream.is_empty() || !stream.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            at.note(key, format!("\"{stream}\" is no measurement id, which looks like G-ABCDE12345"));
+        }
+    }
+    streams
 }
 
 fn handoff(at: &mut Checker<'_>, tracker: &raw::Tracker) -> (Vec<String>, String, Duration) {
