@@ -13,7 +13,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-RATIOS = {"clicks": "nginx-302", "plain": "nginx-302", "pixels": "nginx-gif"}
+RATIOS = {"clicks": "nginx-302", "plain": "nginx-302", "bad": "nginx-302", "pixels": "nginx-gif"}
 
 
 def answers(url):
@@ -40,22 +40,27 @@ def message():
     )
 
 
-def links(clicks, pixels):
+def links(clicks, pixels, bad):
+    """The message's links and its pixel, and the links with an altered MAC."""
     text = email.message_from_bytes(sys.stdin.buffer.read(), policy=email.policy.default).get_content()
     for path, kind in ((clicks, "c"), (pixels, "o")):
         urls = re.findall(rf"http://127\.0\.0\.1:\d+/{kind}/[\w-]+", text)
         if not urls:
             raise SystemExit(f"no {kind} link in the message")
         Path(path).write_text("".join(url + "\n" for url in urls))
+        if kind == "c":
+            Path(bad).write_text("".join(f"{url[:-2]}{'B' if url[-2] == 'A' else 'A'}{url[-1]}\n" for url in urls))
 
 
 def rate(path):
-    """Requests a second; an error where not all were answered well."""
+    """Requests a second; an error where not all were answered well, which bad tokens are with 404."""
     text = Path(path).read_text()
     found = re.search(r"finished in [\d.]+\w+, ([\d.]+) req/s", text)
     codes = re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", text)
     failed = re.search(r"(\d+) failed, (\d+) errored, (\d+) timeout", text)
-    if not found or not codes or any(int(number) for number in codes.groups()[2:] + (failed.groups() if failed else ())):
+    unwanted = [0, 1, 3] if Path(path).name.startswith("bad") else [2, 3]
+    wrong = [codes.groups()[at] for at in unwanted] if codes else []
+    if not found or not codes or any(int(number) for number in wrong + list(failed.groups() if failed else ())):
         raise SystemExit(f"not all requests were answered well:\n{text}")
     return float(found.group(1))
 
