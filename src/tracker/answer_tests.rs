@@ -104,6 +104,47 @@ async fn cases_61_67_and_72_parameters_of_others_neither_disturb_nor_pass() {
 }
 
 #[tokio::test]
+async fn case_67_what_a_parameter_names_is_never_fetched() {
+    let tracker = Tracker::start(Settings::default()).await;
+    let victim = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}/", victim.local_addr().unwrap());
+    for path in [tracker.link("https://shop.example/"), tracker.link(&url), tracker.pixel(), "/".into()] {
+        for name in ["src", "url", "u", "href", "image"] {
+            let reply = tracker.get(&format!("{path}?{name}={url}")).await;
+            assert!(reply.status < 400, "{path} {name}: {reply:?}");
+        }
+    }
+    let asked = tokio::time::timeout(Duration::from_millis(200), victim.accept()).await;
+    assert!(asked.is_err(), "{asked:?}");
+}
+
+#[tokio::test]
+async fn case_76_a_proxy_that_looks_like_people_is_known_by_its_network_too() {
+    // The client is whom the trusted proxy, this host, names.
+    let tracker = Tracker::start(Settings::default()).await;
+    let prefetch = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) \
+                    Chrome/42.0.2311.135 Safari/537.36 Edge/12.246 Mozilla/5.0";
+    let firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:142.0) Gecko/20100101 Firefox/142.0";
+    let verdict = async |client: &str, agent: &str, path: &str| {
+        let headers = format!("X-Forwarded-For: {client}\r\nUser-Agent: {agent}\r\n");
+        assert!(tracker.ask("GET", path, &headers).await.status < 400);
+        let event = tracker.events().pop().unwrap();
+        (event.data.machine.unwrap(), event.data.machine_rule)
+    };
+    let link = tracker.link("https://shop.example/");
+    let scanner = verdict("40.92.0.1", firefox, &link).await;
+    assert_eq!(scanner, (Machine::Certain, Some("exchange-online-protection".into())));
+    for cloud in ["20.42.0.1", "34.64.0.1"] {
+        assert_eq!(verdict(cloud, firefox, &link).await.0, Machine::No, "{cloud}");
+    }
+    let pixel = tracker.pixel();
+    let gmail = verdict("66.249.84.10", prefetch, &pixel).await;
+    assert_eq!(gmail, (Machine::Certain, Some("gmail-prefetch".into())));
+    assert_eq!(verdict("192.0.2.1", prefetch, &pixel).await.0, Machine::No, "the agent alone says nothing");
+    assert_eq!(verdict("66.249.84.10", firefox, &pixel).await.0, Machine::No, "nor does the network");
+}
+
+#[tokio::test]
 async fn case_63_other_methods_change_and_redirect_nothing() {
     let tracker = Tracker::start(Settings::default()).await;
     let link = tracker.link("https://shop.example/");
