@@ -6,6 +6,7 @@ visitor = verifier.verify(token)      # a dict with recipient, campaign and link
 
 import base64
 import binascii
+import http.client
 import json
 import re
 import threading
@@ -101,7 +102,7 @@ class Verifier:
                 if jwk.get("kty") == "OKP" and jwk.get("crv") == "Ed25519":
                     fresh[jwk["kid"]] = Ed25519PublicKey.from_public_bytes(_bytes(jwk["x"]))
             self._keys = fresh
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             # The keys known so far stay; a visitor who can't be verified is a visitor like any other.
             pass
 
