@@ -284,21 +284,33 @@ fn a_reload_within_a_session_loses_nothing() {
 fn a_stop_finishes_the_message_that_is_under_way() {
     let mut site = Site::start(&Options { milter_only: true, ..Options::default() });
     let (mut busy, mut idle) = (Session::open(site.smtp).unwrap(), Session::open(site.smtp).unwrap());
+    // Of an envelope Postfix says nothing before DATA.
+    let mut begun = Session::open(site.smtp).unwrap();
+    for line in [format!("MAIL FROM:<{SENDER}>"), "RCPT TO:<anna@example.net>".to_owned()] {
+        assert!(begun.command(&line).unwrap().starts_with("250 "));
+    }
     assert!(idle.send(SENDER, &["anna@example.net"], &original(0)).unwrap().starts_with("250 "));
     let letter = original(1);
     let rest = half(&mut busy, &letter);
     let mut mailtap = site.mailtap.take().unwrap();
     mailtap.signal("TERM");
     wait_for("the listener to go", Duration::from_secs(10), || !site.milter_socket().exists());
-    std::thread::sleep(Duration::from_millis(1_500));
-    assert!(mailtap.is_running(), "it waits for the message");
+    wait_for("the idle connection to be closed", Duration::from_secs(15), || {
+        let metrics = harness::http(site.admin, "GET", "/metrics", &[]).unwrap();
+        String::from_utf8_lossy(&metrics.body)
+            .contains("mailtap_milter_connections_total{end=\"drained\"} 1\n")
+    });
+    assert!(mailtap.is_running(), "it waits for the messages");
+    assert!(begun.command("DATA").unwrap().starts_with("354 "));
+    begun.content(&original(2)).unwrap();
+    assert!(begun.answer().unwrap().starts_with("250 "));
     busy.content(&rest).unwrap();
     assert!(busy.answer().unwrap().starts_with("250 "));
     wait_for("the end", Duration::from_secs(20), || !mailtap.is_running());
     assert_eq!(mailtap.exit_code(), Some(0));
-    let answer = idle.send(SENDER, &["anna@example.net"], &original(2)).unwrap();
+    let answer = idle.send(SENDER, &["anna@example.net"], &original(3)).unwrap();
     assert!(answer.starts_with("451 "), "{answer}");
-    assert_eq!(fates(&site), [(0, Fate::Rewritten), (1, Fate::Rewritten)]);
+    assert_eq!(fates(&site), [(0, Fate::Rewritten), (1, Fate::Rewritten), (2, Fate::Rewritten)]);
 }
 
 /// A message that takes longer than the drain passes as it came, rather than meeting the default action.

@@ -41,7 +41,7 @@ fn messages_are_edited_one_after_the_other() {
         let last = mail("hello", b"again\r\n");
         assert!(send(&mut client, &last, "Q").await == edited(&last, "Q"));
         client.quit().await.unwrap();
-        server.sees("Closed { end: Quit, messages: 6 }").await;
+        server.sees("Closed { end: Quit, messages: 6, cut_off: None }").await;
         assert!(server.filter.settled().iter().all(|fate| matches!(fate, Settled::Sent { .. })));
         assert_eq!(server.filter.saw("AnswerInPieces"), 0);
     });
@@ -280,9 +280,9 @@ fn one_connection_too_many_has_its_mail_passed_at_once() {
         assert_eq!(server.filter.saw("TooManyConnections"), 1);
         assert_eq!(server.filter.saw("why: Connections"), 2, "one for each message");
         first.quit().await.unwrap();
-        server.sees("Closed { end: Quit, messages: 1 }").await;
+        server.sees("Closed { end: Quit, messages: 1, cut_off: None }").await;
         second.quit().await.unwrap();
-        server.sees("Closed { end: Quit, messages: 0 }").await;
+        server.sees("Closed { end: Quit, messages: 0, cut_off: None }").await;
         let mut third = server.client().await;
         assert!(send(&mut third, &mail, "Q3").await == edited(&mail, "Q3"));
     });
@@ -319,7 +319,7 @@ fn beyond_the_memory_a_message_with_many_recipients_passes() {
         let mut crowded = mail("hello", b"body\r\n");
         crowded.recipients = vec![Mailbox::new([b"<".as_slice(), &[b'x'; 2_000], b">"].concat()); 1_000];
         assert!(send(&mut client, &crowded, "Q1").await == crowded.to_bytes());
-        assert_eq!(server.filter.saw("recipients: 1000, took: 0ns }, why: Memory"), 1);
+        assert_eq!(server.filter.saw("recipients: 1000, took: None }, why: Memory"), 1);
         let small = mail("hello", b"body\r\n");
         assert!(send(&mut client, &small, "Q2").await == edited(&small, "Q2"));
     });
@@ -406,8 +406,7 @@ fn beyond_the_size_limit_a_message_passes() {
         let large = mail("hello", &vec![b'x'; 300_000]);
         assert!(send(&mut client, &large, "Q1").await == large.to_bytes());
         assert_eq!(server.filter.saw("why: MessageBytes"), 1);
-        let queue_id = format!("{:?}", b"Q1");
-        assert_eq!(server.filter.saw(&format!("LetThrough {{ which: Which {{ queue_id: {queue_id}")), 1);
+        assert_eq!(server.filter.saw("LetThrough { which: Which { queue_id: \"Q1\""), 1);
         let small = mail("hello", &vec![b'x'; 90_000]);
         assert!(send(&mut client, &small, "Q2").await == edited(&small, "Q2"));
     });

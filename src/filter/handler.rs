@@ -20,8 +20,9 @@ use tokio::sync::Semaphore;
 
 use super::Deps;
 use super::decide::{self, Decision, Envelope, Means, Pass, Policy, Tracked};
-use super::happenings::{EventRefused, LeftAlone, MessageDone, Protocol, SpoolTurn};
+use super::happenings::{EventRefused, LeftAlone, MessageDone, SpoolTurn};
 use super::patience::{Patience, Turn};
+use super::protocol::Wire;
 use super::split::{Copies, Splitter, without};
 use crate::event::{Event, EventId, Kind};
 use crate::identity::Timestamp;
@@ -43,6 +44,7 @@ pub(super) struct Filter {
     health: Component,
     splitter: Option<Splitter>,
     rest_wait: Duration,
+    wire: Wire,
     pub(super) deps: Deps,
 }
 
@@ -102,7 +104,7 @@ impl Handler for Filter {
     }
 
     fn observe(&self, happening: &Happening<'_>) {
-        Protocol(happening).emit();
+        self.wire.emit(happening);
     }
 }
 
@@ -111,6 +113,7 @@ impl Filter {
         mut policy: Policy,
         publish_wait: Duration,
         splitter: Option<Splitter>,
+        wire: Wire,
         health: Component,
         deps: Deps,
     ) -> Self {
@@ -125,6 +128,7 @@ impl Filter {
             health,
             splitter,
             rest_wait: publish_wait,
+            wire,
             deps,
         }
     }
@@ -262,10 +266,11 @@ impl About {
             outcome: "split",
             reason: "",
             id: None,
+            reference: "",
             links: copies.links,
             pixel: false,
             recipients: self.recipients,
-            took: self.started.elapsed(),
+            took: Some(self.started.elapsed()),
         }
         .emit();
     }
@@ -290,10 +295,11 @@ impl About {
             outcome,
             reason,
             id: tracked.map(|tracked| tracked.id),
+            reference: tracked.map_or("", |tracked| &tracked.reference),
             links: sent.map_or(0, |tracked| tracked.report.tracked.into()),
             pixel: sent.is_some_and(|tracked| tracked.report.has_pixel()),
             recipients: self.recipients,
-            took: self.started.elapsed(),
+            took: Some(self.started.elapsed()),
         }
         .emit();
         if let Some(tracked) = sent {

@@ -6,11 +6,10 @@
 //! - On failure: nothing can fail.
 //! - See: `docs/operations.md`.
 
-use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
 
-use mailtap_milter::driver::{BindError, End, Failure, Happening, Which};
+use mailtap_milter::driver::BindError;
 
 use super::listen::Address;
 use super::main_cf::DefaultAction;
@@ -30,27 +29,63 @@ pub(super) struct MessageDone<'a> {
     /// Why not rewritten; empty when it was.
     pub(super) reason: &'static str,
     pub(super) id: Option<MessageId>,
+    /// Its reference, as the header `X-Mailtap-Ref` and Postfix's log show it; empty without one.
+    pub(super) reference: &'a str,
     pub(super) links: u32,
     pub(super) pixel: bool,
     pub(super) recipients: usize,
-    pub(super) took: Duration,
+    /// How long it was worked on, if it was.
+    pub(super) took: Option<Duration>,
 }
+
+/// Reasons of a message that did not get an answer: what becomes of it is Postfix's own to say.
+const UNANSWERED: &[&str] =
+    &["answer_lost", "content_timeout", "idle_timeout", "write_timeout", "protocol", "io", "drained"];
 
 impl MessageDone<'_> {
     pub(super) fn emit(&self) {
-        let micros = u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX);
+        let micros = u64::try_from(self.took.unwrap_or_default().as_micros()).unwrap_or(u64::MAX);
         let message_id = self.id.map(|id| id.to_string()).unwrap_or_default();
-        let Self { queue_id, outcome, reason, links, pixel, recipients, .. } = self;
-        if *outcome == "failed" {
-            tracing::warn!(queue_id, outcome, reason, recipients, micros, "message passes as it came");
-        } else {
+        let Self { queue_id, outcome, reason, reference, links, pixel, recipients, .. } = self;
+        if *outcome != "failed" {
             tracing::info!(
-                queue_id, outcome, reason, message_id, links, pixel, recipients, micros, "message"
+                queue_id,
+                "ref" = reference,
+                outcome,
+                reason,
+                message_id,
+                links,
+                pixel,
+                recipients,
+                micros,
+                "message"
+            );
+        } else if UNANSWERED.contains(reason) {
+            tracing::warn!(
+                queue_id,
+                "ref" = reference,
+                outcome,
+                reason,
+                recipients,
+                micros,
+                "message left to Postfix's default action"
+            );
+        } else {
+            tracing::warn!(
+                queue_id,
+                "ref" = reference,
+                outcome,
+                reason,
+                recipients,
+                micros,
+                "message passes as it came"
             );
         }
         metrics::counter!("mailtap_milter_messages_total", "outcome" => *outcome, "reason" => *reason)
             .increment(1);
-        metrics::histogram!("mailtap_milter_message_seconds").record(self.took.as_secs_f64());
+        if let Some(took) = self.took {
+            metrics::histogram!("mailtap_milter_message_seconds").record(took.as_secs_f64());
+        }
         metrics::counter!("mailtap_milter_links_total").increment(u64::from(*links));
     }
 }
@@ -90,14 +125,26 @@ impl EventRefused<'_> {
 #[derive(Debug)]
 pub(super) struct Listening<'a> {
     pub(super) address: &'a Address,
-    pub(super) send_buffer_bytes: usize,
+    /// The largest answer that goes out in one write.
+    pub(super) answer_room_bytes: usize,
+    /// What an answer may need, rather less than more: a message of the largest size.
+    pub(super) largest_bytes: usize,
     pub(super) default_action: &'static str,
 }
 
 impl Listening<'_> {
     pub(super) fn emit(&self) {
-        let Self { address, send_buffer_bytes, default_action } = self;
-        tracing::info!(%address, wanted_send_buffer_bytes = send_buffer_bytes, default_action, "milter listens");
+        let Self { address, answer_room_bytes, largest_bytes, default_action } = self;
+        tracing::info!(%address, answer_room_bytes, default_action, "milter listens");
+        if *default_action == "accept" && answer_room_bytes < largest_bytes {
+            tracing::warn!(
+                answer_room_bytes,
+                max_message_bytes = largest_bytes,
+                "with default_action=accept, a message whose rewritten form is larger than answer_room_bytes passes as it \
+                 came, though policy.max_message allows more: raise net.core.wmem_max, as systemd/mailtap-sysctl.conf \
+                 (/usr/lib/sysctl.d/60-mailtap.conf) does, or lower policy.max_message"
+            );
+        }
     }
 }
 
@@ -238,76 +285,5 @@ impl GroupKept<'_> {
             why,
             "the socket can't be given to this group; it keeps that of its directory"
         );
-    }
-}
-
-fn queue<'a>(which: &Which<'a>) -> Cow<'a, str> {
-    String::from_utf8_lossy(which.queue_id)
-}
-
-/// The line of a message that the handler did not get, or did not answer.
-fn failed(which: &Which<'_>, reason: &'static str) {
-    let Which { recipients, took, .. } = *which;
-    let queue_id = &queue(which);
-    MessageDone { queue_id, outcome: "failed", reason, id: None, links: 0, pixel: false, recipients, took }
-        .emit();
-}
-
-/// What happened on the wire.
-pub(super) struct Protocol<'a>(pub(super) &'a Happening<'a>);
-
-impl Protocol<'_> {
-    pub(super) fn emit(&self) {
-        match self.0 {
-            Happening::Opened => metrics::gauge!("mailtap_milter_connections").increment(1.0),
-            Happening::Closed { end, .. } => {
-                metrics::gauge!("mailtap_milter_connections").decrement(1.0);
-                metrics::counter!("mailtap_milter_connections_total", "end" => end.as_str()).increment(1);
-                if matches!(end, End::Protocol(_) | End::Io(_) | End::WriteTimedOut) {
-                    tracing::warn!(?end, "milter connection broke");
-                }
-            }
-            Happening::AcceptFailed(error) => {
-                tracing::warn!(%error, "can't accept a connection; going on");
-                metrics::counter!("mailtap_milter_accept_failures_total").increment(1);
-            }
-            Happening::TooManyConnections => {
-                tracing::warn!(
-                    "more connections than milter.max_connections: mail of this one passes as it came"
-                );
-                metrics::counter!("mailtap_milter_connections_over_limit_total").increment(1);
-            }
-            Happening::CannotNegotiate(error) => {
-                tracing::error!(%error, "Postfix does not offer what rewriting needs: its mail passes as it came");
-                metrics::counter!("mailtap_milter_negotiation_failures_total").increment(1);
-            }
-            Happening::LetThrough { which, why } => failed(which, why.as_str()),
-            Happening::CannotEdit { which, why } => {
-                // The message's own line counts it.
-                tracing::warn!(queue_id = %queue(which), %why, "the answer can't be given");
-            }
-            Happening::Unanswered { which, why, fallback } => {
-                if *why == Failure::Panicked {
-                    let queue_id = queue(which);
-                    tracing::error!(%queue_id, "a defect of mailtap: please report the panic above");
-                }
-                if *fallback {
-                    tracing::warn!(queue_id = %queue(which), "who has a copy gets no other, who has none the original");
-                }
-                failed(which, why.as_str());
-            }
-            Happening::AnswerLost { which, answered } => {
-                metrics::counter!("mailtap_milter_answers_lost_total").increment(1);
-                if *answered {
-                    tracing::warn!(queue_id = %queue(which), "Postfix was gone before the answer");
-                } else {
-                    failed(which, "answer_lost");
-                }
-            }
-            Happening::AnswerInPieces { .. } => {
-                metrics::counter!("mailtap_milter_answers_in_pieces_total").increment(1);
-            }
-            _ => {}
-        }
     }
 }

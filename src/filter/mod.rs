@@ -17,9 +17,11 @@ mod patience;
 pub mod rules;
 
 // Edges.
+mod counters;
 mod happenings;
 mod listen;
 pub mod postconf;
+mod protocol;
 mod reinject;
 
 // Together.
@@ -46,6 +48,7 @@ use happenings::{Listening, PostfixSays, SplitOff};
 pub use listen::{Address, ListenError};
 use main_cf::DefaultAction;
 use postconf::Said;
+use protocol::Wire;
 use split::Splitter;
 
 /// What the milter is told.
@@ -115,16 +118,20 @@ pub async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Result<(), 
     let listener = listen::bind(&settings.address)?;
     let settings = compare_with_postfix(settings).await;
     let driver = driver_settings(&settings);
+    let default_action = if settings.tempfail { "tempfail" } else { "accept" };
+    counters::begin(driver.memory_bytes);
     Listening {
         address: &settings.address,
-        default_action: if settings.tempfail { "tempfail" } else { "accept" },
-        send_buffer_bytes: driver.send_buffer_bytes,
+        default_action,
+        answer_room_bytes: listener.answer_room_bytes(driver.send_buffer_bytes).unwrap_or_default(),
+        largest_bytes: settings.policy.plan.max_message_bytes,
     }
     .emit();
     health.ready();
     let served = deps.served.clone();
     let splitter = settings.split.zip(served).map(|(settings, served)| Splitter { settings, served });
-    let filter = Filter::new(settings.policy, settings.publish_wait, splitter, health, deps);
+    let wire = Wire::new(default_action);
+    let filter = Filter::new(settings.policy, settings.publish_wait, splitter, wire, health, deps);
     driver::serve(listener, Arc::new(filter), driver, life.stop.cancelled_owned()).await;
     Ok(())
 }

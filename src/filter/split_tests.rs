@@ -21,6 +21,7 @@ use crate::consent::{Consent, Consents, Purpose};
 use crate::filter::Deps;
 use crate::filter::decide::Policy;
 use crate::filter::hosts::TrackingHost;
+use crate::filter::protocol::Wire;
 use crate::identity::{Pseudonym, PseudonymKey};
 use crate::keys::Keys;
 use crate::queue::Publish;
@@ -172,7 +173,8 @@ fn filter(directory: &std::path::Path, address: SocketAddr, agrees: Agrees, seen
     let policy = Policy::new(vec!["example.org".into()], TrackingHost::at("https://t.example.org/"));
     let settings = Settings { address, max_recipients: 50, timeout: Duration::from_secs(patience) };
     let component = Health::default().component("milter");
-    Filter::new(policy, Duration::from_secs(5), Some(Splitter { settings, served }), component, deps)
+    let splitter = Some(Splitter { settings, served });
+    Filter::new(policy, Duration::from_secs(5), splitter, Wire::new("tempfail"), component, deps)
 }
 
 /// One message for three through the driver; what Postfix would make of the original.

@@ -54,6 +54,13 @@ impl Share {
     }
 }
 
+impl Share {
+    /// What is counted.
+    pub(super) const fn held_bytes(&self) -> usize {
+        self.held
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
         self.set(0);

@@ -60,6 +60,8 @@ pub(super) struct Connection<H> {
     /// The largest answer that one write takes, in bytes.
     room_bytes: usize,
     messages: u64,
+    /// Whether no message has come so far.
+    fresh: bool,
     /// What is to be done once the MTA goes on after the last answer.
     untaken: Option<OnTaken>,
     /// When to stop waiting for a message that passes, once the daemon ends.
@@ -81,7 +83,7 @@ impl Current {
     }
 
     fn which(&self) -> Which<'_> {
-        Which { queue_id: &self.queue_id, recipients: self.recipients, took: self.started.elapsed() }
+        Which { queue_id: &self.queue_id, recipients: self.recipients, took: Some(self.started.elapsed()) }
     }
 }
 
@@ -102,6 +104,7 @@ impl<H: Handler> Connection<H> {
             share,
             room_bytes: 0,
             messages: 0,
+            fresh: true,
             untaken: None,
             last_call: None,
             _place: place,
@@ -113,7 +116,11 @@ impl<H: Handler> Connection<H> {
     pub(super) fn run(mut self) -> impl Future<Output = ()> {
         async move {
             let end = self.serve().await;
-            self.shared.observe(&Happening::Closed { end: &end, messages: self.messages });
+            let cut_off = self.session.under_way();
+            let which = |(queue_id, recipients)| Which { queue_id, recipients, took: None };
+            let (messages, cut_off) = (self.messages, cut_off.map(which));
+            self.shared.observe(&Happening::Closed { end: &end, messages, cut_off });
+            self.hold(0);
         }
     }
 
@@ -136,8 +143,8 @@ impl<H: Handler> Connection<H> {
             self.take(event).await?;
         }
         self.flush().await?;
-        if !self.share.set(self.session.held_bytes()) && self.session.give_up(Unseen::Memory) {
-            self.share.set(self.session.held_bytes());
+        if !self.hold(self.session.held_bytes()) && self.session.give_up(Unseen::Memory) {
+            self.hold(self.session.held_bytes());
         }
         self.read().await
     }
@@ -149,15 +156,30 @@ impl<H: Handler> Connection<H> {
         self.session.set_answer_room_bytes((oversize == Oversize::PassUnmodified).then_some(self.room_bytes));
     }
 
+    /// Counts `bytes` as held; `false` if there is no memory for them.
+    fn hold(&mut self, bytes: usize) -> bool {
+        let before = self.share.held_bytes();
+        let held = self.share.set(bytes);
+        let now = self.share.held_bytes();
+        if now != before {
+            self.shared.observe(&Happening::MemoryHeld { before, now });
+        }
+        held
+    }
+
     async fn take(&mut self, event: Event) -> Result<(), End> {
         match event {
             Event::Negotiated | Event::NewSession => (),
             Event::PassingThrough(error) => self.shared.observe(&Happening::CannotNegotiate(error)),
-            Event::Headers => self.headers(),
+            Event::Headers => {
+                self.fresh = false;
+                self.headers();
+            }
             // Boxed, so that a connection without a message does not carry the state of one.
             Event::Message(message) => return Box::pin(self.message(message)).await,
             Event::LetThrough(LetThrough { why, queue_id, recipients }) => {
-                let which = Which { queue_id: &queue_id, recipients, took: Duration::ZERO };
+                self.fresh = false;
+                let which = Which { queue_id: &queue_id, recipients, took: None };
                 self.shared.observe(&Happening::LetThrough { which, why });
             }
             Event::Aborted => self.shared.observe(&Happening::Aborted),
@@ -192,10 +214,10 @@ impl<H: Handler> Connection<H> {
         }
         let Some(Response { answer, settled, taken }) = self.work(message, &current).await? else {
             self.session.answer(&Answer::unmodified()).ok();
-            let which = current.which();
+            let which = Which { took: None, ..current.which() };
             self.shared.observe(&Happening::LetThrough { which, why: Unseen::Memory });
             self.messages += 1;
-            self.share.set(self.session.held_bytes());
+            self.hold(self.session.held_bytes());
             return self.flush().await;
         };
         if let Err(end) = self.still_there() {
@@ -226,7 +248,7 @@ impl<H: Handler> Connection<H> {
             }
         }
         self.messages += 1;
-        self.share.set(self.session.held_bytes());
+        self.hold(self.session.held_bytes());
         written
     }
 
@@ -240,7 +262,7 @@ impl<H: Handler> Connection<H> {
     fn compose(&mut self, answer: Answer) -> Result<usize, CannotEdit> {
         let needed_bytes = answer.body_bytes() * 2 + self.session.held_bytes();
         self.set_answer_room();
-        let answer = if self.share.set(needed_bytes) { Some(answer) } else { None };
+        let answer = if self.hold(needed_bytes) { Some(answer) } else { None };
         let composed = self.session.answer(answer.as_ref().unwrap_or(&Answer::unmodified()));
         if answer.is_none() { Err(CannotEdit::NoMemory { needed_bytes }) } else { composed }
     }
@@ -253,7 +275,7 @@ impl<H: Handler> Connection<H> {
             self.session.shrink();
         }
         let reserved = message.held_bytes().saturating_mul(WORK_FACTOR) + self.session.held_bytes();
-        if !self.share.set(reserved) {
+        if !self.hold(reserved) {
             return Ok(None);
         }
         let timeouts = self.shared.settings.timeouts;
@@ -290,12 +312,14 @@ impl<H: Handler> Connection<H> {
     /// Writes an answer, by one write if it fits; tells if it did not.
     async fn write_answer(&mut self, current: &Current) -> Result<(), End> {
         let bytes = self.session.outgoing().len();
-        let first_bytes = self.write_once().await?;
+        let late =
+            |end| if let End::WriteTimedOut(_) = end { End::WriteTimedOut(Stage::Answer) } else { end };
+        let first_bytes = self.write_once().await.map_err(late)?;
         if first_bytes < bytes {
             let which = current.which();
             self.shared.observe(&Happening::AnswerInPieces { which, bytes, first_bytes });
         }
-        self.flush().await
+        self.flush().await.map_err(late)
     }
 
     async fn flush(&mut self) -> Result<(), End> {
@@ -318,7 +342,8 @@ impl<H: Handler> Connection<H> {
                 Err(error) => return Err(self.broken(error)),
             }
             let limit = self.shared.settings.timeouts.write;
-            timeout(limit, self.stream.writable()).await.map_err(|_| End::WriteTimedOut)?.map_err(End::Io)?;
+            let late = |_| End::WriteTimedOut(self.session.stage());
+            timeout(limit, self.stream.writable()).await.map_err(late)?.map_err(End::Io)?;
         }
     }
 
@@ -376,7 +401,9 @@ impl<H: Handler> Connection<H> {
         if now == Tide::Ending {
             return self.last_wait(stage, boundary).await;
         }
-        let drained = now == Tide::Draining && boundary;
+        // What Postfix has of the first message may not have been sent yet.
+        let expected = self.fresh && stage == Stage::Idle;
+        let drained = now == Tide::Draining && boundary && !expected;
         let limit = self.patience(stage, drained);
         let shrinks = boundary && limit > KEEP_BUFFERS && !self.session.has_no_buffer();
         let readable = within(if shrinks { KEEP_BUFFERS } else { limit }, self.stream.readable());

@@ -5,27 +5,38 @@
 //! - Gives: one variant for each kind of happening, without any content of mail but the queue id.
 //! - On failure: nothing can fail.
 
-use std::io;
 use std::time::Duration;
+use std::{fmt, io};
 
 use crate::edits::CannotEdit;
 use crate::session::{NegotiationError, SessionError, Stage, Unseen};
 
 /// Which message something happened to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Which<'a> {
     /// Its queue id; empty if the MTA gave none.
     pub queue_id: &'a [u8],
     /// How many recipients it has.
     pub recipients: usize,
-    /// The time since its last byte came, or since it was known what becomes of it.
-    pub took: Duration,
+    /// The time since its last byte came, or since it was known what becomes of it; nothing if it was never worked on.
+    pub took: Option<Duration>,
+}
+
+impl fmt::Debug for Which<'_> {
+    /// With the queue id as text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Which")
+            .field("queue_id", &format_args!("\"{}\"", self.queue_id.escape_ascii()))
+            .field("recipients", &self.recipients)
+            .field("took", &self.took)
+            .finish()
+    }
 }
 
 /// Something happened.
 ///
-/// Each message has one of `AcceptedAtHeaders`, `LetThrough`, `Answered` and `AnswerLost`, unless the MTA gave it up. The
-/// others may come before it.
+/// Each message has one of `AcceptedAtHeaders`, `LetThrough`, `Answered`, `AnswerLost` and `Closed`, unless the MTA gave it
+/// up. The others may come before it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Happening<'a> {
@@ -37,11 +48,23 @@ pub enum Happening<'a> {
         end: &'a End,
         /// How many messages were answered on it.
         messages: u64,
+        /// The message that this end cut off, before its own end: the MTA has given it up, or deals with it by its default
+        /// action.
+        cut_off: Option<Which<'a>>,
     },
     /// A connection could not be accepted; the daemon goes on.
     AcceptFailed(&'a io::Error),
     /// There are too many connections: all mail of this one passes unmodified.
     TooManyConnections,
+    /// There are more connections than are answered at all: the next one has to wait until another ends.
+    ConnectionWaits,
+    /// The memory that a connection holds and that counts for [`Settings::memory_bytes`](super::Settings) has changed.
+    MemoryHeld {
+        /// What it was, in bytes.
+        before: usize,
+        /// What it is.
+        now: usize,
+    },
     /// The MTA lacks what is required: all mail of this connection passes unmodified.
     CannotNegotiate(NegotiationError),
     /// A message was accepted by the handler at the end of its headers.
@@ -132,8 +155,8 @@ pub enum End {
     Protocol(SessionError),
     /// Nothing came in time.
     TimedOut(Stage),
-    /// The MTA took no bytes in time.
-    WriteTimedOut,
+    /// The MTA took no bytes in time, at this stage.
+    WriteTimedOut(Stage),
     /// The connection broke.
     Io(io::Error),
     /// The daemon ends.
@@ -150,9 +173,44 @@ impl End {
             Self::PeerClosed(_) => "peer_closed_in_message",
             Self::Protocol(_) => "protocol",
             Self::TimedOut(_) => "timeout",
-            Self::WriteTimedOut => "write_timeout",
+            Self::WriteTimedOut(_) => "write_timeout",
             Self::Io(_) => "io",
             Self::Drained(_) => "drained",
         }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Quit => write!(f, "the MTA quit"),
+            Self::PeerClosed(stage) => write!(f, "the MTA closed the connection, {stage}"),
+            Self::Protocol(error) => write!(f, "not the milter protocol: {error}"),
+            Self::TimedOut(stage) => write!(f, "nothing came in time, {stage}"),
+            Self::WriteTimedOut(stage) => write!(f, "the MTA took no bytes in time, {stage}"),
+            Self::Io(error) => write!(f, "the connection broke: {error}"),
+            Self::Drained(stage) => write!(f, "the daemon ends, {stage}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::format;
+    use std::string::ToString;
+
+    use super::*;
+    use crate::wire::CommandError;
+
+    #[test]
+    fn ends_and_messages_are_told_in_words() {
+        let end = End::Protocol(SessionError::Command(CommandError::Unknown { code: 90 }));
+        assert_eq!(end.to_string(), "not the milter protocol: unknown command 0x5a");
+        assert_eq!(
+            End::TimedOut(Stage::Content).to_string(),
+            "nothing came in time, within headers and body"
+        );
+        let which = Which { queue_id: b"4jY8\n", recipients: 1, took: None };
+        assert_eq!(format!("{which:?}"), "Which { queue_id: \"4jY8\\n\", recipients: 1, took: None }");
     }
 }

@@ -20,7 +20,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::stream::{Stream, registered};
+use super::stream::{Stream, registered, send_room};
 
 const BACKLOG: i32 = 1_024;
 /// How long another daemon that is just starting is waited for.
@@ -174,6 +174,17 @@ impl Listener {
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.file.as_ref().map(|file| file.path.as_path())
+    }
+
+    /// The largest answer, in bytes, that a connection takes in one write when a send buffer of `send_buffer_bytes` is asked
+    /// for: what [`Oversize::PassUnmodified`](super::Oversize) goes by.
+    ///
+    /// # Errors
+    /// The system makes no socket.
+    pub fn answer_room_bytes(&self, send_buffer_bytes: usize) -> io::Result<usize> {
+        let domain = self.tcp_address().map_or(Domain::UNIX, Domain::for_address);
+        let socket = Socket::new(domain, Type::STREAM, None)?;
+        send_room((&socket).into(), send_buffer_bytes)
     }
 
     pub(super) async fn accept(&self) -> io::Result<Stream> {

@@ -5,7 +5,7 @@
 //! - Gives: nothing; it returns when the last connection is over.
 //! - On failure: an error of `accept` is told and waited out, from 10 ms up to 1 s; it never ends the daemon.
 //! - Limits: [`Settings::connections`]; beyond, mail passes unmodified, since a connection that waits would delay its
-//!   mail until the MTA gives up.
+//!   mail until the MTA gives up. Beyond five times as many, connections do wait, and that is told.
 
 use std::future::Future;
 use std::io;
@@ -56,17 +56,29 @@ pub async fn serve<H: Handler>(
     let (tide, _) = watch::channel(Tide::Open);
     let served = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
+    let begin = |stream: Stream| connect(stream, &shared, &served, tide.subscribe()).run();
+    // Taken out of the system's queue, so that it is known, but not answered yet.
+    let mut waiting: Option<Stream> = None;
     let mut shutdown = pin!(shutdown);
     let mut pause = Duration::ZERO;
     loop {
         tokio::select! {
             biased;
             () = &mut shutdown => break,
-            Some(_) = tasks.join_next(), if !tasks.is_empty() => (),
-            accepted = accept(&listener, pause), if tasks.len() < most => match accepted {
+            Some(_) = tasks.join_next(), if !tasks.is_empty() => {
+                if let Some(stream) = waiting.take() {
+                    tasks.spawn(begin(stream));
+                }
+            }
+            accepted = accept(&listener, pause), if waiting.is_none() => match accepted {
                 Ok(stream) => {
                     pause = Duration::ZERO;
-                    tasks.spawn(connect(stream, &shared, &served, tide.subscribe()).run());
+                    if tasks.len() < most {
+                        tasks.spawn(begin(stream));
+                    } else {
+                        shared.observe(&Happening::ConnectionWaits);
+                        waiting = Some(stream);
+                    }
                 }
                 Err(error) => {
                     pause = (pause * 2).clamp(Duration::from_millis(10), Duration::from_secs(1));
@@ -76,6 +88,9 @@ pub async fn serve<H: Handler>(
         }
     }
     drop(listener);
+    if let Some(stream) = waiting {
+        tasks.spawn(begin(stream));
+    }
     tide.send_replace(Tide::Draining);
     let _ = tokio::time::timeout(drain, async { while tasks.join_next().await.is_some() {} }).await;
     tide.send_replace(Tide::Ending);

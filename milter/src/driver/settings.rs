@@ -19,7 +19,8 @@ pub struct Settings {
     /// Limits of frames and messages. The room for an answer is set by the driver.
     pub session: SessionLimits,
     /// Connections that are served; Postfix opens one for each SMTP session. Default 1,000. Up to four times as many
-    /// more are answered at once so that their mail goes on unmodified; beyond, connections wait in the system's queue.
+    /// more are answered at once so that their mail goes on unmodified; beyond, connections wait until others end
+    /// ([`Happening::ConnectionWaits`](super::Happening)).
     pub connections: usize,
     /// Memory for messages of all connections together, in bytes. Default 1 GiB. A message that would pass it goes
     /// through unmodified. While the handler has a message, four times its size is counted: for the message, what the
@@ -75,7 +76,9 @@ pub struct Timeouts {
     pub progress: Duration,
     /// For the MTA to take bytes. Default 60 s.
     pub write: Duration,
-    /// At the end: for an idle connection to be used again before it is closed. Default 1 s.
+    /// At the end: for an idle connection to be used again before it is closed. Default 5 s. A connection that has brought
+    /// no message yet is not idle, and has until `drain`: Postfix opens one when a client connects, and keeps what the
+    /// client says from MAIL on to itself until there is something to be replied to, or a few KiB.
     pub drain_idle: Duration,
     /// At the end: for messages in transit. Default 30 s.
     pub drain: Duration,
@@ -92,7 +95,7 @@ impl Default for Timeouts {
             handler: Duration::from_secs(20),
             progress: Duration::from_secs(10),
             write: Duration::from_secs(60),
-            drain_idle: Duration::from_secs(1),
+            drain_idle: Duration::from_secs(5),
             drain: Duration::from_secs(30),
             drain_passing: Duration::from_secs(3),
         }

@@ -46,11 +46,7 @@ impl Stream {
         if let Self::Tcp(stream) = self {
             stream.get_ref().set_nodelay(true)?;
         }
-        let socket = self.socket();
-        // Less than asked for is not an error: the system caps it.
-        let _ = socket.set_send_buffer_size(send_buffer_bytes.min(i32::MAX as usize / 2));
-        let reported = socket.send_buffer_size()?;
-        Ok(if cfg!(target_os = "linux") { reported / 4 * 3 } else { reported / 4 })
+        send_room(self.socket(), send_buffer_bytes)
     }
 
     /// Has the kernel acknowledge what comes next at once. Without it every command that gets no reply costs 40 ms,
@@ -107,6 +103,14 @@ impl Stream {
             Self::Unix(stream) => SockRef::from(stream),
         }
     }
+}
+
+/// Asks for a send buffer, and gives what one write takes for certain.
+pub(super) fn send_room(socket: SockRef<'_>, send_buffer_bytes: usize) -> io::Result<usize> {
+    // Less than asked for is not an error: the system caps it.
+    let _ = socket.set_send_buffer_size(send_buffer_bytes.min(i32::MAX as usize / 2));
+    let reported = socket.send_buffer_size()?;
+    Ok(if cfg!(target_os = "linux") { reported / 4 * 3 } else { reported / 4 })
 }
 
 /// Has tokio watch a socket. Its newer functions for this are unsafe, for objects whose descriptor may change while they are

@@ -19,6 +19,7 @@ pub use negotiate::{NegotiationError, Terms, Wanted};
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::fmt;
 
 use self::inbox::Inbox;
 use self::state::State;
@@ -87,6 +88,34 @@ pub enum Stage {
     Answer,
     /// Over.
     Closed,
+}
+
+impl Stage {
+    /// A word for logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Negotiation => "negotiation",
+            Self::Idle => "idle",
+            Self::Envelope => "envelope",
+            Self::Content => "content",
+            Self::Answer => "answer",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Negotiation => "before the negotiation",
+            Self::Idle => "between messages",
+            Self::Envelope => "within an envelope",
+            Self::Content => "within headers and body",
+            Self::Answer => "at the end of a message",
+            Self::Closed => "after its end",
+        })
+    }
 }
 
 /// Why a connection can't go on.
@@ -271,6 +300,13 @@ impl Session {
     #[cfg(feature = "tokio")]
     pub(crate) fn was_given_up(&self) -> bool {
         self.stage() == Stage::Answer && matches!(self.inbox.next_code(), Some(b'A' | b'Q'))
+    }
+
+    /// The message of which nobody has heard yet what becomes of it, and which would be lost to the filter if the
+    /// connection ended now: its queue id, if that is known, and how many recipients it has so far.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn under_way(&self) -> Option<(&[u8], usize)> {
+        self.state.under_way()
     }
 
     /// Whether nothing is held that [`Session::shrink`] gives back.

@@ -99,6 +99,17 @@ impl State {
         self.macros.value(b"i")
     }
 
+    #[cfg(feature = "tokio")]
+    pub(super) fn under_way(&self) -> Option<(&[u8], usize)> {
+        // Of one that the filter has accepted at its headers everything is said.
+        let open = match self.phase {
+            Phase::Collecting | Phase::Asked { .. } => true,
+            Phase::Skipping => self.unseen.is_some(),
+            Phase::Start | Phase::Idle | Phase::Answering | Phase::Closed => false,
+        };
+        open.then(|| (self.queue_id().unwrap_or_default(), self.recipients))
+    }
+
     pub(super) fn held_bytes(&self) -> usize {
         self.macros.held_bytes() + self.message.as_ref().map_or(0, |message| message.held_bytes())
     }
