@@ -411,6 +411,61 @@ async fn a_missing_binding_is_told_once_and_is_no_readiness() {
     assert!(logged.contains("gives no events back any more"), "{logged}");
 }
 
+/// What is missing, and whose a queue is, is told by its own words: once, and again when it is something else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_topology_and_a_foreign_owner_are_told_once_each() {
+    let Some(site) = Site::with_broker("reasons") else { return };
+    let [port] = free_ports();
+    let config = site.dir.path().join("mailtap.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let changes = [
+        ("#relay = \"127.0.0.1:9744\"", format!("relay = \"127.0.0.1:{port}\"")),
+        ("#topology = \"declare\"", "topology = \"check\"".to_owned()),
+        ("#measurement_id = \"\"", "measurement_id = \"G-1\"".to_owned()),
+        ("#url = \"https://www.google-analytics.com\"", "url = \"http://127.0.0.1:1\"".to_owned()),
+    ];
+    let text = changes.iter().fold(text, |text, (from, to)| {
+        assert!(text.contains(from), "{from}");
+        text.replace(from, to)
+    });
+    fs::write(&config, text).unwrap();
+    let log = site.dir.path().join("relay.log");
+    let _relay = Daemon::start(site.command(&["relay"]).stderr(fs::File::create(&log).unwrap()));
+    let text = |path| {
+        http(port, "GET", path, &[]).map(|answer| String::from_utf8(answer.body).unwrap()).unwrap_or_default()
+    };
+    let failures = || {
+        let metrics = text("/metrics");
+        let line = metrics.lines().find(|line| line.starts_with("mailtap_queue_broker_failures_total "));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    wait_for("three tries", Duration::from_secs(60), || failures() >= 3);
+    let why = text("/readyz");
+    let prefix = &site.settings.shape.prefix;
+    assert!(why.contains("exchanges or queues are not as they should be"), "{why}");
+    assert!(
+        why.contains(&format!("{prefix}.events, {prefix}.dead, ")) && why.contains("amqp definitions"),
+        "{why}"
+    );
+
+    // Somebody makes all of it, and another relay takes the queue.
+    site.publish(Vec::new()).await;
+    let channel = site.channel().await;
+    let (body, queue) = (b"other mx2 0".as_slice(), format!("{prefix}.ga4.owner"));
+    let published =
+        channel.basic_publish("".into(), queue.as_str().into(), Default::default(), body, Default::default());
+    published.await.unwrap();
+    wait_for("the other owner", Duration::from_secs(60), || text("/readyz").contains("other on mx2"));
+    assert!(text("/readyz").contains("--take-over"), "{}", text("/readyz"));
+    let before = failures();
+    wait_for("three more tries", Duration::from_secs(60), || failures() >= before + 3);
+    let logged = fs::read_to_string(&log).unwrap();
+    let told =
+        |what: &str| logged.lines().filter(|line| line.contains("\"WARN\"") && line.contains(what)).count();
+    assert_eq!((told("not as they should be"), told("not this relay's to take")), (1, 1), "{logged}");
+    assert!(!logged.contains("\"ERROR\"") && !logged.contains("no connection"), "{logged}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tail_of_the_spool_shows_what_comes_and_says_what_it_missed() {
     let site = Site::new(None);

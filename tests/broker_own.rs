@@ -204,6 +204,8 @@ fn certificates(dir: &Path) {
             "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out {name}.pem"
         ));
     }
+    // Without extensions it is of version 1.
+    openssl("x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out version1.pem");
 }
 
 fn tls_lines(site: &Site, more: &str) -> String {
@@ -217,6 +219,54 @@ fn tls_lines(site: &Site, more: &str) -> String {
     )
 }
 
+/// Without its certificate nobody gets in, and without the authority the broker is not trusted: each address is named with its
+/// reason, each file with its key.
+fn refused_with_reasons(site: &Site, dead: &str) {
+    let without = tls_lines(site, dead).replace("client_certificate", "#").replace("client_key", "#");
+    site.configure("bare", &without, "[relay]");
+    let dead_one = "127.0.0.1:1: connection refused; does RabbitMQ run there";
+    let fails = |name: &str, words: &[&str]| {
+        // Whichever address is tried first.
+        for _ in 0..4 {
+            let refused = site.command(name, &["dead", "list"]).env_remove("SSL_CERT_FILE").output().unwrap();
+            let text = said(&refused);
+            assert_eq!(refused.status.code(), Some(69), "{text}");
+            assert!(
+                words.iter().all(|word| text.contains(word)) && !text.contains("guest:"),
+                "{name}: {text}"
+            );
+        }
+    };
+    let living = format!("localhost:{}: ", site.tls_port);
+    fails("bare", &[dead_one, &living, "amqp.client_certificate"]);
+    site.configure("strange", &tls_lines(site, dead).replace("ca_file", "#"), "[relay]");
+    fails(
+        "strange",
+        &[dead_one, &format!("{living}its certificate is signed by nobody known"), "amqp.ca_file"],
+    );
+    for (name, from, to, words) in [
+        (
+            "old",
+            "client.pem",
+            "version1.pem",
+            ["amqp.client_certificate: ", "version1.pem: is an X.509 certificate of version 1"],
+        ),
+        (
+            "alien",
+            "client.key",
+            "server.key",
+            ["amqp.client_key: ", "server.key: does not belong to the certificate"],
+        ),
+        ("keyless", "ca.pem", "ca.key", ["amqp.ca_file: ", "ca.key: has no certificate"]),
+    ] {
+        site.configure(name, &tls_lines(site, dead).replace(from, to), "[relay]");
+        fails(name, &words);
+        let checked = site.command(name, &["config", "check"]).output().unwrap();
+        assert_eq!(checked.status.code(), Some(78), "{}", said(&checked));
+        assert!(words.iter().all(|word| said(&checked).contains(word)), "{}", said(&checked));
+    }
+}
+
 /// AMQPS both ways verified, one of two addresses dead, topology made by an administrator and only checked, a collector that speaks
 /// HTTP/2 over TLS.
 #[test]
@@ -226,18 +276,21 @@ fn events_pass_through_tls_failover_and_a_topology_that_is_only_checked() {
         "urls = [\"amqps://guest@127.0.0.1:1\"]\ntopology = \"check\"\npartitions = 2\ndelivery_limit = 7";
     site.configure("etc", &tls_lines(&site, dead), "[relay]\ntimeout = \"5s\"");
 
-    // Without its certificate nobody gets in, and without the authority the broker is not trusted.
-    let without = tls_lines(&site, dead).replace("client_certificate", "#").replace("client_key", "#");
-    site.configure("bare", &without, "[relay]");
-    let refused = site.command("bare", &["dead", "list"]).output().unwrap();
-    assert_eq!(refused.status.code(), Some(69), "{}", said(&refused));
-    site.configure("strange", &tls_lines(&site, dead).replace("ca_file", "#"), "[relay]");
-    let refused = site.command("strange", &["dead", "list"]).env_remove("SSL_CERT_FILE").output().unwrap();
-    assert_eq!(refused.status.code(), Some(69), "{}", said(&refused));
+    refused_with_reasons(&site, dead);
+    let living = format!("localhost:{}: ", site.tls_port);
+    run(&mut site.command("etc", &["config", "check"]));
 
     // Checked, it is missing first; imported from definitions it is as it should be, and elsewhere it is not.
     let missing = site.command("etc", &["amqp", "check"]).output().unwrap();
     assert_eq!(missing.status.code(), Some(1), "{}", said(&missing));
+    let words = [
+        "mailtap.events, mailtap.dead, ",
+        "mailtap.ga4.2, ",
+        " are not there; ",
+        "mailtap amqp definitions",
+        &living,
+    ];
+    assert!(words.iter().all(|word| said(&missing).contains(word)), "{}", said(&missing));
     let definitions = run(&mut site.command("etc", &["amqp", "definitions"]));
     fs::create_dir_all(site.file("shared")).unwrap();
     fs::write(site.file("shared/definitions.json"), definitions).unwrap();
@@ -266,7 +319,10 @@ fn events_pass_through_tls_failover_and_a_topology_that_is_only_checked() {
     assert!(summary["requests"].as_u64().unwrap() >= 12, "{summary}");
     assert!(summary["connections"].as_u64().unwrap() <= 5, "HTTP/2 shares connections: {summary}");
     let waiting = site.ctl(&["list_queues", "name", "messages"]);
-    assert!(!format!("{}{}", site.log("relay"), site.log("forward")).contains("guest:"), "{waiting}");
+    let logs = format!("{}{}", site.log("relay"), site.log("forward"));
+    assert!(!logs.contains("guest:"), "{waiting}");
+    let connected = format!("\"broker\":\"localhost:{}\"", site.tls_port);
+    assert_eq!(logs.matches(&connected).count(), 2, "{logs}");
 }
 
 /// Short of memory, then of disk, the broker takes nothing: events wait in the spool, what it has goes on to the collector, and all

@@ -60,8 +60,10 @@ fn check(settings: Settings) -> Result {
     runtime()?.block_on(async {
         let link = match Link::open(&settings, "mailtap amqp check").await {
             Ok(link) => link,
-            Err(error @ AmqpError::Topology { .. }) => return Err(Failure::new(Exit::No, error)),
-            Err(error) => return Err(Failure::new(Exit::Unavailable, error)),
+            Err(error) => {
+                let answers = matches!(error.cause(), AmqpError::Topology(_));
+                return Err(Failure::new(if answers { Exit::No } else { Exit::Unavailable }, error));
+            }
         };
         let topology = link.topology();
         let queues = topology.queues.iter().map(|queue| &queue.name);

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::consent::file::WithdrawnFile;
 use crate::keys::ring::Use;
 use crate::keys::{self, Keys};
+use crate::queue::amqp::certificates;
 use crate::tracker;
 
 /// Check or show the configuration.
@@ -83,6 +84,15 @@ fn open_files(config: &Config) -> Result {
     }
     if config.raw.tracker.enabled {
         problems.extend(tracker::check_files(&super::assemble_tracker::settings(config, false)));
+    }
+    if let Some(amqp) = &config.amqp {
+        // A credential is there only within its unit; that others are there was looked at with the configuration.
+        let client = amqp.client_certificate.as_ref().filter(|(pem, key)| pem.exists() && key.exists());
+        let loaded = certificates::load(
+            amqp.ca_file.as_deref().filter(|path| path.exists()),
+            client.map(|(pem, key)| (pem.as_path(), key.as_path())),
+        );
+        problems.extend(loaded.err().into_iter().flatten().map(|unusable| unusable.to_string()));
     }
     if problems.is_empty() { Ok(()) } else { Err(Failure::new(Exit::Config, problems.join("\n"))) }
 }

@@ -6,14 +6,18 @@
 //! - On failure: nothing can fail.
 
 use crate::queue::StoreError;
+use crate::queue::amqp::AmqpError;
 
 /// The broker is there.
 #[derive(Debug)]
-pub(super) struct Connected;
+pub(super) struct Connected<'a> {
+    /// Host and port.
+    pub(super) broker: &'a str,
+}
 
-impl Connected {
+impl Connected<'_> {
     pub(super) fn emit(&self) {
-        tracing::info!("connected to RabbitMQ");
+        tracing::info!(broker = self.broker, "connected to RabbitMQ");
         metrics::counter!("mailtap_forward_connections_total").increment(1);
     }
 }
@@ -21,12 +25,19 @@ impl Connected {
 /// The broker is away; events wait in the spool.
 #[derive(Debug)]
 pub(super) struct Lost<'a> {
-    pub(super) why: &'a str,
+    pub(super) error: &'a AmqpError,
+    /// Nobody was told of this reason in this outage.
+    pub(super) is_news: bool,
 }
 
 impl Lost<'_> {
     pub(super) fn emit(&self) {
-        tracing::warn!(why = self.why, "no connection to RabbitMQ: events wait in the spool");
+        let (why, what) = (self.error, self.error.headline());
+        if self.is_news {
+            tracing::warn!(%why, "{what}; events wait in the spool");
+        } else {
+            tracing::debug!(%why, "{what}; trying again");
+        }
         metrics::counter!("mailtap_forward_failures_total", "what" => "broker").increment(1);
     }
 }

@@ -21,6 +21,7 @@ use crate::queue::StoreError;
 use crate::queue::amqp::topology::Topology;
 use crate::queue::amqp::{self, AmqpError, Link, Message, Publisher, Refused};
 use crate::queue::backoff::Backoff;
+use crate::queue::outage::Outage;
 use crate::queue::source::{BoxFuture, Delivery, Settlement, Source, SourceError, SpoolSource, Tag};
 use crate::queue::spool::Spool;
 use crate::service::Lifecycle;
@@ -60,7 +61,7 @@ pub enum ForwardError {
 /// Why the work over one connection ended.
 enum End {
     Stop,
-    Broker(String),
+    Broker(AmqpError),
     Spool(StoreError),
 }
 
@@ -71,7 +72,7 @@ enum End {
 pub async fn run(settings: Settings, spool: Spool, life: Lifecycle) -> Result<(), ForwardError> {
     let exchange = Topology::new(settings.broker.shape.clone()).events_exchange();
     let mut condition = Condition::new(life.health.component("forward"), exchange.clone());
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut outage) = (Backoff::default(), Outage::default());
     loop {
         let connected = tokio::select! {
             () = life.stop.cancelled() => return Ok(()),
@@ -79,23 +80,28 @@ pub async fn run(settings: Settings, spool: Spool, life: Lifecycle) -> Result<()
         };
         let end = match connected {
             Ok((link, publisher)) => {
-                Connected.emit();
+                Connected { broker: link.broker() }.emit();
+                outage.over();
                 condition.connected();
                 let way = Way { link: &link, publisher: &publisher, exchange: &exchange };
                 let end = forward(&settings, &spool, &life, way, &mut condition, &mut backoff).await;
                 link.close().await;
-                end
+                match end {
+                    End::Broker(error) => End::Broker(error.at(link.broker())),
+                    end => end,
+                }
             }
             Err(error @ (AmqpError::NoUri | AmqpError::Uri { .. })) => {
                 return Err(ForwardError::Broker(error));
             }
-            Err(error) => End::Broker(error.to_string()),
+            Err(error) => End::Broker(error),
         };
         let why = match end {
             End::Stop => return Ok(()),
-            End::Broker(why) => {
-                Lost { why: &why }.emit();
-                why
+            End::Broker(error) => {
+                let why = error.to_string();
+                Lost { error: &error, is_news: outage.is_news(&why) }.emit();
+                format!("{}: {why}", error.headline())
             }
             End::Spool(error) => {
                 SpoolTrouble { error: &error }.emit();
@@ -112,7 +118,8 @@ pub async fn run(settings: Settings, spool: Spool, life: Lifecycle) -> Result<()
 
 async fn connect(settings: &Settings) -> Result<(Link, Publisher), AmqpError> {
     let link = Link::open(&settings.broker, "mailtap forward").await?;
-    let publisher = Publisher::open(&link, settings.broker.confirm_timeout).await?;
+    let publisher = Publisher::open(&link, settings.broker.confirm_timeout).await;
+    let publisher = publisher.map_err(|error| error.at(link.broker()))?;
     Ok((link, publisher))
 }
 
@@ -160,7 +167,7 @@ async fn forward(
             },
             _ = look.tick() => {
                 if !way.link.is_connected() {
-                    return End::Broker("the connection is gone".into());
+                    return End::Broker(AmqpError::Client("the connection is gone".into()));
                 }
                 condition.look(way.link.is_blocked(), Instant::now());
             }
@@ -189,7 +196,7 @@ async fn settle(
                 taken += 1;
                 outcomes.push((tag, Settlement::Done));
             }
-            Err(Refused::Lost(error)) => lost = Some(End::Broker(error.to_string())),
+            Err(Refused::Lost(error)) => lost = Some(End::Broker(error)),
             Err(refused) => {
                 let reason = refused.to_string();
                 outcomes.push((tag, Settlement::Retry { after: NOT_TAKEN_WAIT, reason }));
@@ -227,7 +234,7 @@ async fn drain(
 fn end_of(error: SourceError) -> End {
     match error {
         SourceError::Store(error) => End::Spool(error),
-        SourceError::Broker(why) => End::Broker(why),
+        SourceError::Broker(why) => End::Broker(AmqpError::Client(why)),
     }
 }
 

@@ -8,14 +8,18 @@
 use std::time::Duration;
 
 use super::PublishError;
+use super::amqp::AmqpError;
 
 /// The connection to the broker is there.
 #[derive(Debug)]
-pub(super) struct BrokerReached;
+pub(super) struct BrokerReached<'a> {
+    /// Host and port.
+    pub(super) broker: &'a str,
+}
 
-impl BrokerReached {
+impl BrokerReached<'_> {
     pub(super) fn emit(&self) {
-        tracing::info!("connected to RabbitMQ");
+        tracing::info!(broker = self.broker, "connected to RabbitMQ");
         metrics::counter!("mailtap_queue_broker_connections_total").increment(1);
     }
 }
@@ -23,12 +27,19 @@ impl BrokerReached {
 /// The connection to the broker could not be made, or broke. Unsettled deliveries come again.
 #[derive(Debug)]
 pub(super) struct BrokerLost<'a> {
-    pub(super) why: &'a str,
+    pub(super) error: &'a AmqpError,
+    /// Nobody was told of this reason in this outage.
+    pub(super) is_news: bool,
 }
 
 impl BrokerLost<'_> {
     pub(super) fn emit(&self) {
-        tracing::warn!(why = self.why, "no connection to RabbitMQ, trying again");
+        let (why, what) = (self.error, self.error.headline());
+        if self.is_news {
+            tracing::warn!(%why, "{what}; trying again until it works");
+        } else {
+            tracing::debug!(%why, "{what}; trying again");
+        }
         metrics::counter!("mailtap_queue_broker_failures_total").increment(1);
     }
 }

@@ -17,6 +17,7 @@ pub mod spool;
 mod group;
 mod happenings;
 mod journal;
+pub mod outage;
 mod seen;
 pub mod served;
 mod sqlite;

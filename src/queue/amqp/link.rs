@@ -3,11 +3,10 @@
 //! - Layer: edge
 //! - Takes: settings.
 //! - Gives: channels, with confirms or with a prefetch.
-//! - On failure: `AmqpError`; whoever uses the link drops it and makes another, after a while.
+//! - On failure: `AmqpError`, with host and port of each broker that was tried; whoever uses the link drops it and makes another, after a while.
 //! - Limits: `connect_timeout` for each question.
 
 use std::future::Future;
-use std::path::Path;
 use std::time::Duration;
 
 use lapin::Acker;
@@ -15,13 +14,14 @@ use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions, ExchangeBindOptions,
     ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
-use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
+use lapin::tcp::OwnedTLSConfig;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connect, Connection, ConnectionProperties, Consumer, ExchangeKind};
 
 use super::topology::{Argument, Queue, Topology};
-use super::{AmqpError, Mode, Settings};
+use super::{AmqpError, Fault, Mode, Settings, certificates, words};
+use crate::service::secret::Secret;
 
 /// How long an ack may take: it only has to be written.
 const ACK_LIMIT: Duration = Duration::from_secs(5);
@@ -32,6 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Link {
     connection: Connection,
+    /// Host and port.
+    broker: String,
     topology: Topology,
     timeout: Duration,
 }
@@ -40,24 +42,28 @@ impl Link {
     /// Connects to the first broker that answers, and declares or checks the topology there.
     ///
     /// # Errors
-    /// `AmqpError`: the one of the last broker.
+    /// `AmqpError`: that of each broker, in the order of the configuration.
     pub async fn open(settings: &Settings, name: &str) -> Result<Self, AmqpError> {
         let tls = tls(settings).await?;
-        let mut result = Err(AmqpError::NoUri);
+        let number = |(index, uri): (usize, &Secret<String>)| {
+            parse(uri.expose(), settings.heartbeat).ok_or(AmqpError::Uri { number: index + 1 })
+        };
+        let uris: Vec<AMQPUri> = settings.uris.iter().enumerate().map(number).collect::<Result<_, _>>()?;
         // Not always from the first one: several processes spread over the brokers of a cluster.
-        let first: usize =
-            if settings.uris.len() > 1 { rand::random_range(0..settings.uris.len()) } else { 0 };
-        let numbered = settings.uris.iter().enumerate();
-        for (index, uri) in numbered.cycle().skip(first).take(settings.uris.len()) {
-            let uri = parse(uri.expose(), settings.heartbeat).ok_or(AmqpError::Uri { number: index + 1 })?;
-            match Self::open_one(settings, name, uri, tls.clone()).await {
+        let first = if uris.len() > 1 { rand::random_range(0..uris.len()) } else { 0 };
+        let mut failed = Vec::new();
+        for (index, uri) in uris.iter().enumerate().cycle().skip(first).take(uris.len()) {
+            let broker = format!("{}:{}", uri.authority.host, uri.authority.port);
+            match Self::open_one(settings, name, uri.clone(), tls.clone(), &broker).await {
                 Ok(link) => return Ok(link),
-                // That one answers and is not as it should be says more than that others don't answer.
-                Err(_) if matches!(result, Err(AmqpError::Topology { .. })) => {}
-                Err(error) => result = Err(error),
+                Err(error) => failed.push((index, (broker, error))),
             }
         }
-        result
+        failed.sort_by_key(|(index, _)| *index);
+        match failed.len() {
+            0 => Err(AmqpError::NoUri),
+            _ => Err(AmqpError::Brokers(failed.into_iter().map(|(_, failed)| failed).collect())),
+        }
     }
 
     async fn open_one(
@@ -65,13 +71,25 @@ impl Link {
         name: &str,
         uri: AMQPUri,
         tls: OwnedTLSConfig,
+        broker: &str,
     ) -> Result<Self, AmqpError> {
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let connection = within(settings.connect_timeout, connect(uri, properties, tls)).await?;
+        let has_certificate = tls.identity.is_some();
+        let limit = settings.connect_timeout;
+        let connection = tokio::time::timeout(limit, connect(uri.clone(), properties, tls)).await;
+        let connection = connection
+            .map_err(|_| AmqpError::Timeout { after: limit })?
+            .map_err(|error| AmqpError::Client(words::connecting(&error, &uri, has_certificate)))?;
         let topology = Topology::new(settings.shape.clone());
-        let link = Self { connection, topology, timeout: settings.connect_timeout };
+        let link = Self { connection, broker: broker.to_owned(), topology, timeout: limit };
         link.prepare(settings.topology).await?;
         Ok(link)
+    }
+
+    /// Host and port.
+    #[must_use]
+    pub fn broker(&self) -> &str {
+        &self.broker
     }
 
     /// What is there.
@@ -154,42 +172,62 @@ impl Link {
         }
     }
 
+    /// Goes through all of it, so that all that is wrong is told at once.
     async fn prepare(&self, mode: Mode) -> Result<(), AmqpError> {
+        let none = FieldTable::default();
+        let mut faults = Vec::new();
         for name in &self.topology.exchanges {
-            self.exchange(name, ExchangeKind::Topic, mode, &FieldTable::default())
-                .await
-                .map_err(|error| wrong(name, &error))?;
+            let made = self.exchange(name, ExchangeKind::Topic, mode, &none).await;
+            self.gather(&mut faults, name, made)?;
         }
         if let Some(name) = &self.topology.spread {
-            let none = FieldTable::default();
             let made = self.exchange(name, ExchangeKind::Headers, mode, &none).await;
-            made.map_err(|error| wrong(name, &error))?;
+            self.gather(&mut faults, name, made)?;
         }
         for queue in &self.topology.queues {
-            self.queue(queue, mode).await.map_err(|error| wrong(&queue.name, &error))?;
+            let made = self.queue(queue, mode).await;
+            self.gather(&mut faults, &queue.name, made)?;
         }
-        if mode == Mode::Check {
-            // A binding can't be looked at over AMQP: the mandatory flag of each message finds a missing one.
-            return Ok(());
+        if mode == Mode::Declare && faults.is_empty() {
+            self.bind(&mut faults).await?;
         }
-        let channel = self.channel().await?;
+        // A binding can't be looked at over AMQP: the mandatory flag of each message finds a missing one.
+        if faults.is_empty() { Ok(()) } else { Err(AmqpError::Topology(faults)) }
+    }
+
+    /// What the broker refuses is gathered; without a broker nothing more can be asked.
+    fn gather(
+        &self,
+        faults: &mut Vec<Fault>,
+        name: &str,
+        made: Result<(), AmqpError>,
+    ) -> Result<(), AmqpError> {
+        match made {
+            Err(AmqpError::Client(said)) if self.is_connected() => faults.push(Fault::new(name, said)),
+            made => return made,
+        }
+        Ok(())
+    }
+
+    async fn bind(&self, faults: &mut Vec<Fault>) -> Result<(), AmqpError> {
         for binding in &self.topology.bindings {
+            let channel = self.channel().await?;
             let (queue, exchange) = (binding.queue.as_str().into(), binding.exchange.as_str().into());
             let options = QueueBindOptions::default();
             let mut arguments = FieldTable::default();
             for (name, value) in binding.arguments() {
                 arguments.insert(name.into(), AMQPValue::LongString(value.into()));
             }
-            within(self.timeout, channel.queue_bind(queue, exchange, binding.key.into(), options, arguments))
-                .await
-                .map_err(|error| wrong(&binding.queue, &error))?;
+            let bound = channel.queue_bind(queue, exchange, binding.key.into(), options, arguments);
+            self.gather(faults, &binding.queue, within(self.timeout, bound).await)?;
         }
         if let Some((from, to, key)) = &self.topology.between {
+            let channel = self.channel().await?;
             let (source, destination) = (from.as_str().into(), to.as_str().into());
             let options = ExchangeBindOptions::default();
             let bound =
                 channel.exchange_bind(destination, source, (*key).into(), options, FieldTable::default());
-            within(self.timeout, bound).await.map_err(|error| wrong(to, &error))?;
+            self.gather(faults, to, within(self.timeout, bound).await)?;
         }
         Ok(())
     }
@@ -256,10 +294,6 @@ pub(in crate::queue) async fn within<T>(
     }
 }
 
-fn wrong(what: &str, error: &AmqpError) -> AmqpError {
-    AmqpError::Topology { what: what.into(), why: error.to_string() }
-}
-
 fn parse(uri: &str, heartbeat: Duration) -> Option<AMQPUri> {
     let mut uri: AMQPUri = uri.parse().ok()?;
     if uri.query.heartbeat.is_none() && !heartbeat.is_zero() {
@@ -279,21 +313,13 @@ async fn connect(
 async fn tls(settings: &Settings) -> Result<OwnedTLSConfig, AmqpError> {
     // Somebody else in the process may have chosen the same already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let cert_chain = match &settings.ca_file {
-        Some(path) => Some(String::from_utf8_lossy(&read(path).await?).into_owned()),
-        None => None,
+    let (ca_file, client) = (settings.ca_file.clone(), settings.client_certificate.clone());
+    let loading = move || {
+        let client = client.as_ref().map(|(pem, key)| (pem.as_path(), key.as_path()));
+        certificates::load(ca_file.as_deref(), client).map_err(AmqpError::Certificates)
     };
-    let identity = match &settings.client_certificate {
-        Some((pem, key)) => Some(OwnedIdentity::PKCS8 { pem: read(pem).await?, key: read(key).await? }),
-        None => None,
-    };
-    Ok(OwnedTLSConfig { identity, cert_chain })
-}
-
-async fn read(path: &Path) -> Result<Vec<u8>, AmqpError> {
-    tokio::fs::read(path)
-        .await
-        .map_err(|error| AmqpError::File { path: path.to_owned(), why: error.to_string() })
+    let loaded = tokio::task::spawn_blocking(loading).await;
+    loaded.map_err(|error| AmqpError::Client(error.to_string()))?
 }
 
 fn arguments(queue: &Queue) -> FieldTable {

@@ -8,15 +8,19 @@
 //! - Limits: `connect_timeout`, `confirm_timeout`; both bound every wait for the broker.
 //! - See: AMQP 0-9-1; RabbitMQ 3.10 and later.
 
+pub mod certificates;
 mod dead;
+mod error;
 pub(in crate::queue) mod headers;
 mod link;
 mod owner;
 mod publisher;
 pub mod topology;
 mod watch;
+mod words;
 
 pub use dead::{DeadLetter, DeadLetters};
+pub use error::{AmqpError, Fault, How};
 pub use link::Link;
 pub use owner::Owner;
 pub(in crate::queue) use owner::Ways;
@@ -72,82 +76,6 @@ pub enum Mode {
     Declare,
     /// An administrator did; mailtap only looks if they are there.
     Check,
-}
-
-/// Why the broker can't be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AmqpError {
-    /// There is no URI.
-    #[error("no broker is configured")]
-    NoUri,
-    /// A URI is not one.
-    #[error("broker {number}: not an AMQP URI")]
-    Uri {
-        /// Which one, from 1.
-        number: usize,
-    },
-    /// A certificate or key can't be read.
-    #[error("can't read {}: {why}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        why: String,
-    },
-    /// No answer in time.
-    #[error("no answer from the broker within {} s", after.as_secs())]
-    Timeout {
-        /// How long it was waited for.
-        after: Duration,
-    },
-    /// An exchange or queue is missing or of another kind.
-    #[error("{what} is missing or of another kind: {why}")]
-    Topology {
-        /// Its name.
-        what: String,
-        /// What the broker said.
-        why: String,
-    },
-    /// The events of a work queue are remembered by another relay.
-    #[error(
-        "{queue} belongs to the memory of another relay ({by}); give each relay queues of its own (relay.queues), or, if that one is \
-             gone for good, start this one once with --take-over"
-    )]
-    Owned {
-        /// The queue.
-        queue: String,
-        /// Whose it is.
-        by: String,
-    },
-    /// It can't be taken over: somebody consumes it.
-    #[error("{queue} can't be taken over: the relay on {by} still consumes it; stop that one first")]
-    Consumed {
-        /// The queue.
-        queue: String,
-        /// Whose it is.
-        by: String,
-    },
-    /// Another relay looks whose it is, or has claimed it and can't write so while the broker takes no messages.
-    #[error("another relay is claiming {queue}; trying again")]
-    Claimed {
-        /// The queue.
-        queue: String,
-    },
-    /// There is no such work queue.
-    #[error("relay.queues: there is no queue {number}; amqp.partitions says how many there are")]
-    NoQueue {
-        /// Its number.
-        number: u16,
-    },
-    /// What the client library reported.
-    #[error("{0}")]
-    Client(String),
-}
-
-impl From<lapin::Error> for AmqpError {
-    fn from(error: lapin::Error) -> Self {
-        Self::Client(error.to_string())
-    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use lapin::types::FieldTable;
 
 use super::link::within;
 use super::topology::{claim_queue, owner_queue};
-use super::{AmqpError, Link, Message, Publisher};
+use super::{AmqpError, Fault, How, Link, Message, Publisher};
 
 /// How often to look whether a note is back in its queue.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -225,10 +225,11 @@ fn unlocked(lock: &str, queue: &str, error: AmqpError) -> AmqpError {
         AmqpError::Client(why) if why.contains("RESOURCE_LOCKED") => {
             AmqpError::Claimed { queue: queue.to_owned() }
         }
-        AmqpError::Client(why) if why.contains("ACCESS_REFUSED") => AmqpError::Topology {
-            what: lock.to_owned(),
-            why: format!("{why}; give the relay's user the permission to configure this queue"),
-        },
+        AmqpError::Client(why) if why.contains("ACCESS_REFUSED") => {
+            let how =
+                How::Other(format!("{why}; give the relay's user the permission to configure this queue"));
+            AmqpError::Topology(vec![Fault { name: lock.to_owned(), how }])
+        }
         error => error,
     }
 }

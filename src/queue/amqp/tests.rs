@@ -18,7 +18,7 @@ async fn the_topology_is_declared_once_and_found_by_a_check() {
     let Some(settings) = broker("topology") else { return };
     let check = Settings { topology: Mode::Check, ..settings.clone() };
     let missing = Link::open(&check, "test").await.unwrap_err();
-    assert!(matches!(missing, AmqpError::Topology { .. }), "{missing}");
+    assert!(matches!(missing.cause(), AmqpError::Topology(faults) if faults.len() > 3), "{missing}");
     for settings in [&settings, &settings, &check] {
         Link::open(settings, "test").await.unwrap().close().await;
     }

@@ -25,6 +25,7 @@ use crate::queue::amqp::headers::{self, ATTEMPTS, REPLAY};
 use crate::queue::amqp::{self, AmqpError, Link, Owner, Publisher};
 use crate::queue::backoff::Backoff;
 use crate::queue::happenings::{BrokerLost, BrokerReached, Malformed};
+use crate::queue::outage::Outage;
 use crate::service::{Component, Lifecycle};
 
 /// What a relay takes.
@@ -48,6 +49,7 @@ pub struct AmqpSource {
     stop: CancellationToken,
     health: Component,
     backoff: Backoff,
+    outage: Outage,
     desk: Arc<Desk>,
     messages: Option<Messages>,
     connecting: Option<JoinHandle<Result<Opened, AmqpError>>>,
@@ -100,6 +102,7 @@ impl AmqpSource {
             stop: life.stop.clone(),
             health: life.health.component("rabbitmq"),
             backoff: Backoff::default(),
+            outage: Outage::default(),
             desk: Arc::default(),
             messages: None,
             connecting: None,
@@ -225,12 +228,13 @@ impl AmqpSource {
         let opened = connecting.await;
         self.connecting = None;
         let opened = opened.map_err(|_| AmqpError::Client("connecting was ended".into()))??;
+        BrokerReached { broker: opened.session.link.broker() }.emit();
         self.desk.begin(opened.session);
         self.messages = Some(opened.messages);
         self.queues = opened.queues;
         self.backoff.worked();
+        self.outage.over();
         self.health.ready();
-        BrokerReached.emit();
         Ok(())
     }
 
@@ -242,9 +246,13 @@ impl AmqpSource {
 
     /// Drops the connection, and makes the next one after a while.
     fn lose(&mut self, error: &AmqpError) {
+        let error = match self.desk.session() {
+            Some(session) => error.clone().at(session.link.broker()),
+            None => error.clone(),
+        };
         let why = error.to_string();
-        BrokerLost { why: &why }.emit();
-        self.health.not_ready(why);
+        BrokerLost { error: &error, is_news: self.outage.is_news(&why) }.emit();
+        self.health.not_ready(format!("{}: {why}", error.headline()));
         self.messages = None;
         self.stop_clearing();
         // What waits here comes again, over the next connection.
@@ -260,6 +268,11 @@ impl AmqpSource {
 
 async fn open(settings: &amqp::Settings, taking: &Taking) -> Result<Opened, AmqpError> {
     let link = Link::open(settings, "mailtap relay").await?;
+    let broker = link.broker().to_owned();
+    take(settings, taking, link).await.map_err(|error| error.at(&broker))
+}
+
+async fn take(settings: &amqp::Settings, taking: &Taking, link: Link) -> Result<Opened, AmqpError> {
     let publishing = Link::open(settings, "mailtap relay, publishing").await?;
     let publisher = Publisher::open(&publishing, settings.confirm_timeout).await?;
     let all = link.topology().work_queues();
