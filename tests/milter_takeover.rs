@@ -21,19 +21,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 const RESTARTS: usize = 5;
 
-/// Starts the milter with a listening socket as descriptor 3, as systemd does.
-fn start_with(site: &mut Site, socket: OwnedFd) {
-    let mailtap = site.command();
-    let mut command = Command::new("bash");
-    command
-        .args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"", "bash"])
-        .arg(mailtap.get_program())
-        .args(mailtap.get_args())
-        .arg("milter")
-        .stdin(Stdio::from(socket));
-    site.start_mailtap_by(&mut command);
-}
-
 /// Stops and starts the milter under a load, and tells the load when it is over.
 fn restarts(site: &mut Site, over: &AtomicBool, socket: impl Fn() -> OwnedFd) {
     let pause = || thread::sleep(Duration::from_millis(400));
@@ -41,7 +28,7 @@ fn restarts(site: &mut Site, over: &AtomicBool, socket: impl Fn() -> OwnedFd) {
         pause();
         assert_eq!(site.mailtap.as_mut().unwrap().stop(), Some(0));
         pause();
-        start_with(site, socket());
+        site.start_milter_on(socket());
     }
     pause();
     over.store(true, Ordering::Relaxed);
@@ -116,7 +103,7 @@ fn serve_through_restarts<S>(
     let options = Options { milter_only: true, without_postfix: true, ..Options::default() };
     let mut site = Site::start(&options);
     site.mailtap.as_mut().unwrap().stop();
-    start_with(&mut site, socket());
+    site.start_milter_on(socket());
     let (over, url) = (AtomicBool::new(false), site.tracking_url());
     thread::scope(|scope| {
         let client = || {
@@ -250,7 +237,7 @@ fn no_message_through_postfix_notices_a_restart() {
     let held = UnixListener::bind(site.milter_socket()).unwrap();
     std::fs::set_permissions(site.milter_socket(), std::fs::Permissions::from_mode(0o666)).unwrap();
     let socket = || OwnedFd::from(held.try_clone().unwrap());
-    start_with(&mut site, socket());
+    site.start_milter_on(socket());
     let (over, port) = (AtomicBool::new(false), site.smtp);
     let mut sent = 0;
     let client = |client: usize| {

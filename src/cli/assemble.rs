@@ -267,22 +267,28 @@ pub(super) fn source(
 /// Opens a source within the runtime.
 pub(super) type OpenSource = Box<dyn FnOnce(&Lifecycle) -> Box<dyn Source> + Send>;
 
-/// The milter's settings.
-pub(super) fn milter(config: &Config) -> Result<filter::Settings> {
+/// Where the milter listens.
+pub(super) fn milter_address(config: &Config) -> filter::Address {
     let milter = &config.milter;
-    let address = match &milter.listen {
+    match &milter.listen {
         Listen::Tcp(address) => filter::Address::Tcp(*address),
         Listen::Unix(path) => filter::Address::Unix {
             path: path.clone(),
             mode: milter.socket_mode,
             group: milter.socket_group.clone(),
         },
-    };
+    }
+}
+
+/// The milter's settings.
+pub(super) fn milter(config: &Config) -> Result<filter::Settings> {
+    let milter = &config.milter;
     Ok(filter::Settings {
-        address,
+        address: milter_address(config),
         policy: policy(config).or_exit(Exit::Config)?,
         tempfail: milter.tempfail,
         postfix_config_dirs: milter.postfix_config_dirs.clone(),
+        trust_default_action: config.raw.milter.trust_default_action,
         split: config.split.as_ref().map(|split| filter::split::Settings {
             address: split.address,
             max_recipients: split.max_recipients,

@@ -10,12 +10,15 @@ use std::path::Path;
 
 use clap::Subcommand;
 
+use super::assemble;
 use super::exit::{Exit, Failure, OrExit, Result};
 use super::own_hosts::own_hosts;
 use super::print;
 use super::terminal::{CARE, GOOD, paint};
 use crate::config::Config;
 use crate::consent::file::WithdrawnFile;
+use crate::filter::agreement::{Told, Verdict};
+use crate::filter::postconf;
 use crate::keys::ring::Use;
 use crate::keys::{self, Keys};
 use crate::queue::amqp::certificates;
@@ -45,8 +48,9 @@ impl Args {
         let config = Config::load(path).or_exit(Exit::Config)?;
         match self.command {
             Command::Check => {
-                open_files(&config)?;
-                for warning in super::assemble_tracker::warnings(&config) {
+                let (problem, careful) = default_action(&config);
+                open_files(&config, problem, path)?;
+                for warning in super::assemble_tracker::warnings(&config).into_iter().chain(careful) {
                     print(format!("{}: {}: {warning}\n", path.display(), paint(CARE, "warning")))?;
                 }
                 print(format!("{}: {}\n", path.display(), paint(GOOD, "ok")))?;
@@ -63,9 +67,9 @@ impl Args {
     }
 }
 
-/// Opens the files that the configuration names, as the roles would; reports all that can't be used.
-fn open_files(config: &Config) -> Result {
-    let mut problems = Vec::new();
+/// Opens the files that the configuration names, as the roles would; reports all that can't be used, beside another problem.
+fn open_files(config: &Config, problem: Option<String>, path: &Path) -> Result {
+    let mut problems = Vec::from_iter(problem);
     let mut note = |key: &str, error: Option<String>, remedy: &str| {
         problems.extend(error.map(|error| format!("{key}: {error}; {remedy}")));
     };
@@ -94,11 +98,31 @@ fn open_files(config: &Config) -> Result {
         );
         problems.extend(loaded.err().into_iter().flatten().map(|unusable| unusable.to_string()));
     }
-    if problems.is_empty() { Ok(()) } else { Err(Failure::new(Exit::Config, problems.join("\n"))) }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let problems: Vec<_> = problems.iter().map(|problem| format!("{}: {problem}", path.display())).collect();
+    Err(Failure::new(Exit::Config, problems.join("\n")))
 }
 
 fn text(error: Option<impl Display>) -> Option<String> {
     error.map(|error| error.to_string())
+}
+
+/// Asks Postfix, as the milter does, whether it says the same of a milter that fails: a problem, since a wrong pair can cost
+/// mail, or a warning.
+fn default_action(config: &Config) -> (Option<String>, Option<String>) {
+    if !config.raw.milter.enabled {
+        return (None, None);
+    }
+    let told = Told {
+        tempfail: config.milter.tempfail,
+        trusted: config.raw.milter.trust_default_action,
+        listens: assemble::milter_address(config).endpoint(),
+    };
+    let verdict = Verdict::of(&postconf::ask(&config.milter.postfix_config_dirs, &told.listens));
+    let advice = told.advice(&verdict);
+    if matches!(verdict, Verdict::Accept(_)) { (advice, None) } else { (None, advice) }
 }
 
 /// Whose bounces count once is worth a word where nobody said it: on another host's report the guess may be wrong.

@@ -56,6 +56,9 @@ pub(super) struct Args {
     /// Postfix's queue directory. Default: what `postconf` says, else /var/spool/postfix.
     #[arg(long, value_name = "DIR")]
     postfix_queue_dir: Option<PathBuf>,
+    /// Where Postfix's main.cf lies, which the milter asks. Default: /etc/postfix.
+    #[arg(long, value_name = "DIR")]
+    postfix_config_dir: Option<PathBuf>,
     /// Where the tracker listens.
     #[arg(long, value_name = "ADDR")]
     tracker_listen: Option<String>,
@@ -113,6 +116,9 @@ impl Args {
         text.set("", "state_dir", &state.to_string_lossy());
         let socket = || format!("unix:{}", queue_dir.join("mailtap/milter.sock").display());
         text.set("milter", "listen", &self.milter_listen.clone().unwrap_or_else(socket));
+        if let Some(directory) = &self.postfix_config_dir {
+            text.set_list("milter", "postfix_config_dirs", &[absolute(directory)?]);
+        }
         if let Some(file) = &self.log_file {
             text.set_list("tap", "files", &[absolute(file)?]);
         }
@@ -228,6 +234,7 @@ mod tests {
             ("policy", "sender_domains"),
             ("", "state_dir"),
             ("milter", "listen"),
+            ("milter", "postfix_config_dirs"),
             ("tap", "files"),
             ("tracker", "listen"),
             ("admin", "run"),

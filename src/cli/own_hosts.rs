@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::config::Config;
+use crate::filter::postconf;
 
 /// The names.
 pub(super) fn own_hosts(config: &Config) -> Vec<String> {
@@ -23,24 +24,21 @@ pub(super) fn own_hosts(config: &Config) -> Vec<String> {
     let directories: BTreeSet<PathBuf> =
         config.milter.postfix_config_dirs.iter().cloned().chain(caller).collect();
     let more = directories.iter().flat_map(|directory| {
-        let list = postconf(directory, "multi_instance_directories").unwrap_or_default();
+        let list = ask(directory, "multi_instance_directories").unwrap_or_default();
         list.split([' ', ',']).map(PathBuf::from).filter(|path| path.is_absolute()).collect::<Vec<_>>()
     });
     let all: BTreeSet<PathBuf> = more.chain(directories.iter().cloned()).collect();
     let mut hosts: BTreeSet<String> =
-        all.iter().filter_map(|directory| postconf(directory, "myhostname")).collect();
+        all.iter().filter_map(|directory| ask(directory, "myhostname")).collect();
     hosts.insert(config.host.clone());
     hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect()
 }
 
-fn postconf(directory: &Path, parameter: &str) -> Option<String> {
+fn ask(directory: &Path, parameter: &str) -> Option<String> {
     if !directory.join("main.cf").exists() {
         return None;
     }
-    // pipe(8) gives a PATH without /usr/sbin.
-    let usual = ["/usr/sbin/postconf", "/usr/local/sbin/postconf", "/usr/bin/postconf"];
-    let program = usual.into_iter().find(|path| Path::new(path).exists()).unwrap_or("postconf");
-    let mut command = Command::new(program);
+    let mut command = Command::new(postconf::program());
     command.arg("-c").arg(directory).args(["-hx", parameter]).stdin(Stdio::null()).stderr(Stdio::null());
     let output = command.output().ok().filter(|output| output.status.success())?;
     let value = String::from_utf8(output.stdout).ok()?.trim().to_owned();

@@ -13,6 +13,7 @@ use super::exit::Result;
 use super::print;
 use crate::config::Config;
 use crate::config::units::Listen;
+use crate::filter::postconf;
 
 /// Print the settings for Postfix.
 #[derive(Debug, clap::Args)]
@@ -30,7 +31,7 @@ impl Args {
 
 /// What `postconf` says, else Debian's.
 pub(super) fn queue_directory() -> PathBuf {
-    let said = std::process::Command::new("postconf").args(["-h", "queue_directory"]).output().ok();
+    let said = std::process::Command::new(postconf::program()).args(["-h", "queue_directory"]).output().ok();
     let said = said.filter(|output| output.status.success());
     let path =
         said.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();

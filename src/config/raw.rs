@@ -259,8 +259,10 @@ table! {
         socket_group: String = text("postfix"),
         /// What `milter_default_action` says in main.cf: accept or tempfail.
         default_action: String = text("tempfail"),
-        /// Directories whose main.cf should say the same; the milter asks `postconf` when it starts.
+        /// Directories whose main.cf has to say the same; the milter asks `postconf`.
         postfix_config_dirs: Vec<String> = texts(&["/etc/postfix"]),
+        /// Believe `tempfail` where no main.cf can be asked that names the milter.
+        trust_default_action: bool = false,
         /// Connections at once.
         max_connections: u64 = 1_000,
         /// Beyond it the message passes unmodified.

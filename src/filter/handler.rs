@@ -13,12 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use mailtap_milter::driver::{Fallback, Handler, Happening, Response, Settled};
+use mailtap_milter::driver::{Fallback, Handler, Happening, Oversize, Response, Settled};
 use mailtap_milter::edits::{Answer, Edit, Verdict};
 use mailtap_milter::session::{Interest, Message, Path};
 use tokio::sync::Semaphore;
 
 use super::Deps;
+use super::agreement::Agreement;
 use super::decide::{self, Decision, Envelope, Means, Pass, Policy, Tracked};
 use super::happenings::{EventRefused, LeftAlone, MessageDone, SpoolTurn};
 use super::patience::{Patience, Turn};
@@ -43,6 +44,7 @@ pub(super) struct Filter {
     large: Arc<Semaphore>,
     health: Component,
     splitter: Option<Splitter>,
+    agreement: Arc<Agreement>,
     rest_wait: Duration,
     wire: Wire,
     pub(super) deps: Deps,
@@ -80,7 +82,8 @@ impl Handler for Filter {
         let now = clock::now();
         let about = About::new(&message, Instant::now());
         let message = Arc::new(message);
-        let copies = match &self.splitter {
+        // No copy may exist beside an original that goes on as it came when we die.
+        let copies = match self.splitter.as_ref().filter(|_| self.agreement.is_proven()) {
             Some(splitter) => self.split(splitter, &message, now, fallback).await,
             None => Copies::default(),
         };
@@ -103,6 +106,10 @@ impl Handler for Filter {
         }
     }
 
+    fn oversize(&self, _: Oversize) -> Oversize {
+        if self.agreement.is_proven() { Oversize::Stream } else { Oversize::PassUnmodified }
+    }
+
     fn observe(&self, happening: &Happening<'_>) {
         self.wire.emit(happening);
     }
@@ -113,7 +120,7 @@ impl Filter {
         mut policy: Policy,
         publish_wait: Duration,
         splitter: Option<Splitter>,
-        wire: Wire,
+        agreement: Arc<Agreement>,
         health: Component,
         deps: Deps,
     ) -> Self {
@@ -127,8 +134,9 @@ impl Filter {
             large: Arc::new(Semaphore::new(cores)),
             health,
             splitter,
+            wire: Wire::new(Arc::clone(&agreement)),
+            agreement,
             rest_wait: publish_wait,
-            wire,
             deps,
         }
     }

@@ -67,7 +67,7 @@ fn site() -> Site {
     let health = Health::default();
     let component = health.component("milter");
     component.ready();
-    let filter = Filter::new(policy, Duration::from_secs(5), None, Wire::new("tempfail"), component, deps);
+    let filter = Filter::new(policy, Duration::from_secs(5), None, Agreement::proven(), component, deps);
     Site { filter, publisher, health, _directory: directory }
 }
 

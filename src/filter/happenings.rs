@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use mailtap_milter::driver::BindError;
 
-use super::listen::Address;
-use super::main_cf::DefaultAction;
+use super::agreement::{Told, Verdict};
+use super::listen::Endpoint;
 use super::patience::Turn;
-use super::postconf::Said;
 use super::reinject::Sent;
 use crate::identity::MessageId;
 use crate::queue::{PublishError, StoreError};
@@ -124,7 +123,7 @@ impl EventRefused<'_> {
 /// The milter listens.
 #[derive(Debug)]
 pub(super) struct Listening<'a> {
-    pub(super) address: &'a Address,
+    pub(super) address: &'a Endpoint,
     /// The largest answer that goes out in one write.
     pub(super) answer_room_bytes: usize,
     /// What an answer may need, rather less than more: a message of the largest size.
@@ -136,11 +135,11 @@ impl Listening<'_> {
     pub(super) fn emit(&self) {
         let Self { address, answer_room_bytes, largest_bytes, default_action } = self;
         tracing::info!(%address, answer_room_bytes, default_action, "milter listens");
-        if *default_action == "accept" && answer_room_bytes < largest_bytes {
+        if *default_action != "tempfail" && answer_room_bytes < largest_bytes {
             tracing::warn!(
                 answer_room_bytes,
                 max_message_bytes = largest_bytes,
-                "with default_action=accept, a message whose rewritten form is larger than answer_room_bytes passes as it \
+                "unless default_action is tempfail, a message whose rewritten form is larger than answer_room_bytes passes as it \
                  came, though policy.max_message allows more: raise net.core.wmem_max, as systemd/mailtap-sysctl.conf \
                  (/usr/lib/sysctl.d/60-mailtap.conf) does, or lower policy.max_message"
             );
@@ -148,47 +147,27 @@ impl Listening<'_> {
     }
 }
 
-/// What a main.cf says of us, beside what we were told.
+/// What Postfix says it does when we fail, beside what we were told.
 #[derive(Debug)]
 pub(super) struct PostfixSays<'a> {
-    pub(super) said: &'a Said,
-    pub(super) tempfail: bool,
+    pub(super) told: &'a Told,
+    pub(super) verdict: &'a Verdict,
 }
 
 impl PostfixSays<'_> {
     pub(super) fn emit(&self) {
-        let directory = self.said.directory.display();
-        match (self.said.action, self.tempfail) {
-            (Some(DefaultAction::Accept), true) => tracing::error!(
-                %directory,
-                "main.cf says default_action=accept, milter.default_action says tempfail: taken for accept, so large \
-                 messages pass unmodified; set both alike"
-            ),
-            (Some(DefaultAction::NotAccept), false) => tracing::warn!(
-                %directory,
-                "milter.default_action says accept, main.cf does not: large messages pass unmodified without need"
-            ),
-            (Some(_), _) => (),
-            (None, _) => {
-                tracing::info!(%directory, "main.cf names no milter at this address; see `mailtap postfix`")
+        let Self { told, verdict } = *self;
+        let listens = &told.listens;
+        let differs = told.tempfail && !told.is_proven(verdict);
+        match told.advice(verdict) {
+            Some(advice) if matches!(verdict, Verdict::Accept(_)) => tracing::error!(%listens, "{advice}"),
+            Some(advice) => tracing::warn!(%listens, "{advice}"),
+            None if told.tempfail && *verdict == Verdict::Tempfail => {
+                tracing::info!(%listens, "main.cf says default_action=tempfail, as milter.default_action does");
             }
+            None => (),
         }
-    }
-}
-
-/// Mail is not split after all, since a main.cf says `accept`.
-#[derive(Debug)]
-pub(super) struct SplitOff<'a> {
-    pub(super) directory: &'a Path,
-}
-
-impl SplitOff<'_> {
-    pub(super) fn emit(&self) {
-        tracing::error!(
-            directory = %self.directory.display(),
-            "several_recipients=split needs default_action=tempfail, and main.cf says accept: no message is split; set \
-             default_action=tempfail there, or several_recipients=shared"
-        );
+        metrics::gauge!("mailtap_milter_default_action_differs").set(if differs { 1.0 } else { 0.0 });
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! - Layer: edge
 //! - Takes: an address of the configuration, or a socket that systemd hands over.
-//! - Gives: a listener.
+//! - Gives: a listener, and where it really listens.
 //! - On failure: `ListenError` with the path and the remedy.
 //! - See: systemd.socket(5), `docs/postfix.md`.
 
@@ -32,11 +32,31 @@ pub enum Address {
     },
 }
 
-impl fmt::Display for Address {
+impl Address {
+    /// Where connections are taken, if the socket is made here.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        match self {
+            Self::Tcp(address) => Endpoint::Tcp(*address),
+            Self::Unix { path, .. } => Endpoint::Unix(path.clone()),
+        }
+    }
+}
+
+/// Where connections are taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// On TCP.
+    Tcp(SocketAddr),
+    /// On a Unix socket; no path means one without a name, which Postfix can't reach.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "inet:{address}"),
-            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -79,27 +99,34 @@ impl From<BindError> for ListenError {
 }
 
 /// Listens; a socket that systemd hands over comes before the configured one.
-pub(super) fn bind(address: &Address) -> Result<Listener, ListenError> {
+pub(super) fn bind(address: &Address) -> Result<(Listener, Endpoint), ListenError> {
     if let Some(listener) = handed_over(&mut listenfd::ListenFd::from_env())? {
         return Ok(listener);
     }
-    match address {
-        Address::Tcp(address) => Ok(Listener::tcp(*address)?),
-        Address::Unix { path, mode, group } => bind_unix(path, *mode, group.as_deref()),
-    }
+    let listener = match address {
+        Address::Tcp(address) => Listener::tcp(*address)?,
+        Address::Unix { path, mode, group } => bind_unix(path, *mode, group.as_deref())?,
+    };
+    let endpoint = listener.tcp_address().map_or_else(|| address.endpoint(), Endpoint::Tcp);
+    Ok((listener, endpoint))
 }
 
 /// The first descriptor handed over. One that can't be used is an error: the supervisor would go on holding a socket that
 /// nobody answers on.
-fn handed_over(inherited: &mut listenfd::ListenFd) -> Result<Option<Listener>, ListenError> {
+fn handed_over(inherited: &mut listenfd::ListenFd) -> Result<Option<(Listener, Endpoint)>, ListenError> {
     if inherited.len() == 0 {
         return Ok(None);
     }
     if let Ok(Some(listener)) = inherited.take_unix_listener(0) {
-        return Ok(Some(Listener::from_unix(listener)?));
+        let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
+        let endpoint = Endpoint::Unix(path.unwrap_or_default());
+        return Ok(Some((Listener::from_unix(listener)?, endpoint)));
     }
     match inherited.take_tcp_listener(0) {
-        Ok(Some(listener)) => Ok(Some(Listener::from_tcp(listener)?)),
+        Ok(Some(listener)) => {
+            let endpoint = Endpoint::Tcp(listener.local_addr().map_err(ListenError::Inherited)?);
+            Ok(Some((Listener::from_tcp(listener)?, endpoint)))
+        }
         Ok(None) => Ok(None),
         Err(error) => Err(ListenError::Inherited(error)),
     }

@@ -10,9 +10,9 @@
 /// What Postfix does when we fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DefaultAction {
-    /// `accept`: the mail goes on as it came.
+    /// `accept`: the mail goes on as it came; or `quarantine`: it does once it is released. Half-edited, if we die meanwhile.
     Accept,
-    /// `tempfail` and all others: the mail does not go on half-edited.
+    /// `tempfail` and all others: nothing goes on half-edited.
     NotAccept,
 }
 
@@ -27,11 +27,12 @@ pub fn default_action(settings: &str, is_ours: impl Fn(&str) -> bool) -> Option<
             .filter_map(|line| line.split_once('='))
             .map(|(name, value)| (last(name), value.trim()))
     };
-    let accept_by_default = pairs().any(|(name, value)| name == "milter_default_action" && value == "accept");
+    let goes_on = |action: &str| matches!(action, "accept" | "quarantine");
+    let accept_by_default = pairs().any(|(name, value)| name == "milter_default_action" && goes_on(value));
     let mut found = None;
     for (_, list) in pairs().filter(|(name, _)| matches!(*name, "smtpd_milters" | "non_smtpd_milters")) {
         for entry in entries(list).into_iter().filter(|entry| is_ours(entry.address)) {
-            let accept = entry.default_action.map_or(accept_by_default, |action| action == "accept");
+            let accept = entry.default_action.map_or(accept_by_default, goes_on);
             if accept {
                 return Some(DefaultAction::Accept);
             }
@@ -142,6 +143,7 @@ mod tests {
         let plain = "smtpd_milters = unix:mailtap/milter.sock\n";
         assert_eq!(of(&format!("milter_default_action = accept\n{plain}")), Some(DefaultAction::Accept));
         assert_eq!(of(&format!("{plain}milter_default_action = shutdown\n")), Some(DefaultAction::NotAccept));
+        assert_eq!(of(&format!("{plain}milter_default_action = quarantine\n")), Some(DefaultAction::Accept));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod patience;
 pub mod rules;
 
 // Edges.
+pub mod agreement;
 mod counters;
 mod happenings;
 mod listen;
@@ -42,14 +43,15 @@ use crate::keys::Keys;
 use crate::queue::served::Served;
 use crate::queue::{Publisher, acceptances};
 use crate::service::Lifecycle;
+use agreement::{Agreement, Told, Verdict};
 use decide::Policy;
 use handler::Filter;
-use happenings::{Listening, PostfixSays, SplitOff};
-pub use listen::{Address, ListenError};
-use main_cf::DefaultAction;
-use postconf::Said;
-use protocol::Wire;
+use happenings::Listening;
+pub use listen::{Address, Endpoint, ListenError};
 use split::Splitter;
+
+/// How long the milter waits for what Postfix says of it before it begins.
+const FIRST_ANSWER: Duration = Duration::from_secs(3);
 
 /// What the milter is told.
 #[derive(Debug, Clone)]
@@ -60,8 +62,10 @@ pub struct Settings {
     pub policy: Policy,
     /// Whether `milter_default_action` is `tempfail`: large answers may then go out in several writes.
     pub tempfail: bool,
-    /// Where a main.cf lies that should say the same; asked at the start.
+    /// Where a main.cf lies that has to say the same before large answers may.
     pub postfix_config_dirs: Vec<PathBuf>,
+    /// Whether `tempfail` is believed where no main.cf can be asked that names us.
+    pub trust_default_action: bool,
     /// How several recipients get copies of their own; nothing: they share one.
     pub split: Option<split::Settings>,
     /// Connections at once.
@@ -115,14 +119,13 @@ pub struct Deps {
 /// `ListenError`; once it listens, nothing ends it but `life.stop`.
 pub async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Result<(), ListenError> {
     let health = life.health.component("milter");
-    let listener = listen::bind(&settings.address)?;
-    let settings = compare_with_postfix(settings).await;
+    let (listener, listens) = listen::bind(&settings.address)?;
+    let agreement = agree(&settings, &listens, &life).await;
     let driver = driver_settings(&settings);
-    let default_action = if settings.tempfail { "tempfail" } else { "accept" };
     counters::begin(driver.memory_bytes);
     Listening {
-        address: &settings.address,
-        default_action,
+        address: &listens,
+        default_action: agreement.default_action(),
         answer_room_bytes: listener.answer_room_bytes(driver.send_buffer_bytes).unwrap_or_default(),
         largest_bytes: settings.policy.plan.max_message_bytes,
     }
@@ -130,40 +133,34 @@ pub async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Result<(), 
     health.ready();
     let served = deps.served.clone();
     let splitter = settings.split.zip(served).map(|(settings, served)| Splitter { settings, served });
-    let wire = Wire::new(default_action);
-    let filter = Filter::new(settings.policy, settings.publish_wait, splitter, wire, health, deps);
+    let filter = Filter::new(settings.policy, settings.publish_wait, splitter, agreement, health, deps);
     driver::serve(listener, Arc::new(filter), driver, life.stop.cancelled_owned()).await;
     Ok(())
 }
 
-/// Asks each Postfix what it does when we fail, and takes the careful side.
-async fn compare_with_postfix(mut settings: Settings) -> Settings {
-    let (directories, address) = (settings.postfix_config_dirs.clone(), settings.address.clone());
-    let asked = tokio::task::spawn_blocking(move || postconf::ask(&directories, &address)).await;
-    for said in asked.unwrap_or_default() {
-        believe(&mut settings, &said);
-    }
-    settings
-}
-
-/// With `accept` a large answer must not go out in pieces, and no copy may exist beside an original that goes on as it
-/// came when we die.
-fn believe(settings: &mut Settings, said: &Said) {
-    PostfixSays { said, tempfail: settings.tempfail }.emit();
-    if said.action != Some(DefaultAction::Accept) {
-        return;
-    }
-    settings.tempfail = false;
-    if settings.split.take().is_some() {
-        SplitOff { directory: &said.directory }.emit();
-    }
+/// Asks Postfix what it does when we fail, now and from time to time; the first answer is waited for.
+async fn agree(settings: &Settings, listens: &Endpoint, life: &Lifecycle) -> Arc<Agreement> {
+    let told = Told {
+        tempfail: settings.tempfail,
+        trusted: settings.trust_default_action,
+        listens: listens.clone(),
+    };
+    let agreement = Arc::new(Agreement::new(told));
+    let (directories, listens) = (settings.postfix_config_dirs.clone(), listens.clone());
+    let ask = move || Verdict::of(&postconf::ask(&directories, &listens));
+    let (first, answered) = tokio::sync::oneshot::channel();
+    tokio::spawn(agreement::watch(Arc::clone(&agreement), ask, first, life.clone()));
+    // Without an answer we begin as one who has none.
+    let _ = tokio::time::timeout(FIRST_ANSWER, answered).await;
+    agreement
 }
 
 fn driver_settings(settings: &Settings) -> driver::Settings {
     let mut driver = driver::Settings {
         connections: settings.connections,
         memory_bytes: settings.memory_bytes,
-        oversize: if settings.tempfail { Oversize::Stream } else { Oversize::PassUnmodified },
+        // Whether it may be more, the handler says with each message.
+        oversize: Oversize::PassUnmodified,
         timeouts: Timeouts {
             handler: settings.message_timeout,
             idle: settings.idle_timeout,
@@ -187,47 +184,4 @@ fn driver_settings(settings: &Settings) -> driver::Settings {
         recipients: settings.max_recipients,
     };
     driver
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn settings() -> Settings {
-        Settings {
-            address: Address::Tcp("127.0.0.1:1".parse().unwrap()),
-            policy: Policy::new(Vec::new(), hosts::TrackingHost::at("https://t.example.org/")),
-            tempfail: true,
-            postfix_config_dirs: Vec::new(),
-            split: Some(split::Settings {
-                address: "127.0.0.1:1".parse().unwrap(),
-                max_recipients: 50,
-                timeout: Duration::from_secs(1),
-            }),
-            connections: 1,
-            memory_bytes: 1,
-            max_headers: 1,
-            max_header_bytes: 1,
-            max_recipients: 1,
-            message_timeout: Duration::from_secs(2),
-            idle_timeout: Duration::from_secs(2),
-            first_timeout: Duration::from_secs(2),
-            content_timeout: Duration::from_secs(2),
-            write_timeout: Duration::from_secs(2),
-            drain: Duration::from_secs(2),
-            publish_wait: Duration::from_secs(1),
-        }
-    }
-
-    #[test]
-    fn where_main_cf_says_accept_nothing_is_split_or_streamed() {
-        for (action, careful) in
-            [(Some(DefaultAction::Accept), true), (Some(DefaultAction::NotAccept), false), (None, false)]
-        {
-            let mut settings = settings();
-            believe(&mut settings, &Said { directory: PathBuf::from("/etc/postfix"), action });
-            assert_eq!((!settings.tempfail, settings.split.is_none()), (careful, careful), "{action:?}");
-        }
-    }
 }

@@ -1,24 +1,28 @@
 //! Asks Postfix what it does when we fail, since a wrong pair of settings can cost mail.
 //!
 //! - Layer: edge
-//! - Takes: directories with a main.cf, our address.
+//! - Takes: directories with a main.cf, where we listen.
 //! - Gives: the default action that each of them has for us, if it names us.
-//! - On failure: a directory that `postconf` can't read is skipped.
-//! - Limits: 5 s for each call of `postconf`; of a table of clients its first MiB, where it is a file of text.
+//! - On failure: [`Trouble`]: who can't be asked has not agreed.
+//! - Limits: 5 s for each call of `postconf`, of whose answer the first MiB counts; of a table of clients its first MiB, where
+//!   it is a file of text.
 //! - See: postconf(1), postconf(5) `milter_default_action`
 
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::listen::Address;
+use super::listen::Endpoint;
 use super::main_cf::{DefaultAction, default_action, lists, tables};
 
 const PATIENCE: Duration = Duration::from_secs(5);
-const TABLE_BYTES: u64 = 1 << 20;
+const MOST_BYTES: u64 = 1 << 20;
 const PARAMETERS: [&str; 5] =
     ["queue_directory", "smtpd_milters", "smtpd_milter_maps", "non_smtpd_milters", "milter_default_action"];
+/// Where `postconf` lies, whatever a service's PATH.
+const USUAL: [&str; 3] = ["/usr/sbin/postconf", "/usr/local/sbin/postconf", "/usr/bin/postconf"];
 
 /// What one Postfix says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,80 +30,201 @@ pub struct Said {
     /// The directory of its main.cf.
     pub directory: PathBuf,
     /// Its default action for our address; `None` if no list of milters names it.
-    pub action: Option<DefaultAction>,
+    pub action: Result<Option<DefaultAction>, Trouble>,
 }
 
-/// Asks each Postfix that can be asked.
+/// Why a Postfix can't be asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// There is nothing to be read.
+    #[error("main.cf can't be read ({0})")]
+    MainCf(std::io::ErrorKind),
+    /// No `postconf`, or none that starts.
+    #[error("postconf can't be run ({0})")]
+    Postconf(std::io::ErrorKind),
+    /// It says no.
+    #[error("postconf fails ({0})")]
+    Fails(String),
+    /// It says nothing.
+    #[error("postconf gives no answer within {} s", PATIENCE.as_secs())]
+    Late,
+    /// A table of clients that may name us.
+    #[error("the table {0} of smtpd_milter_maps can't be read as text")]
+    Table(String),
+}
+
+/// Asks each Postfix.
 #[must_use]
-pub fn ask(directories: &[PathBuf], address: &Address) -> Vec<Said> {
-    let ask = |directory: &PathBuf| {
-        let action = ask_one(directory, address)?;
-        Some(Said { directory: directory.clone(), action })
-    };
-    directories.iter().filter_map(ask).collect()
+pub fn ask(directories: &[PathBuf], listens: &Endpoint) -> Vec<Said> {
+    let ask =
+        |directory: &PathBuf| Said { directory: directory.clone(), action: ask_one(directory, listens) };
+    directories.iter().map(ask).collect()
 }
 
-fn ask_one(directory: &Path, address: &Address) -> Option<Option<DefaultAction>> {
-    if !directory.join("main.cf").exists() {
-        return None;
-    }
+/// The program: the first in PATH, or where it usually lies.
+#[must_use]
+pub fn program() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let in_path = std::env::split_paths(&path).map(|directory| directory.join("postconf"));
+    let found = in_path.chain(USUAL.map(PathBuf::from)).find(|program| program.is_file());
+    found.unwrap_or_else(|| "postconf".into())
+}
+
+fn ask_one(directory: &Path, listens: &Endpoint) -> Result<Option<DefaultAction>, Trouble> {
+    File::open(directory.join("main.cf")).map_err(|error| Trouble::MainCf(error.kind()))?;
     let main = postconf(directory, &[&["-x"], &PARAMETERS[..]].concat())?;
     let master = postconf(directory, &["-xP"])?;
-    let queue = main.lines().find_map(|line| line.strip_prefix("queue_directory = "))?.to_owned();
+    let queue = main.lines().find_map(|line| line.strip_prefix("queue_directory = "));
+    let queue = queue.ok_or_else(|| Trouble::Fails("it names no queue_directory".into()))?.to_owned();
     let mut settings = main + &master;
-    let tables: String =
-        tables(&settings).into_iter().map(|table| lists(table, text(table).as_deref())).collect();
-    settings.push_str(&tables);
-    Some(default_action(&settings, |entry| is_ours(entry, Path::new(&queue), address)))
-}
-
-/// The text that a table is made of; nothing where it is no file of reasonable size.
-fn text(table: &str) -> Option<String> {
-    let (_, path) = table.split_once(":/")?;
-    let mut text = String::new();
-    std::fs::File::open(Path::new("/").join(path)).ok()?.take(TABLE_BYTES).read_to_string(&mut text).ok()?;
-    Some(text)
-}
-
-fn is_ours(entry: &str, queue: &Path, address: &Address) -> bool {
-    match address {
-        Address::Tcp(address) => {
-            let Some(place) = entry.strip_prefix("inet:") else { return false };
-            place.parse() == Ok(*address) || place == format!("localhost:{}", address.port())
-        }
-        Address::Unix { path, .. } => entry
-            .strip_prefix("unix:")
-            .or_else(|| entry.strip_prefix("local:"))
-            .is_some_and(|place| real(&queue.join(place)) == real(path)),
+    let mut in_tables = String::new();
+    for table in tables(&settings) {
+        let text = if table.starts_with("inline:") { None } else { Some(text(table)?) };
+        in_tables += &lists(table, text.as_deref());
     }
+    settings.push_str(&in_tables);
+    Ok(default_action(&settings, |entry| is_ours(entry, Path::new(&queue), listens)))
+}
+
+/// The text that a table is made of.
+fn text(table: &str) -> Result<String, Trouble> {
+    let read = || {
+        let (_, path) = table.split_once(":/")?;
+        let mut text = String::new();
+        let file = File::open(Path::new("/").join(path)).ok()?;
+        file.take(MOST_BYTES + 1).read_to_string(&mut text).ok()?;
+        (text.len() as u64 <= MOST_BYTES).then_some(text)
+    };
+    read().ok_or_else(|| Trouble::Table(table.to_owned()))
+}
+
+/// Whether an entry of a list of milters means us. On TCP the port decides: a host may be written in many ways, and the socket
+/// may listen on all addresses, or behind others.
+fn is_ours(entry: &str, queue: &Path, listens: &Endpoint) -> bool {
+    match listens {
+        Endpoint::Tcp(address) => {
+            let place = entry.strip_prefix("inet:").and_then(|place| place.rsplit(':').next());
+            place.and_then(port) == Some(address.port())
+        }
+        Endpoint::Unix(path) => {
+            let place = entry.strip_prefix("unix:").or_else(|| entry.strip_prefix("local:"));
+            // In a chroot, an absolute path begins at the queue directory.
+            place.is_some_and(|place| {
+                let jailed = queue.join(place.trim_start_matches('/'));
+                [queue.join(place), jailed].iter().any(|place| real(place) == real(path))
+            })
+        }
+    }
+}
+
+/// A port by its number, or by its name in services(5).
+fn port(text: &str) -> Option<u16> {
+    if let Ok(number) = text.parse() {
+        return Some(number);
+    }
+    let services = std::fs::read_to_string("/etc/services").ok()?;
+    services.lines().find_map(|line| {
+        let mut words = line.split('#').next()?.split_whitespace();
+        let (name, port) = (words.next()?, words.next()?.strip_suffix("/tcp")?);
+        (name == text || words.any(|alias| alias == text)).then(|| port.parse().ok())?
+    })
 }
 
 /// The path without symbolic links; the socket itself need not be there.
 fn real(path: &Path) -> PathBuf {
+    if let Ok(real) = path.canonicalize() {
+        return real;
+    }
     let directory = path.parent().and_then(|directory| directory.canonicalize().ok());
     directory.zip(path.file_name()).map_or_else(|| path.to_owned(), |(directory, name)| directory.join(name))
 }
 
-fn postconf(directory: &Path, arguments: &[&str]) -> Option<String> {
-    let mut command = Command::new("postconf");
+fn postconf(directory: &Path, arguments: &[&str]) -> Result<String, Trouble> {
+    let mut command = Command::new(program());
     command.arg("-c").arg(directory).args(arguments);
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
-    let mut stdout = child.stdout.take()?;
-    let reader = std::thread::spawn(move || {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| Trouble::Postconf(error.kind()))?;
+    let said = reader(child.stdout.take());
+    let complaint = reader(child.stderr.take());
+    let good = wait(&mut child)?;
+    if good {
+        return said.join().ok().flatten().ok_or_else(|| Trouble::Fails("its answer is no text".into()));
+    }
+    let complaint = complaint.join().ok().flatten().unwrap_or_default();
+    Err(Trouble::Fails(complaint.lines().last().unwrap_or("it says nothing").to_owned()))
+}
+
+/// Reads on a thread of its own, so that a process that hangs is not waited for.
+fn reader(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<Option<String>> {
+    std::thread::spawn(move || {
         let mut text = String::new();
-        stdout.read_to_string(&mut text).ok().map(|_| text)
-    });
+        pipe?.take(MOST_BYTES).read_to_string(&mut text).ok().map(|_| text)
+    })
+}
+
+/// Whether it ends well; in time.
+fn wait(child: &mut Child) -> Result<bool, Trouble> {
     let end = Instant::now() + PATIENCE;
-    let status = loop {
+    loop {
         match child.try_wait() {
-            Ok(Some(status)) => break status,
+            Ok(Some(status)) => return Ok(status.success()),
             Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(10)),
             _ => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return None;
+                return Err(Trouble::Late);
             }
         }
-    };
-    reader.join().ok().flatten().filter(|_| status.success())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_ours_by_whatever_name() {
+        let queue = Path::new("/var/spool/postfix");
+        for address in ["0.0.0.0:8893", "127.0.0.1:8893", "[::]:8893"] {
+            let listens = Endpoint::Tcp(address.parse().unwrap());
+            for ours in ["127.0.0.1:8893", "localhost:8893", "relay.test:8893", "[::1]:8893", "8893"] {
+                assert!(is_ours(&format!("inet:{ours}"), queue, &listens), "{ours}");
+            }
+            for other in ["inet:127.0.0.1:8891", "inet:127.0.0.1:smtp", "unix:8893", "inet:x:y"] {
+                assert!(!is_ours(other, queue, &listens), "{other}");
+            }
+        }
+        let smtp = Endpoint::Tcp("127.0.0.1:25".parse().unwrap());
+        assert!(!Path::new("/etc/services").exists() || is_ours("inet:localhost:smtp", queue, &smtp));
+    }
+
+    #[test]
+    fn a_socket_is_ours_by_whatever_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let queue = folder.path().join("queue");
+        std::fs::create_dir_all(queue.join("mailtap")).unwrap();
+        std::os::unix::fs::symlink(&queue, folder.path().join("link")).unwrap();
+        let listens = Endpoint::Unix(folder.path().join("link/mailtap/milter.sock"));
+        let absolute = format!("unix:{}/mailtap/milter.sock", queue.display());
+        for ours in
+            ["unix:mailtap/milter.sock", "local:mailtap/milter.sock", "unix:/mailtap/milter.sock", &absolute]
+        {
+            assert!(is_ours(ours, &queue, &listens), "{ours}");
+        }
+        for other in ["unix:mailtap/other.sock", "unix:/milter.sock", "inet:mailtap/milter.sock"] {
+            assert!(!is_ours(other, &queue, &listens), "{other}");
+        }
+    }
+
+    #[test]
+    fn who_cannot_be_asked_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let listens = Endpoint::Unix("/x".into());
+        let said = ask(&[folder.path().to_owned()], &listens);
+        let trouble = Trouble::MainCf(std::io::ErrorKind::NotFound);
+        assert_eq!(said, [Said { directory: folder.path().to_owned(), action: Err(trouble) }]);
+        assert!(matches!(text("ldap:milters"), Err(Trouble::Table(_))));
+        assert!(matches!(text("cidr:/nowhere/milters"), Err(Trouble::Table(_))));
+    }
 }

@@ -8,12 +8,13 @@
 //! - See: `docs/operations.md`, `docs/postfix.md`.
 
 use std::borrow::Cow;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mailtap_milter::driver::{End, Failure, Happening, Which};
 use mailtap_milter::session::Stage;
 
+use super::agreement::Agreement;
 use super::happenings::MessageDone;
 
 /// Between two lines on the same crowd.
@@ -23,7 +24,7 @@ const SELDOM: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Wire {
     /// What Postfix does with a message that gets no answer.
-    default_action: &'static str,
+    agreement: Arc<Agreement>,
     waits: Seldom,
 }
 
@@ -43,9 +44,8 @@ impl Seldom {
 }
 
 impl Wire {
-    /// Says what Postfix does as this: `tempfail` or `accept`.
-    pub(super) const fn new(default_action: &'static str) -> Self {
-        Self { default_action, waits: Seldom(Mutex::new(None)) }
+    pub(super) const fn new(agreement: Arc<Agreement>) -> Self {
+        Self { agreement, waits: Seldom(Mutex::new(None)) }
     }
 
     pub(super) fn emit(&self, happening: &Happening<'_>) {
@@ -115,7 +115,7 @@ impl Wire {
             End::TimedOut(stage) => self.late(limit(*stage), *stage, &queue_id),
             End::WriteTimedOut(stage) => self.late("write_timeout", *stage, &queue_id),
             End::Protocol(_) | End::Io(_) => {
-                tracing::warn!(%queue_id, default_action = self.default_action, "{end}; the connection is closed");
+                tracing::warn!(%queue_id, default_action = self.agreement.default_action(), "{end}; the connection is closed");
             }
             _ => (),
         }
@@ -131,7 +131,7 @@ impl Wire {
     }
 
     fn late(&self, limit: &'static str, stage: Stage, queue_id: &str) {
-        let (stage, default_action) = (stage.as_str(), self.default_action);
+        let (stage, default_action) = (stage.as_str(), self.agreement.default_action());
         tracing::warn!(
             limit = %format_args!("milter.{limit}"),
             stage,

@@ -40,7 +40,7 @@ fn told(happenings: &[Happening<'_>]) -> (String, String) {
         .with_writer(move || writer.clone())
         .finish();
     let recorder = PrometheusBuilder::new().build_recorder();
-    let wire = Wire::new("tempfail");
+    let wire = Wire::new(Agreement::proven());
     tracing::subscriber::with_default(subscriber, || {
         metrics::with_local_recorder(&recorder, || {
             happenings.iter().for_each(|happening| wire.emit(happening))

@@ -19,9 +19,9 @@ use tokio::sync::{Notify, oneshot};
 use super::*;
 use crate::consent::{Consent, Consents, Purpose};
 use crate::filter::Deps;
+use crate::filter::agreement::Agreement;
 use crate::filter::decide::Policy;
 use crate::filter::hosts::TrackingHost;
-use crate::filter::protocol::Wire;
 use crate::identity::{Pseudonym, PseudonymKey};
 use crate::keys::Keys;
 use crate::queue::Publish;
@@ -174,7 +174,7 @@ fn filter(directory: &std::path::Path, address: SocketAddr, agrees: Agrees, seen
     let settings = Settings { address, max_recipients: 50, timeout: Duration::from_secs(patience) };
     let component = Health::default().component("milter");
     let splitter = Some(Splitter { settings, served });
-    Filter::new(policy, Duration::from_secs(5), splitter, Wire::new("tempfail"), component, deps)
+    Filter::new(policy, Duration::from_secs(5), splitter, Agreement::proven(), component, deps)
 }
 
 /// One message for three through the driver; what Postfix would make of the original.

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -265,6 +266,10 @@ impl Site {
         if options.milter_only {
             changes.push(("#milter = \"127.0.0.1:9741\"", format!("milter = \"127.0.0.1:{}\"", self.admin)));
         }
+        let dirs = "#postfix_config_dirs = [\"/etc/postfix\"]";
+        if !options.without_postfix && !options.changes.iter().any(|(from, _)| *from == dirs) {
+            changes.push((dirs, "postfix_config_dirs = [\"{dir}/relay/config\"]".to_owned()));
+        }
         changes.extend(options.changes.iter().cloned());
         for (from, to) in changes {
             let dir = self.dir.to_string_lossy();
@@ -310,6 +315,19 @@ impl Site {
     pub fn start_mailtap_by(&mut self, command: &mut Command) {
         self.mailtap = Some(self.daemon("mailtap", command));
         wait_for("mailtap to be ready", Duration::from_secs(30), || self.is_ready());
+    }
+
+    /// Starts the milter with a listening socket as descriptor 3, as systemd does.
+    pub fn start_milter_on(&mut self, socket: OwnedFd) {
+        let mailtap = self.command();
+        let mut command = Command::new("bash");
+        command
+            .args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"", "bash"])
+            .arg(mailtap.get_program())
+            .args(mailtap.get_args())
+            .arg("milter")
+            .stdin(Stdio::from(socket));
+        self.start_mailtap_by(&mut command);
     }
 
     pub fn start_collector(&mut self, more: &[&str]) {
