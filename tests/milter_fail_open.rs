@@ -85,8 +85,8 @@ fn a_daemon_that_hangs_defers_mail_with_tempfail() {
     assert_eq!(events(&site), 2, "none of what was refused");
 }
 
-/// Runs the milter with a small file system for its state, of which the spool keeps 64 MiB in reserve. It is seen only by that process, and ends with it.
-fn start_on_small_disk(site: &mut Site) -> PathBuf {
+/// The milter with a file system of this size for its state, which is seen only by that process and ends with it.
+fn on_small_disk(site: &Site, size: &str) -> (Command, PathBuf) {
     let state = site.dir.join("mailtap/state");
     fs::create_dir_all(&state).unwrap();
     let mailtap = site.command();
@@ -99,13 +99,20 @@ fn start_on_small_disk(site: &mut Site) -> PathBuf {
             "--mount",
             "bash",
             "-c",
-            "mount -t tmpfs -o size=96m none \"$1\" && shift && exec \"$@\"",
+            "mount -t tmpfs -o size=$1 none \"$2\" && shift 2 && exec \"$@\"",
             "bash",
+            size,
         ])
         .arg(&state)
         .arg(mailtap.get_program())
         .args(mailtap.get_args())
         .arg("milter");
+    (command, state)
+}
+
+/// Runs the milter on a small disk, of which the spool keeps 64 MiB in reserve.
+fn start_on_small_disk(site: &mut Site) -> PathBuf {
+    let (mut command, state) = on_small_disk(site, "96m");
     site.mailtap = None;
     site.start_mailtap_by(&mut command);
     let pid = site.mailtap.as_ref().unwrap().pid();
@@ -143,6 +150,20 @@ fn a_full_disk_lets_mail_through_as_it_came() {
     assert!(fates[first..refused].iter().all(|(_, fate)| *fate == Fate::AsItCame), "{fates:?}");
     assert_eq!(fates.len(), next - 1);
     assert!(site.mailtap.as_mut().unwrap().is_running());
+}
+
+#[test]
+fn a_full_disk_at_the_start_is_named() {
+    let site = site("tempfail");
+    for size in ["4k", "16k", "64k"] {
+        let (mut command, state) = on_small_disk(&site, size);
+        let refused = command.output().unwrap();
+        let text = said(&refused);
+        assert_eq!(refused.status.code(), Some(69), "{size}: {text}");
+        for part in [state.to_str().unwrap(), "df ", "state_dir"] {
+            assert!(text.contains(part), "{size}: {part}: {text}");
+        }
+    }
 }
 
 #[test]

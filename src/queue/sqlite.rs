@@ -82,24 +82,31 @@ pub(super) fn is_full(error: &rusqlite::Error) -> bool {
 
 /// Opens a store, creating directory (0750) and file where they are missing, and brings its schema up to date.
 pub(super) fn open(path: &Path, file_mode: u32, migrations: &[&str]) -> Result<Connection, StoreError> {
-    let failed = |why: String| StoreError::Open { path: path.to_owned(), why };
-    create(path, file_mode).map_err(|error| failed(error.to_string()))?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection =
-        Connection::open_with_flags(path, flags).map_err(|error| failed(error.to_string()))?;
-    prepare(&mut connection)?;
-    migrate(&mut connection, migrations)?;
-    Ok(connection)
+    create(path, file_mode).map_err(|error| failed(path, &error.to_string()))?;
+    open_existing(path, migrations)
 }
 
 /// Opens a store that exists already; for looking into it, and for the hands of an administrator.
 pub(super) fn open_existing(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = Connection::open_with_flags(path, flags)
-        .map_err(|error| StoreError::Open { path: path.to_owned(), why: error.to_string() })?;
-    prepare(&mut connection)?;
-    migrate(&mut connection, migrations)?;
-    Ok(connection)
+    let mut connection =
+        Connection::open_with_flags(path, flags).map_err(|error| failed(path, &error.to_string()))?;
+    let ready = prepare(&mut connection).and_then(|()| migrate(&mut connection, migrations));
+    match ready {
+        Ok(()) => Ok(connection),
+        Err(StoreError::Sql(why)) => Err(failed(path, &why)),
+        Err(error) => Err(error),
+    }
+}
+
+/// An error at the opening, with a remedy where it is the disk; a full one has many names.
+fn failed(path: &Path, why: &str) -> StoreError {
+    let disk = ["disk I/O error", "disk is full", "No space left"].iter().any(|name| why.contains(name));
+    let directory = path.parent().unwrap_or(path).display();
+    let remedy = format!(
+        "; look whether the disk is full (df {directory}) and make room, or set state_dir to another disk"
+    );
+    StoreError::Open { path: path.to_owned(), why: format!("{why}{}", if disk { &remedy } else { "" }) }
 }
 
 fn create(path: &Path, file_mode: u32) -> io::Result<()> {
@@ -226,7 +233,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.db");
         std::fs::write(&path, "not a database, but long enough to look at").unwrap();
-        assert!(matches!(open(&path, 0o600, &[ONE]), Err(StoreError::Sql(_))));
+        assert!(matches!(open(&path, 0o600, &[ONE]), Err(StoreError::Open { .. })));
         assert!(matches!(
             open_existing(&directory.path().join("b.db"), &[ONE]),
             Err(StoreError::Open { .. })
