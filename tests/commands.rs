@@ -167,6 +167,25 @@ fn files_that_cannot_be_used_are_found_by_the_check() {
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
 }
 
+/// What `mailtap postfix` prints fits the milter's own patience, and a session is kept as long as Postfix goes on with it.
+#[test]
+fn the_milters_patience_fits_postfixs() {
+    let site = installed(&[]);
+    let printed = run(&mut site.command(&["postfix"]));
+    assert!(printed.contains("content_timeout=120s"), "{printed}");
+    assert!(!run(&mut site.command(&["config", "check"])).contains("idle_timeout"));
+    let text = fs::read_to_string(site.config()).unwrap();
+    let text = text.replace("#message_timeout = \"20s\"", "message_timeout = \"300s\"");
+    fs::write(site.config(), text.replace("#idle_timeout = \"7210s\"", "idle_timeout = \"5m\"")).unwrap();
+    let printed = run(&mut site.command(&["postfix"]));
+    assert!(printed.contains("content_timeout=360s"), "{printed}");
+    let checked = run(&mut site.command(&["config", "check"]));
+    assert!(
+        checked.contains("warning: milter.idle_timeout") && checked.contains("smtpd_timeout"),
+        "{checked}"
+    );
+}
+
 #[test]
 fn a_certificate_that_is_no_pair_is_found_by_the_check_as_are_names_of_googles() {
     let site = installed(&[]);

@@ -7,6 +7,7 @@
 
 use std::fmt::Display;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::Subcommand;
 
@@ -50,7 +51,8 @@ impl Args {
             Command::Check => {
                 let (problem, careful) = default_action(&config);
                 open_files(&config, problem, path)?;
-                for warning in super::assemble_tracker::warnings(&config).into_iter().chain(careful) {
+                let warnings = super::assemble_tracker::warnings(&config);
+                for warning in warnings.into_iter().chain(careful).chain(short_idle(&config)) {
                     print(format!("{}: {}: {warning}\n", path.display(), paint(CARE, "warning")))?;
                 }
                 print(format!("{}: {}\n", path.display(), paint(GOOD, "ok")))?;
@@ -98,6 +100,10 @@ fn open_files(config: &Config, problem: Option<String>, path: &Path) -> Result {
         );
         problems.extend(loaded.err().into_iter().flatten().map(|unusable| unusable.to_string()));
     }
+    if config.raw.milter.enabled {
+        let group = assemble::milter_address(config).check_group().err();
+        problems.extend(group.map(|error| error.to_string()));
+    }
     if problems.is_empty() {
         return Ok(());
     }
@@ -123,6 +129,21 @@ fn default_action(config: &Config) -> (Option<String>, Option<String>) {
     let verdict = Verdict::of(&postconf::ask(&config.milter.postfix_config_dirs, &told.listens));
     let advice = told.advice(&verdict);
     if matches!(verdict, Verdict::Accept(_)) { (advice, None) } else { (None, advice) }
+}
+
+/// Postfix waits for an SMTP client as long between two commands, and within a message: `smtpd_timeout`.
+const POSTFIX_WAITS: Duration = Duration::from_secs(300);
+
+/// Whether sessions end that Postfix goes on with.
+fn short_idle(config: &Config) -> Option<String> {
+    let short = config.raw.milter.enabled && config.milter.idle_timeout <= POSTFIX_WAITS;
+    short.then(|| {
+        format!(
+            "milter.idle_timeout = {:?}: Postfix waits {} s for an SMTP client between two commands (smtpd_timeout), and does not              connect again within a session: mail after a longer pause meets default_action; leave it at \"7210s\"",
+            config.raw.milter.idle_timeout,
+            POSTFIX_WAITS.as_secs()
+        )
+    })
 }
 
 /// Whose bounces count once is worth a word where nobody said it: on another host's report the guess may be wrong.

@@ -8,6 +8,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::exit::Result;
 use super::print;
@@ -38,6 +39,11 @@ pub(super) fn queue_directory() -> PathBuf {
     if path.starts_with('/') { path.into() } else { "/var/spool/postfix".into() }
 }
 
+/// How long Postfix has to wait for an answer: longer than the milter works on one.
+fn content_timeout(config: &Config) -> Duration {
+    Duration::from_secs(120).max(config.milter.message_timeout + Duration::from_secs(60))
+}
+
 /// The settings, with why.
 pub(super) fn settings(config: &Config, queue_dir: &Path) -> String {
     let action = if config.milter.tempfail { "tempfail" } else { "accept" };
@@ -48,12 +54,13 @@ pub(super) fn settings(config: &Config, queue_dir: &Path) -> String {
             Err(_) => format!("unix:{}", path.display()),
         },
     };
+    let content_timeout = content_timeout(config).as_secs();
     let mut text = String::new();
     let _ = write!(
         text,
         "\
 # main.cf: mail goes through mailtap. Put mailtap before the milter that signs with DKIM.
-smtpd_milters = {{ {address}, connect_timeout=5s, command_timeout=30s, content_timeout=120s, default_action={action} }}
+smtpd_milters = {{ {address}, connect_timeout=5s, command_timeout=30s, content_timeout={content_timeout}s, default_action={action} }}
 non_smtpd_milters = $smtpd_milters
 
 # main.cf: Postfix logs mailtap's two headers, from which `mailtap tap` knows each message.

@@ -6,6 +6,7 @@
 //! - On failure: problems, each with its key and the remedy. Files are looked at, secrets are read.
 
 mod amqp;
+mod milter;
 mod rules;
 pub(super) mod tracker;
 
@@ -19,8 +20,8 @@ use url::Url;
 use super::mapping;
 use super::parse::Problem;
 use super::raw::{Ga4, Raw};
-use super::units::{self, Listen};
-use super::{CampaignSource, Config, MilterConfig, PropertyConfig, RelayConfig, SplitConfig, TapSource};
+use super::units;
+use super::{CampaignSource, Config, PropertyConfig, RelayConfig, SplitConfig, TapSource};
 use crate::consent::{Consent, Fixed, SiteConsent};
 use crate::delivery::{Providers, Replies};
 use crate::rewrite::{DEFAULT_LOGIN_PATTERNS, LinkPatterns, PixelAt, check_pixel};
@@ -181,7 +182,7 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
         consent: consent(&mut at, &raw),
         withdrawn_file: withdrawn_file(&mut at, &raw),
         handoff_keys: handoff_keys(&mut at, &raw),
-        milter: milter(&mut at, &raw),
+        milter: milter::milter(&mut at, &raw),
         tap_source: tap_source(&mut at, &raw),
         time_zone: time_zone(&mut at, &raw.tap.time_zone),
         bounce_rules: bounce_rules(&mut at, &raw),
@@ -363,53 +364,6 @@ fn split(at: &mut Checker<'_>, raw: &Raw) -> Option<SplitConfig> {
         at.note("milter.drain", "must not be shorter than milter.message_timeout where mail is split");
     }
     Some(SplitConfig { address: address?, max_recipients, timeout })
-}
-
-fn milter(at: &mut Checker<'_>, raw: &Raw) -> MilterConfig {
-    let milter = &raw.milter;
-    let listen = at.some("milter.listen", units::listen(&milter.listen));
-    memory_for_one(at, raw);
-    MilterConfig {
-        listen: listen.unwrap_or_else(|| Listen::Unix(PathBuf::new())),
-        socket_mode: at.ok("milter.socket_mode", units::mode(&milter.socket_mode)),
-        socket_group: (!milter.socket_group.is_empty()).then(|| milter.socket_group.clone()),
-        tempfail: at.one_of(
-            "milter.default_action",
-            &milter.default_action,
-            &[("accept", false), ("tempfail", true)],
-        ),
-        postfix_config_dirs: milter.postfix_config_dirs.iter().map(|dir| at.path(dir)).collect(),
-        max_connections: at.count("milter.max_connections", milter.max_connections),
-        message_timeout: at.ok("milter.message_timeout", units::duration(&milter.message_timeout)),
-        idle_timeout: at.ok("milter.idle_timeout", units::duration(&milter.idle_timeout)),
-        first_timeout: at.ok("milter.first_timeout", units::duration(&milter.first_timeout)),
-        content_timeout: at.ok("milter.content_timeout", units::duration(&milter.content_timeout)),
-        write_timeout: at.ok("milter.write_timeout", units::duration(&milter.write_timeout)),
-        max_memory_bytes: at.size("milter.max_memory", &milter.max_memory),
-        max_headers: at.count("milter.max_headers", milter.max_headers),
-        max_header_bytes: at.size("milter.max_header_size", &milter.max_header_size),
-        max_recipients: at.count("milter.max_recipients", milter.max_recipients),
-        drain: at.ok("milter.drain", units::duration(&milter.drain)),
-    }
-}
-
-/// A message counts four times while it is worked on: what has no room even alone would pass as it came, for ever.
-fn memory_for_one(at: &mut Checker<'_>, raw: &Raw) {
-    let bytes = |text| units::bytes(text).ok();
-    let (Some(memory), Some(message)) = (bytes(&raw.milter.max_memory), bytes(&raw.policy.max_message))
-    else {
-        return;
-    };
-    if memory <= message.saturating_mul(4) {
-        at.note(
-            "milter.max_memory",
-            format!(
-                "must be more than four times policy.max_message ({}): as much is counted while a message is worked on, and \
-                 larger ones would pass as they came; raise it, or lower policy.max_message",
-                raw.policy.max_message
-            ),
-        );
-    }
 }
 
 fn tap_source(at: &mut Checker<'_>, raw: &Raw) -> TapSource {

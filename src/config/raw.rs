@@ -255,8 +255,8 @@ table! {
         listen: String = text("unix:/var/spool/postfix/mailtap/milter.sock"),
         /// Mode of the Unix socket.
         socket_mode: String = text("0660"),
-        /// Group of the Unix socket; empty: unchanged.
-        socket_group: String = text("postfix"),
+        /// Group of the Unix socket; empty: that of a setgid directory, else postfix.
+        socket_group: String = text(""),
         /// What `milter_default_action` says in main.cf: accept or tempfail.
         default_action: String = text("tempfail"),
         /// Directories whose main.cf has to say the same; the milter asks `postconf`.

@@ -253,6 +253,36 @@ fn mail_is_split_only_where_nobody_can_get_two_copies() {
 }
 
 #[test]
+fn a_milter_that_could_not_work_is_none() {
+    let with = |from: &str, to: &str| {
+        assert!(EXAMPLE.contains(from), "{from}");
+        let (_directory, path) = site(&EXAMPLE.replace(from, to));
+        Config::load(&path).map_or_else(|error| error.to_string(), |_| String::new())
+    };
+    for key in ["message_timeout", "idle_timeout", "first_timeout", "content_timeout", "write_timeout"] {
+        let at = EXAMPLE.find("[milter]").unwrap();
+        let line = EXAMPLE[at..].lines().find(|line| line.starts_with(&format!("#{key} = "))).unwrap();
+        for bad in ["0s", "999ms"] {
+            let report = with(&format!("\n{line}"), &format!("\n{key} = \"{bad}\""));
+            assert!(report.contains(&format!("milter.{key}: `{bad}` is too short")), "{report}");
+        }
+        assert_eq!(with(&format!("\n{line}"), &format!("\n{key} = \"1000s\"")), "");
+    }
+    let report = with("#socket_mode = \"0660\"", "socket_mode = \"66\"");
+    assert!(report.contains("milter.socket_mode: `66`"), "{report}");
+    let listen = |place: &str| {
+        with("#listen = \"unix:/var/spool/postfix/mailtap/milter.sock\"", &format!("listen = \"{place}\""))
+    };
+    let report = listen("unix:mailtap/milter.sock");
+    assert!(
+        report.contains("milter.listen: ") && report.contains("unix:/var/spool/postfix/mailtap/milter.sock")
+    );
+    assert_eq!(listen(&format!("unix:/{}", "x".repeat(106))), "");
+    let report = listen(&format!("unix:/{}", "x".repeat(107)));
+    assert!(report.contains("milter.listen: the path has 108 bytes"), "{report}");
+}
+
+#[test]
 fn memory_has_room_for_the_largest_message() {
     let with = |memory: &str| {
         let text = EXAMPLE.replace("#max_memory = \"1GiB\"", &format!("max_memory = \"{memory}\""));

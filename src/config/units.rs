@@ -54,15 +54,20 @@ fn split(text: &str) -> Option<(u64, &str)> {
     Some((number.parse().ok()?, unit.trim()))
 }
 
-/// `0660` and the like.
+/// `0660` and the like: of a socket, which its owner has to read and write.
 ///
 /// # Errors
 /// A sentence for people.
-pub fn mode(text: &str) -> Result<u32, String> {
-    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
-    mode.ok_or_else(|| {
-        format!("`{text}` is not a file mode: write three or four octal digits, like \"0660\"")
-    })
+pub fn socket_mode(text: &str) -> Result<u32, String> {
+    let octal = matches!(text.len(), 3 | 4) && text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
+    let mode = octal.then(|| u32::from_str_radix(text, 8).ok()).flatten();
+    match mode.filter(|mode| *mode <= 0o777) {
+        None => Err(format!("`{text}` is not a file mode: write three or four octal digits, like \"0660\"")),
+        Some(mode) if mode & 0o600 != 0o600 => Err(format!(
+            "`{text}` keeps the socket's owner from it: the first digit of three must be 6 or 7, as in \"0660\""
+        )),
+        Some(mode) => Ok(mode),
+    }
 }
 
 /// Where a socket listens.
@@ -164,6 +169,16 @@ mod tests {
         assert_eq!(listen("inet:127.0.0.1:8891").unwrap(), Listen::Tcp(([127, 0, 0, 1], 8891).into()));
         for bad in ["/run/m.sock", "unix:", "inet:8891", "inet:8891@localhost"] {
             assert!(listen(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_sockets_mode_lets_its_owner_in() {
+        for (text, mode) in [("0660", 0o660), ("666", 0o666), ("0777", 0o777), ("600", 0o600)] {
+            assert_eq!(socket_mode(text).unwrap(), mode);
+        }
+        for bad in ["", "66", "6", "00660", "1660", "0668", "+660", "u=rw", "0066", "0460", "0260"] {
+            assert!(socket_mode(bad).is_err(), "{bad}");
         }
     }
 

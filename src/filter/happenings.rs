@@ -247,7 +247,7 @@ impl SpoolTurn {
     }
 }
 
-/// The socket keeps the group of its directory, since it can't be given to another one.
+/// The socket keeps its group, since it can't be given to another one.
 #[derive(Debug)]
 pub(super) struct GroupKept<'a> {
     pub(super) path: &'a Path,
@@ -262,7 +262,7 @@ impl GroupKept<'_> {
             path = %self.path.display(),
             group = self.group,
             why,
-            "the socket can't be given to this group; it keeps that of its directory"
+            "the socket can't be given to this group (milter.socket_group): only a member can; it keeps the one it was made with"
         );
     }
 }

@@ -16,6 +16,9 @@ use mailtap_milter::driver::{BindError, Listener, UnixSocket};
 
 use super::happenings::GroupKept;
 
+/// The group that Postfix's own processes are in.
+const POSTFIX: &str = "postfix";
+
 /// Where the milter listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
@@ -27,12 +30,23 @@ pub enum Address {
         path: PathBuf,
         /// Its permissions.
         mode: u32,
-        /// The group that may connect; a setgid directory gives its own.
+        /// The group that may connect. None: that of a setgid directory, else `postfix` where there is such a group.
         group: Option<String>,
     },
 }
 
 impl Address {
+    /// Looks whether the socket's group is there.
+    ///
+    /// # Errors
+    /// [`ListenError::Group`].
+    pub fn check_group(&self) -> Result<(), ListenError> {
+        match self {
+            Self::Unix { group: Some(name), .. } => gid(name).map(drop),
+            _ => Ok(()),
+        }
+    }
+
     /// Where connections are taken, if the socket is made here.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
@@ -88,7 +102,10 @@ pub enum ListenError {
     )]
     Inherited(std::io::Error),
     /// The group does not exist.
-    #[error("milter.socket_group: there is no group {0:?} on this system; empty leaves the group unchanged")]
+    #[error(
+        "milter.socket_group in mailtap.toml: there is no group {0:?} on this system (getent group {0}); groupadd {0}, or name one \
+         that Postfix's user is in; \"\" keeps the group of the socket's directory"
+    )]
     Group(String),
 }
 
@@ -147,13 +164,16 @@ fn make_directory(directory: &Path) -> Result<(), ListenError> {
 
 fn bind_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<Listener, ListenError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
+    let wanted = match group {
+        Some(name) => Some((name, gid(name)?)),
+        None if is_setgid(directory) => None,
+        None => gid(POSTFIX).ok().map(|gid| (POSTFIX, gid)),
+    };
     make_directory(directory)?;
     let unix = |group| UnixSocket { path: path.to_owned(), mode, group };
-    let Some(name) = group.filter(|_| !is_setgid(directory)) else {
+    let Some((name, gid)) = wanted else {
         return Ok(Listener::unix(&unix(None))?);
     };
-    let found = nix::unistd::Group::from_name(name).ok().flatten();
-    let gid = found.ok_or_else(|| ListenError::Group(name.to_owned()))?.gid.as_raw();
     match Listener::unix(&unix(Some(gid))) {
         Ok(listener) => Ok(listener),
         Err(error) => {
@@ -162,6 +182,12 @@ fn bind_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<Listener, Li
             Ok(listener)
         }
     }
+}
+
+/// The number of a group.
+fn gid(name: &str) -> Result<u32, ListenError> {
+    let found = nix::unistd::Group::from_name(name).ok().flatten();
+    found.map(|group| group.gid.as_raw()).ok_or_else(|| ListenError::Group(name.to_owned()))
 }
 
 /// Whether new files get the directory's group.

@@ -239,7 +239,6 @@ fn configure(
         ("#partitions = 1", "partitions = 2"),
         ("#answer_wait = \"250ms\"", "answer_wait = \"30s\""),
         ("#hold = \"30s\"", "hold = \"1s\""),
-        ("#socket_group = \"postfix\"", "socket_group = \"\""),
         ("#milter = \"127.0.0.1:9741\"", "milter = \"\""),
         ("#tap = \"127.0.0.1:9742\"", "tap = \"\""),
         ("#tracker = \"127.0.0.1:9743\"", "tracker = \"\""),
