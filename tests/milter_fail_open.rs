@@ -167,8 +167,8 @@ fn a_full_disk_at_the_start_is_named() {
 }
 
 #[test]
-fn a_broken_keyring_at_reload_changes_nothing_and_at_a_start_is_named() {
-    let mut site = site("accept");
+fn a_broken_keyring_at_reload_changes_nothing() {
+    let site = site("accept");
     let keyring = site.dir.join("mailtap/keyring.json");
     let good = fs::read(&keyring).unwrap();
     for (number, content, mode) in [(1, &b"{broken"[..], 0o600), (2, &good[..], 0o644)] {
@@ -181,19 +181,46 @@ fn a_broken_keyring_at_reload_changes_nothing_and_at_a_start_is_named() {
         assert!(send(&site, number).starts_with("250 "));
     }
     assert_eq!(fates(&site), [(1, Fate::Rewritten), (2, Fate::Rewritten)]);
+}
 
-    fs::write(&keyring, "{broken").unwrap();
-    fs::set_permissions(&keyring, fs::Permissions::from_mode(0o600)).unwrap();
-    assert_eq!(site.mailtap.as_mut().unwrap().stop(), Some(0));
-    let refused = site.command().arg("milter").output().unwrap();
-    let text = said(&refused);
-    assert_eq!(refused.status.code(), Some(78), "{text}");
-    assert!(text.contains(keyring.to_str().unwrap()), "{text}");
-    let answer = send(&site, 3);
-    assert!(answer.starts_with("250 "), "{answer}");
+/// The milter by itself begins without its keyring, so that no mail waits, and takes it as soon as it is there.
+#[test]
+fn a_broken_keyring_at_the_start_lets_mail_through_until_it_is_mended() {
+    let mut site = site("tempfail");
+    let keyring = site.dir.join("mailtap/keyring.json");
+    let good = fs::read(&keyring).unwrap();
+    for (number, content, mode, remedy) in
+        [(1_usize, &b"{broken"[..], 0o600, "restore it"), (3, &good[..], 0o644, "chmod 600")]
+    {
+        assert_eq!(site.mailtap.as_mut().unwrap().stop(), Some(0));
+        fs::write(&keyring, content).unwrap();
+        fs::set_permissions(&keyring, fs::Permissions::from_mode(mode)).unwrap();
+        let whole = site.command().arg("run").output().unwrap();
+        let text = said(&whole);
+        assert_eq!(whole.status.code(), Some(78), "{text}");
+        assert!(text.contains(keyring.to_str().unwrap()) && text.contains(remedy), "{text}");
 
-    fs::write(&keyring, &good).unwrap();
-    site.start_mailtap();
-    assert!(send(&site, 4).starts_with("250 "));
-    assert_eq!(fates(&site)[2..], [(3, Fate::AsItCame), (4, Fate::Rewritten)]);
+        site.mailtap = Some(site.daemon("mailtap", site.command().arg("milter")));
+        let starts = || site.log("mailtap").matches("milter listens").count();
+        wait_for("the socket", Duration::from_secs(30), || starts() == 1 + number.div_ceil(2));
+        let log = site.log("mailtap");
+        let line = log.lines().rfind(|line| line.contains("until it can be read")).unwrap();
+        for part in ["ERROR", "keys.keyring", keyring.to_str().unwrap(), remedy] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+        let answer = send(&site, number);
+        assert!(answer.starts_with("250 "), "{answer}");
+        let ready = harness::http(site.admin, "GET", "/readyz", &[]).unwrap();
+        let text = String::from_utf8_lossy(&ready.body).into_owned();
+        assert!(ready.status == 503 && text.contains("keyring"), "{text}");
+
+        fs::write(&keyring, &good).unwrap();
+        fs::set_permissions(&keyring, fs::Permissions::from_mode(0o600)).unwrap();
+        wait_for("the keyring to be read", Duration::from_secs(20), || site.is_ready());
+        assert!(send(&site, number + 1).starts_with("250 "));
+    }
+    let passed = site.log("mailtap").matches("\"reason\":\"no_key\"").count();
+    assert_eq!(passed, 2);
+    let expected = [(1, Fate::AsItCame), (2, Fate::Rewritten), (3, Fate::AsItCame), (4, Fate::Rewritten)];
+    assert_eq!(fates(&site), expected);
 }

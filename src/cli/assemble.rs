@@ -24,7 +24,7 @@ use crate::filter::rules::Rule;
 use crate::identity::PseudonymKey;
 use crate::keys::ring::Use;
 use crate::keys::token::{self, Standing, Token};
-use crate::keys::{self, Keys};
+use crate::keys::{self, KeyFileError, Keys};
 use crate::queue::amqp::{self, Owner};
 use crate::queue::dedupe::Dedupe;
 use crate::queue::served::Served;
@@ -113,7 +113,16 @@ pub(super) fn served(config: &Config) -> Result<Option<Served>> {
 
 /// Opens the keyring.
 pub(super) fn keyring(config: &Config) -> Result<Keys> {
-    Keys::open(&config.keyring).or_exit(Exit::Config)
+    Keys::open(&config.keyring).map_err(|error| Failure::new(Exit::Config, keyring_trouble(&error)))
+}
+
+/// What to say of a keyring that can't be read.
+pub(super) fn keyring_trouble(error: &KeyFileError) -> String {
+    let remedy = match error {
+        KeyFileError::OpenToOthers { .. } => "",
+        _ => "; give it to the user mailtap runs as, mode 0600, or restore it from where it was made",
+    };
+    format!("keys.keyring: {error}{remedy}")
 }
 
 /// Opens the keyring of hand-offs, where there are some.

@@ -118,7 +118,8 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Vec<Watched>)> {
     if which == Which::All && raw.relay.enabled && !relay {
         tracing::warn!("no [ga4] property is configured: events wait in the spool");
     }
-    let keys = (milter || tap || tracker).then(|| assemble::keyring(config)).transpose()?;
+    let keys = (milter || tap || tracker).then(|| keyring(config, which)).transpose()?;
+    let (keys, waited) = keys.unzip();
     let needs_spool = milter || tap || tracker || forward;
     let spool = needs_spool.then(|| assemble::spool(config)).transpose()?;
     let (consents, withdrawn) =
@@ -126,6 +127,9 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Vec<Watched>)> {
     let consents: Arc<dyn Consents> = Arc::new(consents);
     let handoff = if tracker { assemble::handoff(config)? } else { None };
     let mut files: Vec<Watched> = keys.iter().map(|keys| Watched::keys("keyring", keys)).collect();
+    if let (Some(file), Some(trouble)) = (files.first_mut(), waited.flatten()) {
+        file.trouble = Some(trouble);
+    }
     files.extend(handoff.iter().map(|keys| Watched::keys("keyring of hand-offs", keys)));
     files.extend(withdrawn.map(Watched::withdrawn));
     let mut roles = Vec::new();
@@ -174,6 +178,21 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Vec<Watched>)> {
         roles.push(relay_role(config, spool, takes_over)?);
     }
     Ok((roles, files))
+}
+
+/// The keyring. A milter by itself lets mail through without one, rather than have Postfix refuse it; what else needs one would
+/// lose events, or send people away.
+fn keyring(config: &Config, which: Which) -> Result<(Keys, Option<String>)> {
+    if which != Which::Milter {
+        return Ok((assemble::keyring(config)?, None));
+    }
+    let (keys, error) = Keys::open_or_wait(&config.keyring);
+    if let Some(error) = &error {
+        let trouble = assemble::keyring_trouble(error);
+        tracing::error!("{trouble}; until it can be read, all mail passes as it came");
+        metrics::counter!("mailtap_keyring_failures_total", "file" => "keyring").increment(1);
+    }
+    Ok((keys, error.map(|error| error.to_string())))
 }
 
 fn milter_role(

@@ -42,7 +42,7 @@ use crate::identity::PseudonymKey;
 use crate::keys::Keys;
 use crate::queue::served::Served;
 use crate::queue::{Publisher, acceptances};
-use crate::service::Lifecycle;
+use crate::service::{Component, Lifecycle};
 use agreement::{Agreement, Told, Verdict};
 use decide::Policy;
 use handler::Filter;
@@ -131,11 +131,23 @@ pub async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Result<(), 
     }
     .emit();
     health.ready();
+    if deps.keys.current().keys().is_empty() {
+        tokio::spawn(wait_for_keys(deps.keys.clone(), life.health.component("keyring")));
+    }
     let served = deps.served.clone();
     let splitter = settings.split.zip(served).map(|(settings, served)| Splitter { settings, served });
     let filter = Filter::new(settings.policy, settings.publish_wait, splitter, agreement, health, deps);
     driver::serve(listener, Arc::new(filter), driver, life.stop.cancelled_owned()).await;
     Ok(())
+}
+
+/// Reports that there is no key until there is one; whoever made the keyring refreshes it.
+async fn wait_for_keys(keys: Keys, health: Component) {
+    health.not_ready("the keyring can't be read: messages pass as they came");
+    while keys.current().keys().is_empty() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    health.ready();
 }
 
 /// Asks Postfix what it does when we fail, now and from time to time; the first answer is waited for.

@@ -110,6 +110,23 @@ impl Keys {
         })))
     }
 
+    /// Opens the keyring, or begins without a key where that fails, and says why; `refresh` takes it as soon as it can be read.
+    #[must_use]
+    pub fn open_or_wait(path: &Path) -> (Self, Option<KeyFileError>) {
+        match Self::open(path) {
+            Ok(keys) => (keys, None),
+            Err(error) => {
+                let waiting = Shared {
+                    path: path.to_owned(),
+                    use_: Use::Tokens,
+                    ring: ArcSwap::from_pointee(Keyring::empty(Use::Tokens)),
+                    seen: Mutex::new(None),
+                };
+                (Self(Arc::new(waiting)), Some(error))
+            }
+        }
+    }
+
     /// A keyring that is not in a file, for tests.
     #[must_use]
     pub fn fixed(ring: Keyring) -> Self {

@@ -224,6 +224,12 @@ impl Keyring {
         Self { use_, keys: vec![Key::new(1, secret, now, now)], next_id: 2 }
     }
 
+    /// A keyring without a key: what there is as long as the file can't be read.
+    #[must_use]
+    pub const fn empty(use_: Use) -> Self {
+        Self { use_, keys: Vec::new(), next_id: 1 }
+    }
+
     /// The keyring, if it is for this use.
     ///
     /// # Errors
