@@ -226,6 +226,20 @@ fn a_certificate_that_is_no_pair_is_found_by_the_check_as_are_names_of_googles()
 }
 
 #[test]
+fn a_name_that_ga4s_own_measurement_uses_is_a_warning() {
+    let site = installed(&[]);
+    let text = fs::read_to_string(site.config()).unwrap();
+    let bounced = "#bounced = \"email_bounced\"";
+    assert!(text.contains(bounced));
+    for (name, warned) in [("page_view", true), ("click", true), ("clicks", false), ("", false)] {
+        fs::write(site.config(), text.replace(bounced, &format!("bounced = \"{name}\""))).unwrap();
+        let checked = run(&mut site.command(&["config", "check"]));
+        assert_eq!(checked.contains("warning: ga4.events.bounced: "), warned, "{name}: {checked}");
+        assert!(checked.contains(": ok"), "{checked}");
+    }
+}
+
+#[test]
 fn usage_errors_are_64_and_help_is_not_an_error() {
     assert_eq!(mailtap().arg("--nonsense").output().unwrap().status.code(), Some(64));
     assert_eq!(mailtap().args(["collector", "--fail", "boom"]).output().unwrap().status.code(), Some(64));

@@ -18,6 +18,7 @@ use super::print;
 use super::terminal::{CARE, GOOD, paint};
 use crate::config::Config;
 use crate::consent::file::WithdrawnFile;
+use crate::event::Kind;
 use crate::filter::agreement::{Told, Verdict};
 use crate::filter::postconf;
 use crate::keys::ring::Use;
@@ -52,7 +53,9 @@ impl Args {
                 let (problem, careful) = default_action(&config);
                 open_files(&config, problem, path)?;
                 let warnings = super::assemble_tracker::warnings(&config);
-                for warning in warnings.into_iter().chain(careful).chain(short_idle(&config)) {
+                for warning in
+                    warnings.into_iter().chain(careful).chain(short_idle(&config)).chain(names(&config))
+                {
                     print(format!("{}: {}: {warning}\n", path.display(), paint(CARE, "warning")))?;
                 }
                 print(format!("{}: {}\n", path.display(), paint(GOOD, "ok")))?;
@@ -67,6 +70,20 @@ impl Args {
             }
         }
     }
+}
+
+/// Names of events that GA4 takes, and counts together with others.
+fn names(config: &Config) -> impl Iterator<Item = String> {
+    let mapping = &config.mapping;
+    let measured =
+        Kind::ALL.into_iter().filter(|kind| mapping.is_sent(*kind) && mapping.is_measured_name(*kind));
+    measured.map(|kind| {
+        let (key, name) = (kind.as_str().rsplit('.').next().unwrap_or_default(), mapping.name(kind));
+        format!(
+            "ga4.events.{key}: GA4's own measurement on the site sends `{name}` too, and its reports would count both together; \
+             choose a name of its own, like \"email_{key}\""
+        )
+    })
 }
 
 /// Opens the files that the configuration names, as the roles would; reports all that can't be used, beside another problem.

@@ -6,22 +6,21 @@
 //! - On failure: problems, each with its key and the remedy. Files are looked at, secrets are read.
 
 mod amqp;
+mod ga4;
 mod milter;
+mod relay;
 mod rules;
 pub(super) mod tracker;
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use url::Url;
 
 use super::mapping;
 use super::parse::Problem;
-use super::raw::{Ga4, Raw};
+use super::raw::Raw;
 use super::units;
-use super::{CampaignSource, Config, PropertyConfig, RelayConfig, SplitConfig, TapSource};
+use super::{CampaignSource, Config, SplitConfig, TapSource};
 use crate::consent::{Consent, Fixed, SiteConsent};
 use crate::delivery::{Providers, Replies};
 use crate::rewrite::{DEFAULT_LOGIN_PATTERNS, LinkPatterns, PixelAt, check_pixel};
@@ -30,10 +29,6 @@ use crate::service::secret::Secret;
 use crate::telemetry::Format;
 
 const MAX_SECRET_BYTES: u64 = 4_096;
-const SHORTEST_AGE: Duration = Duration::from_secs(3_600);
-/// Longer than an event may wait, retries and a relay's outage included.
-const SHORTEST_DEDUPE: Duration = Duration::from_secs(96 * 3_600);
-
 /// Collects what is wrong while values are read.
 pub(super) struct Checker<'a> {
     dir: &'a Path,
@@ -193,39 +188,23 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
             &[("off", Replies::Off), ("scrubbed", Replies::Scrubbed), ("full", Replies::Full)],
         ),
         tracker: tracker::tracker(&mut at, &raw),
-        spool_max_bytes: at.ok("spool.max_bytes", units::bytes(&raw.spool.max_bytes)),
+        spool_max_bytes: relay::spool_max_bytes(&mut at, &raw.spool.max_bytes),
         spool_full_sync: at.one_of("spool.sync", &raw.spool.sync, &[("full", true), ("normal", false)]),
-        spool_max_age: max_age(&mut at, &raw.spool.max_age),
+        spool_max_age: relay::max_age(&mut at, &raw.spool.max_age),
         spool_drops_old: at.one_of(
             "spool.too_old",
             &raw.spool.too_old,
             &[("dead-letter", false), ("drop", true)],
         ),
-        dedupe: dedupe(&mut at, &raw.spool.dedupe),
+        dedupe: relay::dedupe(&mut at, &raw.spool.dedupe),
         amqp: amqp::amqp(&mut at, &raw),
-        relay: relay(&mut at, &raw),
-        properties: properties(&mut at, &raw),
+        relay: relay::relay(&mut at, &raw),
+        properties: ga4::properties(&mut at, &raw),
         mapping,
         raw,
     };
     policy(&mut at, &config);
     (config, at.problems)
-}
-
-fn max_age(at: &mut Checker<'_>, text: &str) -> Duration {
-    let age = at.some("spool.max_age", units::duration(text));
-    if age.is_some_and(|age| age < SHORTEST_AGE) {
-        at.note("spool.max_age", "is below 1h: a short outage would cost events");
-    }
-    age.unwrap_or(SHORTEST_AGE)
-}
-
-fn dedupe(at: &mut Checker<'_>, text: &str) -> Duration {
-    let window = at.some("spool.dedupe", units::duration(text));
-    if window.is_some_and(|window| window < SHORTEST_DEDUPE) {
-        at.note("spool.dedupe", "is below 96h: an event that waited through an outage could count twice");
-    }
-    window.unwrap_or(SHORTEST_DEDUPE)
 }
 
 fn policy(at: &mut Checker<'_>, config: &Config) {
@@ -407,105 +386,4 @@ fn time_zone(at: &mut Checker<'_>, text: &str) -> jiff::tz::TimeZone {
         );
         jiff::tz::TimeZone::UTC
     })
-}
-
-fn relay(at: &mut Checker<'_>, raw: &Raw) -> RelayConfig {
-    let relay = &raw.relay;
-    RelayConfig {
-        max_in_flight: at.count("relay.max_in_flight", relay.max_in_flight),
-        streams: at.count("relay.streams_per_connection", relay.streams_per_connection),
-        h2c: relay.h2c,
-        per_property: usize::try_from(relay.max_per_property).unwrap_or(usize::MAX),
-        per_property_hour: relay.max_per_property_hour,
-        queues: relay.queues.iter().filter_map(|number| u16::try_from(*number).ok()).collect(),
-        batch_window: at.ok("relay.batch_window", units::duration(&relay.batch_window)),
-        timeout: at.ok("relay.timeout", units::duration(&relay.timeout)).max(Duration::from_millis(1)),
-        retry_uncertain: at.one_of("relay.uncertain", &relay.uncertain, &[("keep", false), ("retry", true)]),
-    }
-}
-
-fn properties(at: &mut Checker<'_>, raw: &Raw) -> Vec<PropertyConfig> {
-    let ga4 = &raw.ga4;
-    let mut properties = Vec::new();
-    for (number, property) in ga4.properties.iter().enumerate() {
-        let key = format!("ga4.properties[{number}]");
-        let url = if property.url.is_empty() { &ga4.url } else { &property.url };
-        if property.sender_domains.is_empty() && property.campaigns.is_empty() {
-            at.note(
-                &format!("{key}.sender_domains"),
-                "is missing: the domains (or campaigns) whose events go to this property",
-            );
-        }
-        let sender_domains = at.domains(&format!("{key}.sender_domains"), &property.sender_domains);
-        let campaigns = property.campaigns.iter();
-        let campaigns = campaigns
-            .filter_map(|text| at.some(&format!("{key}.campaigns"), units::campaign_pattern(text)))
-            .collect();
-        let (id, file) = (&property.measurement_id, &property.api_secret_file);
-        let checked = one_property(at, ga4, &key, id, file, url);
-        properties.push(PropertyConfig { campaigns, sender_domains, ..checked });
-    }
-    if !ga4.measurement_id.is_empty()
-        || (raw.relay.enabled && properties.is_empty() && !ga4.api_secret_file.is_empty())
-    {
-        properties.push(one_property(at, ga4, "ga4", &ga4.measurement_id, &ga4.api_secret_file, &ga4.url));
-    }
-    properties
-}
-
-fn one_property(
-    at: &mut Checker<'_>,
-    ga4: &Ga4,
-    key: &str,
-    measurement_id: &str,
-    api_secret_file: &str,
-    url: &str,
-) -> PropertyConfig {
-    let id = measurement_id
-        .strip_prefix("G-")
-        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-    if !id {
-        at.note(
-            &format!("{key}.measurement_id"),
-            "must be G- and letters or digits, as GA4 shows it under Data streams",
-        );
-    }
-    let is_plain = |url: &Url| url.username().is_empty() && url.query().is_none() && url.fragment().is_none();
-    let url = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && is_plain(url));
-    if url.is_none() {
-        let why = "must begin with https:// (or http://), and have no user, query or fragment";
-        at.note(&format!("{key}.url"), why);
-    }
-    let mut missing = None;
-    let mut known = |secret: Result<Secret<String>, String>| secret.map_err(|why| missing = Some(why)).ok();
-    let preview = match &ga4.preview_file {
-        file if file.is_empty() => None,
-        file => known(at.secret("ga4.preview_file", file)),
-    };
-    if !ga4.path.starts_with('/') || ga4.path.contains(['?', '#', ' ']) {
-        at.note("ga4.path", "must be a path, like \"/mp/collect\"");
-    }
-    let api_secret = if api_secret_file.is_empty() {
-        // Only a server-side GTM of one's own does without.
-        if url.as_ref().and_then(Url::host_str).is_some_and(|host| host.ends_with("google-analytics.com")) {
-            at.note(
-                &format!("{key}.api_secret_file"),
-                "is missing: Google needs the API secret, in a file of mode 0600",
-            );
-        }
-        None
-    } else {
-        known(at.secret(&format!("{key}.api_secret_file"), api_secret_file))
-    };
-    let url = url.map(|url| url.as_str().trim_end_matches('/').to_owned()).unwrap_or_default();
-    PropertyConfig {
-        campaigns: Vec::new(),
-        sender_domains: Vec::new(),
-        measurement_id: measurement_id.to_owned(),
-        api_secret,
-        url,
-        path: ga4.path.clone(),
-        preview,
-        missing,
-    }
 }

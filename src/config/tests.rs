@@ -367,3 +367,60 @@ fn a_credential_of_the_unit_is_missed_only_where_it_is_needed() {
     assert!(amqp.missing.unwrap().contains("amqp.password_file: credential:amqp"));
     assert!(amqp.urls.iter().all(|url| !url.expose().contains("u:")));
 }
+
+/// Each of these was taken, and cost events or said something that was not so.
+#[test]
+fn values_by_which_events_would_be_lost_are_problems() {
+    let set = |key: &str, value: &str| {
+        let line = all_keys().lines().find(|line| line.starts_with(&format!("{key} = "))).unwrap().to_owned();
+        (format!("#{line}"), format!("{key} = \"{value}\""))
+    };
+    let amqp = [
+        (
+            "#url = \"\"\n# More addresses".to_owned(),
+            "url = \"amqps://u:open-word@h\"\n# More addresses".to_owned(),
+        ),
+        (
+            "#password_file = \"\"\n# With amqps".to_owned(),
+            "password_file = \"ga4.secret\"\n# With amqps".to_owned(),
+        ),
+        ("#client_certificate = \"\"".to_owned(), "client_certificate = \"keyring.json\"".to_owned()),
+        set("prefix", ""),
+    ];
+    let relay_timeout = "#timeout = \"10s\"\n# When an answer".to_owned();
+    let timeout =
+        |value: &str| vec![(relay_timeout.clone(), format!("timeout = \"{value}\"\n# When an answer"))];
+    let two = "[[ga4.properties]]\nsender_domains = [\"shop.example.org\"]\nmeasurement_id = \"G-2\"\napi_secret_file = \"ga4.secret\"\n";
+    let shared = vec![
+        ("#measurement_id = \"\"".to_owned(), "measurement_id = \"G-1\"".to_owned()),
+        ("#api_secret_file = \"\"".to_owned(), "api_secret_file = \"ga4.secret\"".to_owned()),
+        ("#path = \"/mp/collect\"".to_owned(), "path = \"collect\"".to_owned()),
+        ("#preview_file = \"\"".to_owned(), "preview_file = \"gone\"".to_owned()),
+        ("#[[ga4.properties]]".to_owned(), format!("{two}#")),
+    ];
+    for (changes, keys) in [
+        (timeout("0s"), vec!["relay.timeout"]),
+        (timeout("499ms"), vec!["relay.timeout"]),
+        (timeout("301s"), vec!["relay.timeout"]),
+        (timeout("500ms"), vec![]),
+        (timeout("5m"), vec![]),
+        (vec![set("batch_window", "5h")], vec!["relay.batch_window"]),
+        (vec![set("batch_window", "1m")], vec![]),
+        (vec![set("max_bytes", "1KiB")], vec!["spool.max_bytes"]),
+        (vec![set("max_bytes", "16MiB")], vec![]),
+        (vec![set("max_age", "72h")], vec!["spool.max_age"]),
+        (amqp.to_vec(), vec!["amqp.url", "amqp.client_key", "amqp.prefix"]),
+        (shared, vec!["ga4.path", "ga4.preview_file"]),
+    ] {
+        let text = changes.iter().fold(EXAMPLE.to_owned(), |text, (from, to)| {
+            assert!(text.contains(from), "{from}");
+            text.replacen(from, to, 1)
+        });
+        let (_directory, path) = site(&text);
+        let report = Config::load(&path).err().map(|error| error.to_string()).unwrap_or_default();
+        let count = |key: &&str| report.matches(&format!("{key}: ")).count() == 1;
+        assert!(keys.iter().all(count), "{keys:?}: {report}");
+        assert_eq!(report.is_empty(), keys.is_empty(), "{report}");
+        assert!(!report.contains("open-word") && !report.contains("chmod"), "{report}");
+    }
+}

@@ -17,7 +17,7 @@ pub use super::client::client_id;
 use super::client::visitor;
 use super::params::Params;
 use super::property::{Takes, property};
-use super::validate::{NameFault, event_name_fault, param_name_fault};
+use super::validate::{NameFault, event_name_fault, is_measured_event, param_name_fault};
 use crate::event::{Event, Kind, Machine};
 
 /// A GA4 event before it is validated.
@@ -203,6 +203,12 @@ impl Mapping {
     #[must_use]
     pub fn name(&self, kind: Kind) -> &str {
         self.names.get(kind as usize).map_or(name(kind), |name| name)
+    }
+
+    /// Whether GA4's own measurement on the site sends events of the same name, so that reports would count both as one.
+    #[must_use]
+    pub fn is_measured_name(&self, kind: Kind) -> bool {
+        is_measured_event(self.name(kind))
     }
 
     fn param<'a>(&'a self, ours: &'a str) -> Option<&'a str> {

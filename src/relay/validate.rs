@@ -62,6 +62,20 @@ const RESERVED_EVENTS: &[&str] = &[
 ];
 /// Names that GA4 takes from apps only.
 const APP_EVENTS: &[&str] = &["ad_impression", "in_app_purchase", "screen_view"];
+/// Names by which GA4's own measurement on the site sends events: it takes them, and its reports count them together.
+const MEASURED_EVENTS: &[&str] = &[
+    "click",
+    "file_download",
+    "form_start",
+    "form_submit",
+    "page_view",
+    "scroll",
+    "video_start",
+    "video_progress",
+    "video_complete",
+    "view_search_results",
+    "view_complete",
+];
 const RESERVED_PARAMS: &[&str] = &["firebase_conversion", "timestamp_micros", "debug_mode"];
 const RESERVED_PREFIXES: &[&str] = &["_", "firebase_", "ga_", "google_", "gtag."];
 
@@ -230,6 +244,11 @@ pub(super) fn is_param_name(name: &str) -> bool {
 pub(super) fn event_name_fault(name: &str) -> Option<NameFault> {
     let apps = APP_EVENTS.contains(&name).then_some(NameFault::Apps);
     name_fault(name, RESERVED_EVENTS).or(apps)
+}
+
+/// Whether GA4's own measurement sends events of this name.
+pub(super) fn is_measured_event(name: &str) -> bool {
+    MEASURED_EVENTS.contains(&name)
 }
 
 /// Why GA4 does not take this name for a parameter.

@@ -18,6 +18,8 @@ use crate::service::secret::Secret;
 /// The longest wait before a try; GA4 takes events for 72 hours.
 const LONGEST_RETRY: Duration = Duration::from_secs(24 * 3_600);
 
+const LONGEST_PREFIX: usize = 100;
+
 pub(super) fn amqp(at: &mut Checker<'_>, raw: &Raw) -> Option<AmqpConfig> {
     let amqp = &raw.amqp;
     if amqp.url.is_empty() {
@@ -40,7 +42,9 @@ pub(super) fn amqp(at: &mut Checker<'_>, raw: &Raw) -> Option<AmqpConfig> {
     };
     let others = amqp.urls.iter().enumerate().map(|(number, url)| (format!("amqp.urls[{number}]"), url));
     let urls = std::iter::once(("amqp.url".to_owned(), &amqp.url)).chain(others);
-    let urls: Vec<_> = urls.filter_map(|(key, text)| url(at, &key, text, password.as_ref())).collect();
+    let has_file = !amqp.password_file.is_empty();
+    let urls: Vec<_> =
+        urls.filter_map(|(key, text)| url(at, &key, text, password.as_ref(), has_file)).collect();
     let tls = amqp.url.starts_with("amqps:") || amqp.urls.iter().any(|url| url.starts_with("amqps:"));
     for (key, value) in [("ca_file", &amqp.ca_file), ("client_certificate", &amqp.client_certificate)] {
         if !tls && !value.is_empty() {
@@ -53,7 +57,7 @@ pub(super) fn amqp(at: &mut Checker<'_>, raw: &Raw) -> Option<AmqpConfig> {
         ca_file: (!amqp.ca_file.is_empty()).then(|| at.existing("amqp.ca_file", &amqp.ca_file)),
         client_certificate: client_certificate(at, raw),
         declare: at.one_of("amqp.topology", &amqp.topology, &[("declare", true), ("check", false)]),
-        prefix: amqp.prefix.clone(),
+        prefix: prefix(at, &amqp.prefix),
         prefetch: u16::try_from(prefetch).unwrap_or(u16::MAX),
         delivery_limit: u32::try_from(delivery_limit).unwrap_or(u32::MAX),
         partitions: partitions(at, raw),
@@ -61,11 +65,29 @@ pub(super) fn amqp(at: &mut Checker<'_>, raw: &Raw) -> Option<AmqpConfig> {
     })
 }
 
+/// RabbitMQ's names have at most 255 bytes, and those that begin with `amq.` are its own.
+fn prefix(at: &mut Checker<'_>, text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
+    if text.is_empty()
+        || text.len() > LONGEST_PREFIX
+        || !text.bytes().all(is_plain)
+        || text.starts_with("amq.")
+    {
+        at.note(
+            "amqp.prefix",
+            "must be 1 to 100 letters, digits, dots, hyphens, underscores or colons, and not begin with \"amq.\": the names of all \
+             exchanges and queues begin with it",
+        );
+    }
+    text.to_owned()
+}
+
 fn url(
     at: &mut Checker<'_>,
     key: &str,
     text: &str,
     password: Option<&Secret<String>>,
+    has_password_file: bool,
 ) -> Option<Secret<String>> {
     let mut url = match Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "amqp" | "amqps") && url.host_str().is_some() => url,
@@ -74,6 +96,12 @@ fn url(
             return None;
         }
     };
+    if has_password_file && url.password().is_some() {
+        at.note(
+            key,
+            "has a password beside amqp.password_file: take it out of the address, others may read that",
+        );
+    }
     if let Some(password) = password
         && url.set_password(Some(password.expose())).is_err()
     {
@@ -87,9 +115,13 @@ fn client_certificate(at: &mut Checker<'_>, raw: &Raw) -> Option<(std::path::Pat
     match (certificate.is_empty(), key.is_empty()) {
         (true, true) => return None,
         (true, false) => {
-            at.note("amqp.client_certificate", "is missing: amqp.client_key has no meaning alone")
+            at.note("amqp.client_certificate", "is missing: amqp.client_key has no meaning alone");
+            return None;
         }
-        (false, true) => at.note("amqp.client_key", "is missing: the key of amqp.client_certificate"),
+        (false, true) => {
+            at.note("amqp.client_key", "is missing: the file with the key of amqp.client_certificate");
+            return None;
+        }
         (false, false) => {}
     }
     let certificate = at.existing("amqp.client_certificate", certificate);
