@@ -4,11 +4,12 @@
 //! - Takes: how to reach the broker, a kind of event if only that is wanted.
 //! - Gives: events as they are published, from a queue of its own that ends with the connection.
 //! - On failure: `AmqpError`; open another.
-//! - Limits: the queue holds 10,000 events, and 1,000 are here; a slow reader misses the oldest.
-//! - See: RabbitMQ, "Exclusive Queues".
+//! - Limits: the queue holds 10,000 events, and 1,000 are here; a slow reader misses the oldest. What was read is acked before the
+//!   next wait, however long that lasts: the broker ends a consumer that leaves an event without its ack for `consumer_timeout`.
+//! - See: RabbitMQ, "Exclusive Queues", "Delivery Acknowledgement Timeout".
 
-use futures_util::StreamExt;
-use lapin::Consumer;
+use futures_util::{FutureExt, StreamExt};
+use lapin::{Acker, Consumer};
 use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
@@ -25,7 +26,9 @@ const ACK_EVERY: u16 = 250;
 pub struct Watch {
     link: Link,
     consumer: Consumer,
-    unread: u16,
+    /// The last one that was read, and how many have been since the last ack.
+    read: Option<Acker>,
+    count: u16,
 }
 
 impl Watch {
@@ -54,7 +57,7 @@ impl Watch {
             channel.basic_consume(queue, "".into(), options, none()).await
         };
         let consumer = within(link.timeout(), consuming).await?;
-        Ok(Self { link, consumer, unread: 0 })
+        Ok(Self { link, consumer, read: None, count: 0 })
     }
 
     /// Waits for the next one; what is no event comes as its error. May be dropped while it waits.
@@ -62,18 +65,26 @@ impl Watch {
     /// # Errors
     /// `AmqpError` when the connection broke.
     pub async fn next(&mut self) -> Result<Result<Event, EventError>, AmqpError> {
-        match self.consumer.next().await {
-            Some(handed) => {
-                let handed = handed?;
-                // Only what was read is acked: the broker gives a reader that waits no more than the prefetch.
-                self.unread += 1;
-                if self.unread >= ACK_EVERY {
-                    self.unread = 0;
-                    self.link.acknowledge(&handed.acker, true).await;
-                }
-                Ok(Event::from_json(&handed.data))
+        // Only what was read is acked: the broker gives a reader that waits no more than the prefetch.
+        if self.count >= ACK_EVERY {
+            self.acknowledge().await;
+        }
+        let handed = match self.consumer.next().now_or_never() {
+            Some(handed) => handed,
+            None => {
+                self.acknowledge().await;
+                self.consumer.next().await
             }
-            None => Err(AmqpError::Client("the broker ended the queue".into())),
+        };
+        let handed = handed.ok_or_else(|| AmqpError::Client("the broker ended the queue".into()))??;
+        (self.read, self.count) = (Some(handed.acker), self.count + 1);
+        Ok(Event::from_json(&handed.data))
+    }
+
+    async fn acknowledge(&mut self) {
+        self.count = 0;
+        if let Some(last) = self.read.take() {
+            self.link.acknowledge(&last, true).await;
         }
     }
 
