@@ -264,7 +264,9 @@ pub(super) fn source(
     if let Some(amqp) = &config.amqp {
         let owner = Owner { memory: dedupe.name().to_owned(), host: config.host.clone(), takes_over };
         let queues = config.relay.queues.clone();
-        let taking = Taking { prefetch: amqp.prefetch, queues, owner: Some(owner) };
+        // So that there is time for what holds up their going back.
+        let hold = amqp.consumer_timeout / 3;
+        let taking = Taking { prefetch: amqp.prefetch, queues, owner: Some(owner), hold };
         let settings = broker(amqp)?;
         return Ok(Box::new(move |life| Box::new(AmqpSource::taking(settings, taking, life))));
     }

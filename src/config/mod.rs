@@ -205,6 +205,8 @@ pub struct AmqpConfig {
     pub prefetch: u16,
     /// Deliveries of one event.
     pub delivery_limit: u32,
+    /// The broker's own, for consumers that hold an event.
+    pub consumer_timeout: Duration,
     /// Work queues.
     pub partitions: u16,
     /// Waits before tries, shortest first.

@@ -373,6 +373,8 @@ table! {
         prefetch: u64 = 2_000,
         /// How often the broker hands out an event whose relay dies with it.
         delivery_limit: u64 = 20,
+        /// How long the broker lets an event be held: its own `consumer_timeout`.
+        consumer_timeout: String = text("30m"),
         /// Work queues; with more than one, events are spread over them by recipient.
         partitions: u64 = 1,
         /// After which times events are tried again: a queue for each.

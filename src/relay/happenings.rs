@@ -139,6 +139,19 @@ impl SwitchedOff {
     }
 }
 
+/// Events waited in the relay for so long that they went back to the queue.
+#[derive(Debug)]
+pub(super) struct GivenBack {
+    pub(super) events: usize,
+}
+
+impl GivenBack {
+    pub(super) fn emit(&self) {
+        tracing::debug!(events = self.events, "waited for long; back to the queue");
+        metrics::counter!("mailtap_relay_given_back_total").increment(self.events as u64);
+    }
+}
+
 /// Events were sent before.
 #[derive(Debug)]
 pub(super) struct Duplicates {

@@ -78,6 +78,17 @@ impl<T> Lanes<T> {
         back
     }
 
+    /// Takes the events out of what waits that are not to be kept.
+    pub(super) fn leave_out(&mut self, keep: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut out = Vec::new();
+        for lane in &mut self.lanes {
+            lane.ready.iter_mut().for_each(|request| out.extend(request.leave_out(&keep)));
+            lane.ready.retain(|request| !request.tags.is_empty());
+        }
+        self.waiting -= out.len();
+        out
+    }
+
     /// Whether requests of this property wait.
     pub(super) fn waits(&self, property: usize) -> bool {
         self.lanes.get(property).is_some_and(|lane| !lane.ready.is_empty())

@@ -98,6 +98,11 @@ impl Settler {
         self.in_hand.insert(id)
     }
 
+    /// Has it in hand no longer: nothing was begun with it, and it comes again.
+    pub(super) fn release(&mut self, id: EventId) {
+        self.in_hand.remove(&id);
+    }
+
     /// Whether something is being told.
     pub(super) fn is_telling(&self) -> bool {
         !self.telling.is_empty()

@@ -162,7 +162,7 @@ impl Source for Odd {
         })
     }
 
-    fn tend(&mut self) -> BoxFuture<'_, ()> {
+    fn tend(&mut self) -> BoxFuture<'_, Vec<Delivery>> {
         let refuses = self.refuses.clone();
         Box::pin(async move {
             {

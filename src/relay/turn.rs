@@ -27,6 +27,8 @@ use crate::service::{Lifecycle, clock};
 const ENOUGH: usize = 4;
 /// How many answers are dealt with in one turn.
 const ANSWERS: usize = 1_024;
+/// How often to look, while events wait, if they have waited for too long.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub(super) struct Turns {
     relay: Arc<Relay>,
@@ -36,6 +38,8 @@ pub(super) struct Turns {
     lanes: Lanes<Item>,
     settler: Settler,
     gathered: Gathered,
+    /// The connection that the source had in the last turn.
+    epoch: u64,
     sending: JoinSet<()>,
     answers: (UnboundedSender<Answered>, UnboundedReceiver<Answered>),
     /// The most events in hand that no request was begun with.
@@ -55,6 +59,7 @@ impl Turns {
             lanes: Lanes::new(settings.properties.len(), settings.max_in_flight),
             settler: Settler::new(source.settler(), relay.dedupe.clone()),
             gathered: Gathered::default(),
+            epoch: source.epoch(),
             sending: JoinSet::new(),
             answers: mpsc::unbounded_channel(),
             most: settings.max_in_flight.saturating_mul(validate::MAX_EVENTS).max(1),
@@ -70,6 +75,7 @@ impl Turns {
     /// Goes on until `life.stop`.
     pub(super) async fn run(mut self) {
         loop {
+            self.let_go();
             self.turn_back();
             self.start();
             self.settler.tell();
@@ -87,12 +93,36 @@ impl Turns {
         self.life.stop.is_cancelled() || self.breakers.is_paused()
     }
 
+    /// What nothing was begun with and came over a connection that is gone: it comes again, and is not to be sent from here as
+    /// well.
+    fn let_go(&mut self) {
+        let epoch = self.source.epoch();
+        if std::mem::replace(&mut self.epoch, epoch) == epoch {
+            return;
+        }
+        let mut gone = self.lanes.leave_out(|item| item.is_of(epoch));
+        gone.iter().for_each(|item| self.settler.release(item.id()));
+        self.gathered.deliveries.retain(|delivery| {
+            let stays = delivery.tag.is_of(epoch);
+            gone.extend((!stays).then(|| work::item(delivery)));
+            stays
+        });
+        self.settler.add(work::let_go(&gone), &mut self.breakers);
+    }
+
     /// What waits for a blocked property while others work: back to the queue, so that it takes nobody's room. One request
-    /// of it tries the way after each pause. So too what its hourly limit holds back, once it crowds the others.
+    /// of it tries the way after each pause. So too what its hourly limit holds back, once it crowds the others; and whatever
+    /// waited for so long that the source can't leave it here.
     fn turn_back(&mut self) {
         for (property, pause) in self.breakers.to_turn_back() {
             let back = self.lanes.turn_back(property, self.breakers.allowed(property));
             self.settler.add(work::turn_back(&back, pause, work::BLOCKED), &mut self.breakers);
+        }
+        if let Some(last) = self.source.overdue() {
+            let back = self.lanes.leave_out(|item| item.is_after(last));
+            if !back.is_empty() {
+                self.settler.add(work::give_back(&back), &mut self.breakers);
+            }
         }
         let properties = self.relay.settings.properties.len();
         let crowds = self.source.is_full() || self.lanes.waiting_events().saturating_mul(2) > self.most;
@@ -156,6 +186,7 @@ impl Turns {
             });
         let (pause, again) = (self.breakers.next_end(), self.settler.again);
         let telling = self.settler.is_telling();
+        let waits = self.lanes.waiting_events() > 0;
         let Self { source, life, breakers, lanes, settler, gathered, sending, answers, .. } = self;
         let (mut answered, answers) = (Vec::new(), &mut answers.1);
         tokio::select! {
@@ -168,15 +199,17 @@ impl Turns {
             Some(sent) = sending.join_next(), if !sending.is_empty() => finished(sent),
             Some(told) = settler.told(), if telling => settler.close(told),
             taken = take(source, room, may_take), if may_take || !stopping => match taken {
-                Ok(taken) => {
+                Ok(Taken::Events(taken)) => {
                     breakers.queue_works();
                     gathered.add(taken, self.relay.settings.batch_window);
                 }
+                Ok(Taken::Overdue(unseen)) => settler.add(work::give_back_unseen(&unseen), breakers),
                 Err(error) => breakers.queue_trouble(error.to_string()),
             },
             () = at(gathered.until), if gathered.until.is_some() && !stopping => gathered.until = None,
             () = at(pause), if pause.is_some() && !stopping => breakers.end_pauses(),
             () = at(held), if held.is_some() && !stopping => {}
+            () = tokio::time::sleep(LOOK_EVERY), if waits && !stopping => {}
             () = at(again), if again.is_some() && !stopping => {}
             () = life.stop.cancelled(), if !stopping => {}
             else => return false,
@@ -209,11 +242,18 @@ async fn take(
     source: &mut Box<dyn Source>,
     room: usize,
     may_take: bool,
-) -> Result<Vec<Delivery>, SourceError> {
+) -> Result<Taken, SourceError> {
     if !may_take {
-        source.tend().await;
+        return Ok(Taken::Overdue(source.tend().await));
     }
-    source.next(room).await
+    source.next(room).await.map(Taken::Events)
+}
+
+/// What the source gave.
+enum Taken {
+    Events(Vec<Delivery>),
+    /// What it can hold no longer, and nobody took.
+    Overdue(Vec<Delivery>),
 }
 
 fn finished<T>(sent: Result<T, tokio::task::JoinError>) -> T {

@@ -17,7 +17,7 @@ use super::Settings;
 use super::batch::{self, Request};
 use super::breaker::Fate;
 use super::happenings::{
-    Dead, Duplicates, Failed, QueueTrouble, Refused, Repaired, Retried, Sent, SwitchedOff,
+    Dead, Duplicates, Failed, GivenBack, QueueTrouble, Refused, Repaired, Retried, Sent, SwitchedOff,
 };
 use super::map::Mapping;
 use super::send::{Outcome, Sender};
@@ -33,6 +33,10 @@ use crate::service::clock;
 pub(super) const BLOCKED: &str = "GA4 does not take requests; events wait";
 /// Why events wait though GA4 would answer.
 pub(super) const PACED: &str = "relay.max_per_property_hour is reached; events wait";
+/// Why events go back that waited here for long, for whatever reason.
+const HELD: &str = "waited in the relay; back to the queue";
+/// Why nothing becomes of a delivery that comes again by itself.
+const LOST: &str = "the connection that it came over is gone";
 /// Why events wait when nobody could remember that they were sent.
 const NO_DEDUPE: &str = "the memory of what was sent can't be read or written";
 const TWIN: &str = "the same event is being sent";
@@ -53,6 +57,21 @@ pub(super) struct Item {
 }
 
 impl Item {
+    /// What it is remembered by.
+    pub(super) fn id(&self) -> EventId {
+        self.id
+    }
+
+    /// Whether it came over this connection.
+    pub(super) fn is_of(&self, epoch: u64) -> bool {
+        self.tag.is_of(epoch)
+    }
+
+    /// Whether it came after this one.
+    pub(super) fn is_after(&self, tag: Tag) -> bool {
+        self.tag > tag
+    }
+
     fn settled(&self, what: Settlement, fate: Fate) -> Settled {
         Settled { tag: self.tag, id: Some(self.id), event: self.event, note: Noted::Nothing, what, fate }
     }
@@ -221,6 +240,25 @@ pub(super) fn turn_back(requests: &[Request<Item>], pause: Duration, why: &str) 
     requests.iter().flat_map(|request| each(&request.tags, Fate::Neither, Noted::Nothing, later)).collect()
 }
 
+/// Gives back events that were held for long: soon again, so that there is always something at hand for a way that opens.
+pub(super) fn give_back(items: &[Item]) -> Vec<Settled> {
+    GivenBack { events: items.len() }.emit();
+    let soon = || Settlement::Retry { after: Duration::ZERO, reason: HELD.to_owned() };
+    items.iter().map(|item| item.settled(soon(), Fate::Neither)).collect()
+}
+
+/// The same, of deliveries that were never taken in hand.
+pub(super) fn give_back_unseen(deliveries: &[Delivery]) -> Vec<Settled> {
+    let items: Vec<Item> = deliveries.iter().map(item).collect();
+    give_back(&items).into_iter().map(|settled| Settled { id: None, ..settled }).collect()
+}
+
+/// Lets go what comes again, whatever is said of it.
+pub(super) fn let_go(items: &[Item]) -> Vec<Settled> {
+    let what = || Settlement::Retry { after: Duration::ZERO, reason: LOST.to_owned() };
+    items.iter().map(|item| Settled { id: None, ..item.settled(what(), Fate::Neither) }).collect()
+}
+
 /// A request that waited, without the events that grew too old meanwhile.
 pub(super) fn fresh(mut request: Request<Item>, now: Timestamp) -> (Option<Request<Item>>, Vec<Settled>) {
     let old = request.leave_out(|item| now.since(item.time) <= MAX_AGE);
@@ -228,7 +266,7 @@ pub(super) fn fresh(mut request: Request<Item>, now: Timestamp) -> (Option<Reque
     ((!request.tags.is_empty()).then_some(request), settled)
 }
 
-fn item(delivery: &Delivery) -> Item {
+pub(super) fn item(delivery: &Delivery) -> Item {
     let Delivery { tag, event, attempts, .. } = delivery;
     let (id, kind, time) = (delivery.key(), event.kind, event.time);
     Item { tag: *tag, id, event: event.id, kind, time, attempts: *attempts }

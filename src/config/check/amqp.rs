@@ -60,6 +60,7 @@ pub(super) fn amqp(at: &mut Checker<'_>, raw: &Raw) -> Option<AmqpConfig> {
         prefix: prefix(at, &amqp.prefix),
         prefetch: u16::try_from(prefetch).unwrap_or(u16::MAX),
         delivery_limit: u32::try_from(delivery_limit).unwrap_or(u32::MAX),
+        consumer_timeout: consumer_timeout(at, raw),
         partitions: partitions(at, raw),
         retry_after: retry_after(at, &amqp.retry_after),
     })
@@ -143,6 +144,19 @@ fn partitions(at: &mut Checker<'_>, raw: &Raw) -> u16 {
         at.note("relay.queues", format!("there is no queue {number}: amqp.partitions is {count}"));
     }
     u16::try_from(count).unwrap_or(u16::MAX)
+}
+
+fn consumer_timeout(at: &mut Checker<'_>, raw: &Raw) -> Duration {
+    let timeout = at.ok("amqp.consumer_timeout", units::duration(&raw.amqp.consumer_timeout));
+    let request = units::duration(&raw.relay.timeout).unwrap_or_default();
+    // A third to wait for a request's turn, a third for the request.
+    if timeout <= request * 3 {
+        at.note(
+            "amqp.consumer_timeout",
+            "must be more than three times relay.timeout: the broker's own consumer_timeout, 30m unless somebody changed it",
+        );
+    }
+    timeout
 }
 
 fn retry_after(at: &mut Checker<'_>, list: &[String]) -> Vec<Duration> {

@@ -6,6 +6,7 @@
 //!   published again or discarded.
 //! - On failure: `AmqpError`, `Refused`. Whatever ends in the middle, a letter is in the queue or published again, or
 //!   both: then the relay knows both for one replay by the same key.
+//!   A letter that is not uncertain has no new key: what the relay knows to be sent is not sent again.
 //! - Limits: the letters that were there at the beginning. Those that are held show up nowhere else meanwhile.
 
 use std::future::Future;
@@ -153,13 +154,18 @@ fn letter(body: Vec<u8>, properties: BasicProperties, acker: Acker) -> DeadLette
     DeadLetter { stored, event, body, properties, acker }
 }
 
-/// The message that brings a letter to the work queue again, under a key made of the event and the replay before. Replayed
-/// twice because something ended in between, it has the same key, and the relay sends it once.
+/// The message that brings a letter to the work queue again. An uncertain one goes under a key made of the event and the replay before: the
+/// relay remembers it as sent. Replayed twice because something ended in between, it has the same key, and the relay sends it once. Any
+/// other letter keeps what it is known by: the broker buries events that were handed out too often, and some of these were sent.
 fn replayed(letter: &DeadLetter, (exchange, key): (String, String)) -> Message {
     let properties = &letter.properties;
     let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string).unwrap_or_default();
     let before = headers::text(properties, REPLAY).unwrap_or_default();
-    let replay = |event: &Event| EventId::of("replay").part(event.id.as_bytes()).part(&before).finish();
+    let replay = |event: &Event| EventId::of("replay").part(event.id.as_bytes()).part(&before).finish().to_string();
+    let known_by = match letter.stored.state {
+        State::Uncertain => letter.event.as_ref().map(replay),
+        _ => Some(before.clone()).filter(|before| !before.is_empty()),
+    };
     Message {
         exchange,
         key,
@@ -168,8 +174,9 @@ fn replayed(letter: &DeadLetter, (exchange, key): (String, String)) -> Message {
         time_s: properties.timestamp().unwrap_or_default(),
         body: letter.body.clone(),
         headers: {
-            let key = letter.event.as_ref().map(|event| (REPLAY, replay(event).to_string()));
-            key.into_iter()
+            let known_by = known_by.map(|key| (REPLAY, key));
+            known_by
+                .into_iter()
                 .chain(headers::text(properties, RECIPIENT).map(|whose| (RECIPIENT, whose)))
                 .collect()
         },

@@ -44,7 +44,7 @@ async fn settle(source: &AmqpSource, deliveries: &[Delivery]) {
 }
 
 fn relay(settings: &Settings, prefetch: u16, owner: Owner) -> AmqpSource {
-    let taking = Taking { prefetch, queues: Vec::new(), owner: Some(owner) };
+    let taking = Taking { prefetch, owner: Some(owner), ..Taking::default() };
     AmqpSource::taking(settings.clone(), taking, &Lifecycle::detached())
 }
 
@@ -137,5 +137,32 @@ async fn a_queue_that_is_deleted_under_the_relay_is_consumed_again() {
     }
     assert_eq!(ids, (40..80).map(|number| whose(number).id).collect());
     drop(source);
+    remove(&settings).await;
+}
+
+/// A retry queue forgets that another relay may have sent it: what is suspect stays until it is taken.
+#[tokio::test]
+async fn suspects_are_not_given_back_though_they_wait() {
+    let Some(settings) = broker("suspects") else { return };
+    publish(&settings, (0..5).map(event)).await;
+    let mut first = relay(&settings, 3, owner("a", false));
+    let had: BTreeSet<_> = receive(&mut first, 3).await.iter().map(|delivery| delivery.event.id).collect();
+    drop(first);
+    let taking = Taking {
+        owner: Some(owner("b", true)),
+        prefetch: 10,
+        hold: Duration::from_millis(300),
+        ..Taking::default()
+    };
+    let mut heir = AmqpSource::taking(settings.clone(), taking, &Lifecycle::detached());
+    let mut overdue = BTreeSet::new();
+    while overdue.len() < 2 {
+        let unseen = tokio::time::timeout(Duration::from_secs(20), heir.tend()).await.unwrap();
+        assert_eq!(suspects(&unseen), BTreeSet::new());
+        overdue.extend(unseen.iter().map(|delivery| delivery.event.id));
+    }
+    let taken = receive(&mut heir, 3).await;
+    assert_eq!((suspects(&taken), overdue.is_disjoint(&had)), (had, true));
+    drop(heir);
     remove(&settings).await;
 }

@@ -273,7 +273,7 @@ async fn events_are_spread_by_recipient_and_come_back_to_the_same_relay() {
     let mut owners: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
     for round in 1..=2 {
         for queue in 1..=3 {
-            let taking = Taking { prefetch: 200, queues: vec![queue], owner: None };
+            let taking = Taking { prefetch: 200, queues: vec![queue], ..Taking::default() };
             let mut source = AmqpSource::taking(check.clone(), taking, &Lifecycle::detached());
             while let Ok(came) = tokio::time::timeout(Duration::from_secs(2), source.next(200)).await {
                 let came = came.unwrap();
@@ -317,8 +317,8 @@ async fn a_queue_is_taken_only_by_the_relay_that_remembers_its_events() {
     publish(&settings, (0..5).map(event)).await;
     let taking = |memory: &str, takes_over| Taking {
         prefetch: 3,
-        queues: Vec::new(),
         owner: Some(Owner { memory: memory.into(), host: "mx1".into(), takes_over }),
+        ..Taking::default()
     };
     let mut first = AmqpSource::taking(settings.clone(), taking("a", false), &Lifecycle::detached());
     assert!(receive(&mut first, 3).await.iter().all(|delivery| !delivery.suspect));

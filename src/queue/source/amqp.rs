@@ -5,12 +5,14 @@
 //! - Gives: `Source`.
 //! - On failure: a lost connection is made again, for as long as it takes; the broker hands out again what was not
 //!   settled. A message leaves the work queue only after the broker has it elsewhere.
-//! - Limits: `prefetch` messages at once. The broker takes back what is held for 30 minutes (its `consumer_timeout`).
+//! - Limits: `prefetch` messages at once. After its `consumer_timeout` (30 minutes) the broker closes the channel, which counts as a
+//!   delivery of all that was held: what waits for `hold` is to go back by a retry queue, which counts none.
 //! - See: RabbitMQ, "Consumer Acknowledgements", "Alarms": a connection that publishes is blocked whole, so consuming has one of
 //!   its own; quorum queues' `x-delivery-count`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, SelectAll};
 use futures_util::{FutureExt, StreamExt};
@@ -28,6 +30,14 @@ use crate::queue::happenings::{BrokerLost, BrokerReached, Malformed};
 use crate::queue::outage::Outage;
 use crate::service::{Component, Lifecycle};
 
+/// How long messages are held by default, that nothing is begun with: a third of the broker's `consumer_timeout`, so that there is
+/// time for what holds up their going back.
+const HOLD: Duration = Duration::from_secs(600);
+/// How often to look whether some have been.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// So many messages are taken out of the client library in one go.
+const AT_ONCE: usize = 1_024;
+
 /// What a relay takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taking {
@@ -37,6 +47,14 @@ pub struct Taking {
     pub queues: Vec<u16>,
     /// Who it is, so that it takes only queues whose events it remembers.
     pub owner: Option<Owner>,
+    /// How long a message may wait here: well below the broker's `consumer_timeout`.
+    pub hold: Duration,
+}
+
+impl Default for Taking {
+    fn default() -> Self {
+        Self { prefetch: 1, queues: Vec::new(), owner: None, hold: HOLD }
+    }
 }
 
 /// Messages, each with the number of its queue among those that are taken; nothing, where a consumer ended.
@@ -90,7 +108,7 @@ impl AmqpSource {
     /// Takes events from the broker, at most `prefetch` at once, until the life ends. Reports to health as `rabbitmq`.
     #[must_use]
     pub fn new(settings: amqp::Settings, prefetch: u16, life: &Lifecycle) -> Self {
-        Self::taking(settings, Taking { prefetch, queues: Vec::new(), owner: None }, life)
+        Self::taking(settings, Taking { prefetch, ..Taking::default() }, life)
     }
 
     /// The same, of some of the work queues, and only while they are the owner's.
@@ -125,7 +143,7 @@ impl AmqpSource {
             let error = tokio::select! {
                 () = stop.cancelled() => return Ok(Vec::new()),
                 error = desk.broken() => error,
-                result = self.receive(max) => match result {
+                result = self.receive() => match result {
                     Ok(()) => continue,
                     Err(error) => error,
                 },
@@ -134,26 +152,43 @@ impl AmqpSource {
         }
     }
 
-    async fn stay_connected(&mut self) {
+    /// Takes messages out of the client library all the same: so it is known how long they have been here, and that the broker
+    /// closed their channel.
+    async fn wait_for_overdue(&mut self) -> Vec<Delivery> {
         let desk = self.desk.clone();
         loop {
+            let overdue = self.take_overdue();
+            if !overdue.is_empty() {
+                return overdue;
+            }
             let error = tokio::select! {
                 error = desk.broken() => error,
-                connected = self.connect() => match connected {
-                    Ok(()) => desk.broken().await,
+                result = self.receive() => match result {
+                    Ok(()) => continue,
                     Err(error) => error,
                 },
+                () = tokio::time::sleep(LOOK_EVERY) => continue,
             };
             self.lose(&error);
         }
     }
 
+    /// What waits here and can be held no longer. Suspects stay: by way of a retry queue they would come back as any others.
+    fn take_overdue(&mut self) -> Vec<Delivery> {
+        let Some(last) = self.overdue() else { return Vec::new() };
+        let count = self.ready.partition_point(|delivery| delivery.tag <= last);
+        let (suspects, overdue): (Vec<_>, _) =
+            self.ready.drain(..count).partition(|delivery| delivery.suspect);
+        suspects.into_iter().rev().for_each(|delivery| self.ready.push_front(delivery));
+        overdue
+    }
+
     /// Waits for one message and takes what came with it. May be dropped while it waits.
-    async fn receive(&mut self, max: usize) -> Result<(), AmqpError> {
+    async fn receive(&mut self) -> Result<(), AmqpError> {
         self.connect().await?;
         let Some(messages) = &mut self.messages else { return Ok(()) };
         let mut came = vec![messages.next().await];
-        while came.len() < max {
+        while came.len() < AT_ONCE {
             let Some(next) = messages.next().now_or_never() else { break };
             came.push(next);
         }
@@ -308,8 +343,16 @@ impl Source for AmqpSource {
         Box::pin(self.wait(max))
     }
 
-    fn tend(&mut self) -> BoxFuture<'_, ()> {
-        Box::pin(self.stay_connected())
+    fn tend(&mut self) -> BoxFuture<'_, Vec<Delivery>> {
+        Box::pin(self.wait_for_overdue())
+    }
+
+    fn overdue(&self) -> Option<Tag> {
+        self.desk.overdue(self.taking.hold)
+    }
+
+    fn epoch(&self) -> u64 {
+        self.desk.epoch()
     }
 
     fn settler(&self) -> Arc<dyn Settle> {

@@ -5,7 +5,7 @@
 //! - Gives: acks, several in one where nothing before them is open; messages in retry queues or among the dead letters.
 //! - On failure: a message that could not be brought elsewhere is not acked: the connection counts as broken, and the broker
 //!   hands it out again over the next one. What the broker refuses is given back to be tried again.
-//! - Limits: 256 settlements of one call wait for the broker at once.
+//! - Limits: 256 settlements of one call wait for the broker at once. Says what has been held for too long.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +15,7 @@ use futures_util::{StreamExt, stream};
 use lapin::Acker;
 use lapin::message::Delivery as Handed;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::{BoxFuture, Settle, Settlement, SourceError, Tag, Unsettled};
 use crate::queue::amqp::headers::{self, ATTEMPTS, REASON, RECIPIENT, REPLAY, SINCE, STATE};
@@ -65,6 +66,7 @@ struct State {
 struct Held {
     handed: Handed,
     attempts: u32,
+    since: Instant,
 }
 
 impl Desk {
@@ -76,7 +78,6 @@ impl Desk {
     pub(super) fn begin(&self, session: Session) {
         let mut state = self.lock();
         state.session = Some(Arc::new(session));
-        state.epoch += 1;
         state.broken = None;
     }
 
@@ -84,6 +85,7 @@ impl Desk {
     pub(super) fn end(&self, unseen: impl Iterator<Item = Tag>) {
         let mut state = self.lock();
         (state.session, state.broken) = (None, None);
+        state.epoch += 1;
         state.done.clear();
         let lost = std::mem::take(&mut state.lost);
         for tag in unseen.chain(lost) {
@@ -111,8 +113,22 @@ impl Desk {
     pub(super) fn hold(&self, handed: Handed, attempts: u32) -> Tag {
         let mut state = self.lock();
         let tag = Tag { epoch: state.epoch, number: handed.delivery_tag };
-        state.held.insert(tag, Arc::new(Held { handed, attempts }));
+        state.held.insert(tag, Arc::new(Held { handed, attempts, since: Instant::now() }));
         tag
+    }
+
+    /// The number of the session that stands, or is to come.
+    pub(super) fn epoch(&self) -> u64 {
+        self.lock().epoch
+    }
+
+    /// The last one that has been held for so long. None while the broker takes no messages: it could go nowhere.
+    pub(super) fn overdue(&self, hold: Duration) -> Option<Tag> {
+        let state = self.lock();
+        let session = state.session.as_ref().filter(|session| !session.publishing.is_blocked())?;
+        let own = state.held.range(first(state.epoch)..);
+        let overdue = own.take_while(|(_, held)| held.since.elapsed() >= hold).last();
+        overdue.map(|(tag, _)| *tag).filter(|_| session.link.is_connected())
     }
 
     /// Whether a message is held.

@@ -35,9 +35,19 @@ pub trait Source: Send + std::fmt::Debug {
     fn next(&mut self, max: usize) -> BoxFuture<'_, Result<Vec<Delivery>, SourceError>>;
 
     /// Keeps the way to the source in order while nothing is taken: what broke is made again, so that deliveries can be settled.
-    /// Does not end by itself; may be dropped.
-    fn tend(&mut self) -> BoxFuture<'_, ()> {
+    /// May be dropped. Ends only with deliveries that nobody took and that can be held no longer: to be tried again later.
+    fn tend(&mut self) -> BoxFuture<'_, Vec<Delivery>> {
         Box::pin(std::future::pending())
+    }
+
+    /// Up to which delivery all have been held for so long that those which nothing was begun with are better given back.
+    fn overdue(&self) -> Option<Tag> {
+        None
+    }
+
+    /// The number of the connection that stands, or is to come. What came over one before comes again.
+    fn epoch(&self) -> u64 {
+        0
     }
 
     /// Whoever takes what became of deliveries, at any time, while others are waited for.
@@ -103,6 +113,14 @@ pub struct Tag {
     epoch: u64,
     /// Its number there.
     number: u64,
+}
+
+impl Tag {
+    /// Whether it came over this connection.
+    #[must_use]
+    pub fn is_of(self, epoch: u64) -> bool {
+        self.epoch == epoch
+    }
 }
 
 /// What became of a delivery.
