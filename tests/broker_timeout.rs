@@ -39,7 +39,8 @@ impl Site {
         let dir = tempfile::Builder::new().prefix("mailtap-timeout-").tempdir().unwrap();
         let [port, collector_port] = free_ports::<2>();
         let url = format!("amqp://guest:guest@127.0.0.1:{port}/%2f");
-        let shape = Shape { delivery_limit: 1, retry_tiers: vec![Duration::from_secs(1)], ..Shape::default() };
+        let shape =
+            Shape { delivery_limit: 1, retry_tiers: vec![Duration::from_secs(1)], ..Shape::default() };
         let settings = Settings { uris: vec![Secret::new(url)], shape, ..Settings::default() };
         let site = Self { dir, collector_port, settings, relay: None, collector: None, tail: None };
         site.broker(&["start", "--port", &port.to_string()]);
@@ -220,7 +221,9 @@ fn what_waits_for_longer_than_the_broker_waits_is_sent_once_and_never_dead() {
     let mut site = Site::start("6s");
     site.start_collector();
     site.start_relay();
-    wait_for("a relay that consumes", Duration::from_secs(30), || site.log().contains("connected to RabbitMQ"));
+    wait_for("a relay that consumes", Duration::from_secs(30), || {
+        site.log().contains("connected to RabbitMQ")
+    });
     let mut tail = site.command(&["events", "tail", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut seen = BufReader::new(tail.stdout.take().unwrap()).lines();
     site.tail = Some(tail);

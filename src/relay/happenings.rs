@@ -47,6 +47,8 @@ impl InFlight {
 pub(super) struct Failed<'a> {
     pub(super) ids: &'a [EventId],
     pub(super) outcome: &'a Outcome,
+    /// It was told of another one that nothing gets through.
+    pub(super) is_known: bool,
 }
 
 impl Failed<'_> {
@@ -55,11 +57,23 @@ impl Failed<'_> {
         let word = match self.outcome {
             Outcome::Sent => "sent",
             Outcome::NotSent(why) => {
-                tracing::warn!(events, why, "no connection; trying again");
+                if self.is_known {
+                    tracing::debug!(events, why, "still no connection");
+                } else {
+                    tracing::warn!(events, why, "no connection; trying again");
+                }
+                "not_sent"
+            }
+            Outcome::NotTried => {
+                tracing::debug!(events, "a request before these found no connection");
                 "not_sent"
             }
             Outcome::Trouble(status) => {
-                tracing::warn!(events, status, "the receiver is in trouble; trying again");
+                if self.is_known {
+                    tracing::debug!(events, status, "the receiver is still in trouble");
+                } else {
+                    tracing::warn!(events, status, "the receiver is in trouble; trying again");
+                }
                 "trouble"
             }
             Outcome::Refused(status) => {

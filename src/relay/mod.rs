@@ -106,7 +106,7 @@ pub async fn run_with(
     life: Lifecycle,
 ) -> Result<(), SenderError> {
     let sender = Sender::new(&settings.properties, settings.travel())?;
-    let relay = Relay { settings, mapping, sender, dedupe: Arc::new(dedupe) };
+    let relay = Relay::new(settings, mapping, sender, Arc::new(dedupe));
     Turns::new(relay, source, life).run().await;
     Ok(())
 }

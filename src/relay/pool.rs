@@ -3,7 +3,7 @@
 //! - Layer: edge
 //! - Takes: the way to the receiver; requests.
 //! - Gives: the status of each answer.
-//! - On failure: whether the receiver can have seen the request. One that it certainly has not goes once more at once, over another
+//! - On failure: whether the receiver can have seen the request; while a place is looked for it certainly has not. One that it certainly has not goes once more at once, over another
 //!   connection where the first is closed: receivers close them whenever they like.
 //! - Limits: one HTTP/2 connection; over HTTP/1.1 as many as requests are under way. Idle ones are closed. 64 KiB of an answer are
 //!   read.
@@ -168,13 +168,32 @@ impl Pool {
         Self { dial, opening: tokio::sync::Mutex::default(), kept: Arc::default() }
     }
 
-    /// Sends a request and waits for the answer. May be dropped meanwhile.
-    pub(super) async fn send(&self, head: &Head, body: &Bytes, touched: &Touched) -> Result<Answer, Failure> {
-        match self.send_once(head, Body::new(body.clone(), touched)).await? {
+    /// Finds a connection on which a request can go now. Nothing is written. May be dropped meanwhile.
+    pub(super) async fn place(&self) -> Result<Channel, String> {
+        match self.channel().await? {
+            Channel::Http1(mut sender) => match sender.ready().await {
+                Ok(()) => Ok(Channel::Http1(sender)),
+                // Closed since it was used last.
+                Err(_) => self.channel().await,
+            },
+            channel => Ok(channel),
+        }
+    }
+
+    /// Sends a request from its place and waits for the answer. May be dropped meanwhile.
+    pub(super) async fn send(
+        &self,
+        place: Channel,
+        head: &Head,
+        body: &Bytes,
+        touched: &Touched,
+    ) -> Result<Answer, Failure> {
+        match self.send_once(place, head, Body::new(body.clone(), touched)).await {
             Err(failure) if failure.is_unseen || !touched.is_so() => {}
             answered => return answered,
         }
-        let again = self.send_once(head, Body::new(body.clone(), touched)).await?;
+        let place = self.channel().await.map_err(|why| Failure { why, is_unseen: true })?;
+        let again = self.send_once(place, head, Body::new(body.clone(), touched)).await;
         again.map_err(|failure| Failure { is_unseen: failure.is_unseen || !touched.is_so(), ..failure })
     }
 
@@ -215,10 +234,8 @@ impl Pool {
         kept.http2.is_none() && kept.http1.iter().all(|idle| idle.sender.is_closed())
     }
 
-    /// The outer error: there is no connection.
-    async fn send_once(&self, head: &Head, body: Body) -> Result<Result<Answer, Failure>, Failure> {
-        let channel = self.channel().await.map_err(|why| Failure { why, is_unseen: true })?;
-        Ok(match channel {
+    async fn send_once(&self, place: Channel, head: &Head, body: Body) -> Result<Answer, Failure> {
+        match place {
             Channel::Http2(sender) => match over_http2(sender, head, body).await {
                 Ok(answer) => {
                     if let Some(idle) = &mut lock(&self.kept).http2 {
@@ -232,7 +249,7 @@ impl Pool {
             Channel::Http1(sender) => over_http1(sender, head, body)
                 .await
                 .map_err(|error| Failure { why: cause(&error), is_unseen: false }),
-        })
+        }
     }
 
     async fn channel(&self) -> Result<Channel, String> {

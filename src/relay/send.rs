@@ -1,7 +1,7 @@
 //! One request to GA4, and what became of it.
 //!
 //! - Layer: edge
-//! - Takes: a property and a body.
+//! - Takes: a property and a body; what is to be done between a request's place on a connection and its first byte.
 //! - Gives: `Outcome`: sent, certainly not sent, refused, or nobody knows.
 //! - On failure: every failure is an outcome. URLs hold the API secret: they are in no log and no error.
 //! - Limits: `timeout` a request, at most half of it (and 5 seconds) for the connection, so that a receiver that
@@ -10,6 +10,7 @@
 //! - See: `docs/ga4.md`, "What an answer means": no idempotency key, so that a retry after an ambiguous
 //!   time-out can count twice.
 
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -77,6 +78,8 @@ pub enum Outcome {
     Sent,
     /// No connection: certainly nothing arrived.
     NotSent(String),
+    /// A request before it found no connection: it was not tried.
+    NotTried,
     /// 5xx, 408 or 429: it arrived and was not taken.
     Trouble(u16),
     /// Another 4xx or a redirect: the same request would never be taken.
@@ -204,30 +207,47 @@ impl Sender {
         Ok(Self { lines, endpoints, timeout: travel.timeout })
     }
 
-    /// Sends one body.
-    pub async fn send(&self, property: usize, body: Bytes) -> Outcome {
-        let Some(endpoint) = self.endpoints.get(property) else { return Outcome::Refused(0) };
+    /// Sends one body. Before its first byte leaves, and as late as can be, `begin` is waited for.
+    ///
+    /// # Errors
+    /// What `begin` says: then nothing was sent.
+    pub async fn send_after<E>(
+        &self,
+        property: usize,
+        body: Bytes,
+        begin: impl Future<Output = Result<(), E>>,
+    ) -> Result<Outcome, E> {
+        let Some(endpoint) = self.endpoints.get(property) else { return Ok(Outcome::Refused(0)) };
         // The first with room: as few connections as can be. The wait for it is not part of the request's time.
         let free = self.lines.iter().find_map(|line| Some((line, line.room.try_acquire().ok()?)));
         let (line, _room) = match (free, self.lines.first()) {
             (Some(free), _) => free,
             (None, Some(line)) => match line.room.acquire().await {
                 Ok(room) => (line, room),
-                Err(_) => return Outcome::NotSent("closed".into()),
+                Err(_) => return Ok(Outcome::NotSent("closed".into())),
             },
-            (None, None) => return Outcome::Refused(0),
+            (None, None) => return Ok(Outcome::Refused(0)),
         };
         let (Some(way), Some(pool)) = (line.ways.get(property), line.pools.get(endpoint.receiver)) else {
-            return Outcome::Refused(0);
+            return Ok(Outcome::Refused(0));
         };
-        let Ok(_first) = way.enter().await else {
-            return Outcome::NotSent("a request before it found no way".into());
+        let Ok(_first) = way.enter().await else { return Ok(Outcome::NotTried) };
+        let end = Instant::now() + self.timeout;
+        let place = match timeout_at(end, pool.place()).await {
+            Ok(Ok(place)) => place,
+            failed => {
+                way.note(false);
+                let late = "no connection in time".to_owned();
+                return Ok(Outcome::NotSent(failed.map_or(late, |failed| failed.err().unwrap_or_default())));
+            }
         };
         let (began, touched) = (Instant::now(), Touched::default());
-        let end = began + self.timeout;
-        let sent = timeout_at(end, pool.send(&endpoint.head, &body, &touched)).await;
+        begin.await?;
+        // A slow disk is not the receiver's.
+        let end = end + began.elapsed();
+        let sent = timeout_at(end, pool.send(place, &endpoint.head, &body, &touched)).await;
         way.note(matches!(sent, Ok(Ok(_))));
-        match sent {
+        Ok(match sent {
             Ok(Ok(answer)) => {
                 let status = answer.status;
                 if !answer.is_over() {
@@ -248,7 +268,16 @@ impl Sender {
                 // What waited for its turn on the connection: nobody has seen the body.
                 if touched.is_so() { Outcome::Uncertain(why) } else { Outcome::NotSent(why) }
             }
-        }
+        })
+    }
+}
+
+#[cfg(test)]
+impl Sender {
+    async fn send(&self, property: usize, body: Bytes) -> Outcome {
+        self.send_after(property, body, std::future::ready(Ok::<(), ()>(())))
+            .await
+            .unwrap_or(Outcome::NotTried)
     }
 }
 

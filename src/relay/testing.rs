@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -148,6 +149,7 @@ pub(super) struct Odd {
     pub(super) replays: bool,
     pub(super) suspects: bool,
     pub(super) refuses: Arc<Mutex<Refuses>>,
+    pub(super) epoch: Arc<AtomicU64>,
 }
 
 impl Source for Odd {
@@ -182,6 +184,10 @@ impl Source for Odd {
 
     fn is_full(&self) -> bool {
         self.spool.is_full()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
     }
 }
 
@@ -231,6 +237,8 @@ pub(super) struct Site {
     pub(super) other: Option<Receiver>,
     pub(super) life: Lifecycle,
     pub(super) refuses: Arc<Mutex<Refuses>>,
+    /// Of the connection that the source has.
+    pub(super) epoch: Arc<AtomicU64>,
     pub(super) copies: usize,
     pub(super) replays: bool,
     pub(super) suspects: bool,
@@ -251,6 +259,7 @@ impl Site {
             other: None,
             life: Lifecycle::detached(),
             refuses: Arc::new(Mutex::new(Refuses::Nothing)),
+            epoch: Arc::default(),
             copies: 1,
             replays: false,
             suspects: false,
@@ -294,6 +303,7 @@ impl Site {
             replays: self.replays,
             suspects: self.suspects,
             refuses: self.refuses.clone(),
+            epoch: self.epoch.clone(),
         };
         let dedupe = Dedupe::open(&self.directory.path().join("relay")).unwrap();
         let (settings, mapping) = (self.settings(), self.mapping.clone());

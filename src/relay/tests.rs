@@ -187,3 +187,53 @@ fn a_dry_run_shows_requests_without_the_secret_and_what_is_dead() {
     assert!(lines.iter().all(|line| !line.to_string().contains("MARKER")));
     assert!(site.receiver.requests.lock().unwrap().eq(&0));
 }
+
+/// Over HTTP/1.1 one request tries the way to a receiver while the others wait: what waits for a connection when the relay is
+/// killed was certainly not sent, and is not uncertain.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_had_no_place_on_a_connection_when_the_relay_was_killed_is_not_uncertain() {
+    let mut site =
+        Site { in_flight: 100, timeout: Duration::from_secs(60), ..Site::new(Answer::Never).await };
+    site.spool().publish((0..100).map(event).collect()).await.unwrap();
+    let relay = site.relay();
+    while *site.receiver.requests.lock().unwrap() == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Time for the others to be noted, were they.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    relay.abort();
+    let _ = relay.await;
+    let seen = *site.receiver.requests.lock().unwrap();
+    *site.receiver.answer.lock().unwrap() = Answer::Status(204);
+    let relay = site.relay();
+    let status = site.until(nothing_waits).await;
+    site.life.stop.cancel();
+    relay.await.unwrap().unwrap();
+    assert_eq!((seen, status.uncertain), (1, 1));
+    assert_eq!(site.receiver.counts(), (100, 100), "the one that hung arrived too");
+}
+
+/// What was not begun with comes again by itself, and is not sent from here too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_let_go_when_its_connection_is_gone() {
+    let mut site = Site { per_property_hour: 60, ..Site::new(Answer::Status(204)).await };
+    site.spool().publish((0..6).map(event).collect()).await.unwrap();
+    let relay = site.relay();
+    site.until(|status| status.claimed == 5 && status.pending == 0).await;
+    let waiting = || {
+        let admin = Admin::open(&site.directory.path().join("spool")).unwrap();
+        admin.list(&spool::Filter::default(), None, 10).unwrap()
+    };
+    assert!(waiting().iter().all(|row| row.attempts == 1));
+    site.epoch.store(1, std::sync::atomic::Ordering::Relaxed);
+    for _ in 0..200 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if waiting().iter().all(|row| row.attempts > 1) {
+            break;
+        }
+    }
+    assert_eq!((waiting().len(), waiting().iter().all(|row| row.attempts == 2)), (5, true));
+    site.life.stop.cancel();
+    relay.await.unwrap().unwrap();
+    assert_eq!(site.receiver.counts(), (1, 1));
+}

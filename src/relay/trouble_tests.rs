@@ -175,12 +175,8 @@ async fn what_grows_too_old_while_it_waits_is_not_sent() {
     let deliveries = source.next(10).await.unwrap();
     let settings = site.settings();
     let dedupe = Arc::new(Dedupe::open(&site.directory.path().join("relay")).unwrap());
-    let relay = Relay {
-        sender: Sender::new(&settings.properties, settings.travel()).unwrap(),
-        settings,
-        mapping: Mapping::default(),
-        dedupe: dedupe.clone(),
-    };
+    let sender = Sender::new(&settings.properties, settings.travel()).unwrap();
+    let relay = Relay::new(settings, Mapping::default(), sender, dedupe.clone());
     let mut settler = Settler::new(source.settler(), dedupe);
     let (mut requests, settled) = relay.prepare(deliveries, &mut settler).await;
     assert_eq!((requests.len(), settled.len()), (1, 0));

@@ -238,11 +238,7 @@ impl Turns {
 }
 
 /// Takes what the source gives. While nothing may be taken, what was refused could wait for ever without this.
-async fn take(
-    source: &mut Box<dyn Source>,
-    room: usize,
-    may_take: bool,
-) -> Result<Taken, SourceError> {
+async fn take(source: &mut Box<dyn Source>, room: usize, may_take: bool) -> Result<Taken, SourceError> {
     if !may_take {
         return Ok(Taken::Overdue(source.tend().await));
     }

@@ -3,10 +3,12 @@
 //! - Layer: role
 //! - Takes: deliveries.
 //! - Gives: requests; for each delivery what became of it.
-//! - On failure: without its memory the relay sends nothing. Each request is noted before its first byte.
+//! - On failure: without its memory the relay sends nothing. Each request is noted before its first byte, and not before it has its place
+//!   on a connection: what a kill finds waiting for one was certainly not sent.
 //! - See: `docs/decisions/0006-uncertain-is-kept.md`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -86,9 +88,28 @@ pub(super) struct Relay {
     pub(super) mapping: Mapping,
     pub(super) sender: Sender,
     pub(super) dedupe: Arc<Dedupe>,
+    /// For each property, whether it was told that requests don't get through, and none has since.
+    told: Vec<AtomicBool>,
 }
 
 impl Relay {
+    pub(super) fn new(settings: Settings, mapping: Mapping, sender: Sender, dedupe: Arc<Dedupe>) -> Self {
+        let told = settings.properties.iter().map(|_| AtomicBool::new(false)).collect();
+        Self { settings, mapping, sender, dedupe, told }
+    }
+
+    /// Whether it was told before that requests to this property don't get through: many fail at once.
+    fn told(&self, property: usize, outcome: &Outcome) -> bool {
+        let Some(told) = self.told.get(property) else { return false };
+        match outcome {
+            Outcome::NotSent(_) | Outcome::NotTried | Outcome::Trouble(_) => {
+                told.swap(true, Ordering::Relaxed)
+            }
+            Outcome::Sent | Outcome::Refused(_) => told.swap(false, Ordering::Relaxed),
+            Outcome::Uncertain(_) => false,
+        }
+    }
+
     /// Sorts out what is in hand, was sent before, or can't be sent; makes requests of the rest.
     pub(super) async fn prepare(
         &self,
@@ -147,8 +168,8 @@ impl Relay {
             }
             let interrupted = known == Known::Interrupted && !self.settings.retry_uncertain;
             if interrupted || self.sets_aside(delivery) {
-                Failed { ids: &[item.event], outcome: &Outcome::Uncertain("ended in the middle".into()) }
-                    .emit();
+                let outcome = Outcome::Uncertain("ended in the middle".into());
+                Failed { ids: &[item.event], outcome: &outcome, is_known: false }.emit();
                 settled.push(item.settled(Settlement::Uncertain, Fate::Neither));
                 continue;
             }
@@ -175,25 +196,14 @@ impl Relay {
         Ok((batch::batch(good), settled))
     }
 
-    /// Sends requests that begin together: noted in one go before the first byte of any, so that they share a sync of the
-    /// disk; each is answered for by itself, as soon as it can be, with its property.
+    /// Sends requests that begin together: those that have their places at once are noted in one go, so that they share a sync of
+    /// the disk; each is answered for by itself, as soon as it can be, with its property.
     pub(super) async fn send(&self, requests: Vec<Request<Item>>, answers: &UnboundedSender<Answered>) {
-        let ids: Vec<EventId> =
-            requests.iter().flat_map(|request| &request.tags).map(|item| item.id).collect();
-        // Nobody reads answers any more where the relay has ended: the next life finds what was begun.
-        let answer = |property, settled| drop(answers.send((property, settled)));
-        if let Err(error) = self.dedupe.begin(&ids).await {
-            QueueTrouble { why: error.to_string() }.emit();
-            for request in requests {
-                let again = |item: &Item| retry(item.attempts, NO_DEDUPE);
-                answer(request.property, each(&request.tags, Fate::Stuck(NO_DEDUPE), Noted::Nothing, again));
-            }
-            return;
-        }
         let mut under_way: FuturesUnordered<_> =
             requests.into_iter().map(|request| self.send_one(request)).collect();
-        while let Some((property, settled)) = under_way.next().await {
-            answer(property, settled);
+        while let Some(answered) = under_way.next().await {
+            // Nobody reads answers any more where the relay has ended: the next life finds what was begun.
+            drop(answers.send(answered));
         }
     }
 
@@ -202,14 +212,23 @@ impl Relay {
         let started = Instant::now();
         let property = request.property;
         let (body, items) = request.into_parts();
-        let outcome = self.sender.send(property, body.into()).await;
         let items = &items[..];
+        let ids: Vec<EventId> = items.iter().map(|item| item.id).collect();
+        let outcome = match self.sender.send_after(property, body.into(), self.dedupe.begin(&ids)).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                QueueTrouble { why: error.to_string() }.emit();
+                let again = |item: &Item| retry(item.attempts, NO_DEDUPE);
+                return (property, each(items, Fate::Stuck(NO_DEDUPE), Noted::Nothing, again));
+            }
+        };
         if outcome == Outcome::Sent {
             let kinds = items.iter().map(|item| item.kind).collect();
             Sent { kinds, took: started.elapsed() }.emit();
+            self.told(property, &outcome);
         } else {
             let events: Vec<EventId> = items.iter().map(|item| item.event).collect();
-            Failed { ids: &events, outcome: &outcome }.emit();
+            Failed { ids: &events, outcome: &outcome, is_known: self.told(property, &outcome) }.emit();
         }
         let (through, blocked) = (Fate::Through(property), Fate::Blocked(property, BLOCKED));
         let again = |reason: &str| each(items, blocked, Noted::Unsent, |item| retry(item.attempts, reason));
@@ -222,6 +241,9 @@ impl Relay {
                 Refused { events: items.len() }.emit();
                 let reason = format!("HTTP {status}");
                 each(items, through, Noted::Unsent, |_| Settlement::Dead { reason: reason.clone() })
+            }
+            Outcome::NotTried => {
+                each(items, blocked, Noted::Nothing, |item| retry(item.attempts, "no connection"))
             }
             Outcome::NotSent(_) => again("no connection"),
             Outcome::Trouble(status) => again(&format!("HTTP {status}")),

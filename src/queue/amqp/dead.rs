@@ -161,7 +161,8 @@ fn replayed(letter: &DeadLetter, (exchange, key): (String, String)) -> Message {
     let properties = &letter.properties;
     let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string).unwrap_or_default();
     let before = headers::text(properties, REPLAY).unwrap_or_default();
-    let replay = |event: &Event| EventId::of("replay").part(event.id.as_bytes()).part(&before).finish().to_string();
+    let replay =
+        |event: &Event| EventId::of("replay").part(event.id.as_bytes()).part(&before).finish().to_string();
     let known_by = match letter.stored.state {
         State::Uncertain => letter.event.as_ref().map(replay),
         _ => Some(before.clone()).filter(|before| !before.is_empty()),

@@ -9,9 +9,9 @@
 //! - See: RabbitMQ, "Exclusive Queues", "Delivery Acknowledgement Timeout".
 
 use futures_util::{FutureExt, StreamExt};
-use lapin::{Acker, Consumer};
 use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Acker, Consumer};
 
 use super::link::within;
 use super::{AmqpError, Link, Mode, Settings};
