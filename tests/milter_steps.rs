@@ -279,6 +279,32 @@ fn a_reload_within_a_session_loses_nothing() {
     assert_eq!(fates(&site), expected);
 }
 
+/// Settings are not read again: which of them were edited is said, and that a file which is broken would end a restart.
+#[test]
+fn a_reload_says_what_needs_a_restart() {
+    let site = Site::start(&Options { milter_only: true, without_postfix: true, ..Options::default() });
+    let original = std::fs::read_to_string(site.config()).unwrap();
+    let reload = |text: &str, said: &str| {
+        std::fs::write(site.config(), text).unwrap();
+        site.mailtap.as_ref().unwrap().signal("HUP");
+        let log = || site.log("mailtap");
+        wait_for(said, Duration::from_secs(10), || log().contains(said));
+        log().lines().find(|line| line.contains(said)).unwrap().to_owned()
+    };
+    assert!(reload(&original, "configuration unchanged").contains("INFO"));
+    let edited = original
+        .replace("#drain = \"20s\"", "drain = \"5s\"")
+        .replace("#max_message = \"40MiB\"", "max_message = \"39MiB\"");
+    let line = reload(&edited, "need a restart");
+    assert!(
+        line.contains("WARN") && line.contains("\"keys\":\"milter.drain, policy.max_message\""),
+        "{line}"
+    );
+    let line = reload(&format!("{original}\n[nonsense\n"), "the one in use stays");
+    assert!(line.contains("ERROR") && line.contains("mailtap.toml"), "{line}");
+    assert!(reload(&original.replace("#drain = \"20s\"", "drian = \"5s\""), "drian").contains("ERROR"));
+}
+
 /// At a stop, a message that is being received is finished; a session between messages gets 451 and no half message.
 #[test]
 fn a_stop_finishes_the_message_that_is_under_way() {

@@ -14,6 +14,7 @@ mod bounce;
 mod classes;
 mod collector;
 mod config;
+mod config_file;
 mod consent;
 mod dead;
 mod dead_broker;

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::config_file::ConfigFile;
 use super::exit::{Exit, Failure, OrExit, Result};
 use super::{assemble, assemble_tracker};
 use crate::config::Config;
@@ -61,6 +62,7 @@ pub(super) fn run(config: &Config, which: Which) -> Result {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let metrics = telemetry::start_metrics().or_exit(Exit::Software)?;
     let (roles, mut files) = roles(config, which)?;
+    let file = ConfigFile::of(config);
     if roles.is_empty() {
         return Err(Failure::new(
             Exit::Config,
@@ -76,6 +78,9 @@ pub(super) fn run(config: &Config, which: Which) -> Result {
         refresh: Box::new(move |asked| {
             for file in &mut files {
                 file.refresh(asked);
+            }
+            if asked {
+                file.compare();
             }
         }),
     };

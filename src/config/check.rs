@@ -201,6 +201,7 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
         relay: relay::relay(&mut at, &raw),
         properties: ga4::properties(&mut at, &raw),
         mapping,
+        path: std::path::PathBuf::new(),
         raw,
     };
     policy(&mut at, &config);

@@ -40,6 +40,8 @@ pub const EXAMPLE: &str = include_str!("../../examples/mailtap.toml");
 /// A checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Where it was read.
+    pub path: PathBuf,
     /// The file as it was read; what needs no check is taken from here.
     pub raw: Raw,
     /// Spool, checkpoints, dedupe store.
@@ -319,7 +321,8 @@ impl Config {
         problems.extend(
             more.into_iter().filter(|problem| problem.key.is_empty() || !known.contains(&problem.key)),
         );
-        if problems.is_empty() { Ok(config) } else { Err(ConfigError { path: path.to_owned(), problems }) }
+        let path = path.to_owned();
+        if problems.is_empty() { Ok(Self { path, ..config }) } else { Err(ConfigError { path, problems }) }
     }
 
     /// Where the keyring is, or would be: for the commands that make and mend it while other things are still wrong.
