@@ -2,7 +2,8 @@
 //!
 //! - Layer: cli
 //! - Takes: a milter's address, a message with its envelope.
-//! - Gives: the message as Postfix would queue it, with the line ends it came with; the verdict on standard error.
+//! - Gives: the message as Postfix would queue it, with the line ends it came with; on standard error the verdict, and each
+//!   change of the envelope.
 //! - On failure: nothing on standard output; `Exit::Unavailable` when the milter does not answer as it should.
 //! - Limits: 30 s for the whole conversation, Postfix's default for one command.
 
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::exit::{Exit, Failure, OrExit, Result};
+use super::terminal::shown;
 use crate::config::units::{self, Listen};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,7 +43,7 @@ pub(super) fn run(address: &str, sender: &str, recipients: &[String], message: &
             return Err(Failure::new(Exit::Unavailable, text));
         }
     };
-    show(&delivery, message)
+    show(&mail, &delivery, message)
 }
 
 async fn deliver(listen: &Listen, mail: &Mail) -> std::result::Result<Delivery, ClientError> {
@@ -62,7 +64,7 @@ where
     Ok(delivery)
 }
 
-fn show(delivery: &Delivery, original: &[u8]) -> Result {
+fn show(mail: &Mail, delivery: &Delivery, original: &[u8]) -> Result {
     match &delivery.outcome {
         Outcome::Refused(reply) => {
             let text =
@@ -77,13 +79,51 @@ fn show(delivery: &Delivery, original: &[u8]) -> Result {
         if delivery.edits == 0 { original.to_vec() } else { like(original, delivery.mail.to_bytes()) };
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(&output).and_then(|()| stdout.flush()).or_exit(Exit::Io)?;
-    let held = match &delivery.quarantine {
-        Some(reason) => format!(", to be held: {}", String::from_utf8_lossy(reason)),
-        None => String::new(),
-    };
     let edits = if delivery.edits == 1 { "edit" } else { "edits" };
-    let _ = writeln!(anstream::stderr(), "accepted, {} {edits}{held}", delivery.edits);
+    let mut stderr = anstream::stderr();
+    let _ = writeln!(stderr, "accepted, {} {edits}", delivery.edits);
+    for change in envelope_changes(mail, delivery) {
+        let _ = writeln!(stderr, "  {change}");
+    }
     Ok(())
+}
+
+/// What the milter made of the envelope, which the message itself does not show.
+fn envelope_changes(before: &Mail, delivery: &Delivery) -> Vec<String> {
+    let after = &delivery.mail;
+    let mut changes = Vec::new();
+    if before.sender != after.sender {
+        changes.push(format!("sender changed: {} to {}", mailbox(&before.sender), mailbox(&after.sender)));
+    }
+    for gone in without(&before.recipients, &after.recipients) {
+        changes.push(format!("recipient deleted: {}", mailbox(gone)));
+    }
+    for new in without(&after.recipients, &before.recipients) {
+        changes.push(format!("recipient added: {}", mailbox(new)));
+    }
+    if let Some(reason) = &delivery.quarantine {
+        changes.push(format!("to be held: {}", shown(&String::from_utf8_lossy(reason))));
+    }
+    changes
+}
+
+/// Those of one list that the other lacks, each as often as it does.
+fn without<'a>(list: &'a [Mailbox], other: &[Mailbox]) -> Vec<&'a Mailbox> {
+    let mut others: Vec<_> = other.iter().collect();
+    let mut left = Vec::new();
+    for mailbox in list {
+        match others.iter().position(|other| *other == mailbox) {
+            Some(at) => drop(others.swap_remove(at)),
+            None => left.push(mailbox),
+        }
+    }
+    left
+}
+
+/// A mailbox with its arguments.
+fn mailbox(mailbox: &Mailbox) -> String {
+    let parts = std::iter::once(&mailbox.address).chain(&mailbox.args);
+    parts.map(|part| shown(&String::from_utf8_lossy(part))).collect::<Vec<_>>().join(" ")
 }
 
 /// Gives a message with CRLF the line ends of another.
@@ -122,6 +162,29 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_change_of_the_envelope_is_listed() {
+        let mailbox = |address: &str| Mailbox::new(address);
+        let before = Mail::parse(mailbox("<a@b>"), ["<c@d>", "<e@f>"].map(mailbox).to_vec(), b"X: 1\r\n\r\n");
+        let mut delivery =
+            Delivery { outcome: Outcome::Accepted, mail: before.clone(), quarantine: None, edits: 0 };
+        assert!(envelope_changes(&before, &delivery).is_empty());
+        let new = Mailbox { address: b"<g@h>".to_vec(), args: vec![b"NOTIFY=NEVER".to_vec()] };
+        delivery.mail.sender = mailbox("<>");
+        delivery.mail.recipients = vec![mailbox("<e@f>"), new, mailbox("<e@f>")];
+        delivery.quarantine = Some(b"looks\x1b odd".to_vec());
+        assert_eq!(
+            envelope_changes(&before, &delivery),
+            [
+                "sender changed: <a@b> to <>",
+                "recipient deleted: <c@d>",
+                "recipient added: <g@h> NOTIFY=NEVER",
+                "recipient added: <e@f>",
+                "to be held: looks\u{241b} odd",
+            ]
+        );
+    }
 
     #[test]
     fn line_ends_are_those_of_the_original() {
