@@ -99,6 +99,12 @@ impl Conversation {
         self.session_over || self.message_over
     }
 
+    /// Whether the filter has ended the session.
+    #[must_use]
+    pub const fn is_session_over(&self) -> bool {
+        self.session_over
+    }
+
     /// What to do about the command with this code.
     pub fn sending(&mut self, code: u8) -> Sending {
         match code {
@@ -126,6 +132,8 @@ impl Conversation {
             Reply::Accept | Reply::Reject | Reply::TempFail | Reply::ReplyCode(_) if connecting => {
                 self.session_over = true;
             }
+            // There is nothing to discard yet: Postfix warns, and goes on.
+            Reply::Discard if connecting => (),
             Reply::Accept | Reply::Discard => self.message_over = true,
             // A refused recipient does not end the message.
             Reply::Reject | Reply::TempFail | Reply::ReplyCode(_) if code != b'R' && code != b'U' => {
@@ -155,5 +163,120 @@ const fn flags(code: u8) -> (Protocol, Protocol) {
         b'N' => (Protocol::NO_END_OF_HEADERS, Protocol::NO_REPLY_END_OF_HEADERS),
         b'B' => (Protocol::NO_BODY, Protocol::NO_REPLY_BODY),
         _ => (Protocol::NONE, Protocol::NONE),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+
+    fn taking(protocol: Protocol) -> Conversation {
+        let reply = Offer { protocol, ..Offer::POSTFIX };
+        Conversation::new(&Offer::POSTFIX, &reply, MacroLists::new(&[])).unwrap()
+    }
+
+    #[test]
+    fn a_filter_that_takes_what_was_not_offered_is_dropped() {
+        let offer = Offer { version: 6, actions: Actions::ADD_HEADERS, protocol: Protocol::NONE };
+        let begin = |reply: &Offer| Conversation::new(&offer, reply, MacroLists::new(&[])).map(drop);
+        assert_eq!(begin(&Offer { version: 2, actions: Actions::NONE, ..offer }), Ok(()));
+        let newer = begin(&Offer { version: 7, ..offer }).unwrap_err();
+        assert_eq!(newer, OfferError::Version { version: 7, offered: 6 });
+        assert_eq!(newer.to_string(), "the filter speaks version 7, newer than 6");
+        let more =
+            begin(&Offer { actions: Actions::ADD_HEADERS | Actions::CHANGE_BODY, ..offer }).unwrap_err();
+        assert_eq!(more, OfferError::Actions { extra: Actions::CHANGE_BODY });
+    }
+
+    #[test]
+    fn flags_leave_out_commands_and_replies() {
+        let commands = *b"CHMRTULNBE";
+        let mut all = taking(Protocol::NONE);
+        assert!(commands.iter().all(|code| all.sending(*code) == Sending::Reply));
+        let leaving = Protocol::NO_CONNECT
+            | Protocol::NO_HELO
+            | Protocol::NO_MAIL
+            | Protocol::NO_RCPT
+            | Protocol::NO_DATA
+            | Protocol::NO_UNKNOWN
+            | Protocol::NO_HEADERS
+            | Protocol::NO_END_OF_HEADERS
+            | Protocol::NO_BODY;
+        let silent = Protocol::NO_REPLY_CONNECT
+            | Protocol::NO_REPLY_HELO
+            | Protocol::NO_REPLY_MAIL
+            | Protocol::NO_REPLY_RCPT
+            | Protocol::NO_REPLY_DATA
+            | Protocol::NO_REPLY_UNKNOWN
+            | Protocol::NO_REPLY_HEADER
+            | Protocol::NO_REPLY_END_OF_HEADERS
+            | Protocol::NO_REPLY_BODY;
+        for (protocol, sending) in [
+            (leaving, Sending::MacrosOnly),
+            (silent, Sending::NoReply),
+            (leaving | silent, Sending::MacrosOnly),
+        ] {
+            let mut conversation = taking(protocol);
+            for code in commands {
+                let expected = if code == b'E' { Sending::Reply } else { sending };
+                assert_eq!(conversation.sending(code), expected, "{}", char::from(code));
+            }
+        }
+    }
+
+    #[test]
+    fn replies_end_a_kind_of_command_a_message_or_the_session() {
+        let mut conversation = taking(Protocol::NONE);
+        conversation.replied(b'B', &Reply::Skip);
+        assert_eq!(conversation.sending(b'B'), Sending::Nothing);
+        assert_eq!(conversation.sending(b'E'), Sending::Reply);
+        assert_eq!(conversation.sending(b'B'), Sending::Reply, "of the next message");
+
+        conversation.replied(b'R', &Reply::Reject);
+        conversation.replied(b'U', &Reply::TempFail);
+        assert!(!conversation.is_over(), "a recipient or a command was refused, no message");
+        for (code, reply) in
+            [(b'M', Reply::Accept), (b'L', Reply::Discard), (b'T', Reply::Reject), (b'N', Reply::TempFail)]
+        {
+            conversation.replied(code, &reply);
+            assert!(conversation.is_over() && !conversation.is_session_over(), "{reply:?}");
+            assert_eq!(conversation.sending(b'E'), Sending::Nothing);
+            assert_eq!(conversation.sending(b'A'), Sending::NoReply, "it hears of the end");
+            conversation.end_message();
+            assert_eq!(conversation.sending(b'M'), Sending::Reply);
+        }
+
+        let ends = [
+            (b'C', Reply::Accept),
+            (b'H', Reply::Accept),
+            (b'C', Reply::Reject),
+            (b'H', Reply::ReplyCode(b"550 5.7.1 no")),
+            (b'M', Reply::Shutdown),
+        ];
+        for (code, reply) in ends {
+            let mut conversation = taking(Protocol::NONE);
+            conversation.replied(code, &reply);
+            conversation.end_message();
+            assert!(conversation.is_session_over(), "{reply:?}");
+            assert_eq!(conversation.sending(b'M'), Sending::Nothing, "{reply:?}");
+            assert_eq!(conversation.sending(b'Q'), Sending::NoReply);
+        }
+        let mut conversation = taking(Protocol::NONE);
+        conversation.replied(b'C', &Reply::Discard);
+        assert!(!conversation.is_over(), "there is nothing to discard yet");
+    }
+
+    #[test]
+    fn macros_are_those_asked_for() {
+        assert!(taking(Protocol::NONE).macro_wanted(MacroStage::Mail, b"i"), "all, unless lists were sent");
+        let lists = MacroLists::join(&[(MacroStage::EndOfHeaders, "i {auth_type}")]);
+        let conversation =
+            Conversation::new(&Offer::POSTFIX, &Offer::POSTFIX, MacroLists::new(&lists)).unwrap();
+        assert!(conversation.macro_wanted(MacroStage::EndOfHeaders, b"{auth_type}"));
+        assert!(!conversation.macro_wanted(MacroStage::EndOfHeaders, b"j"));
+        assert!(!conversation.macro_wanted(MacroStage::Mail, b"i"), "no list, no macros");
     }
 }

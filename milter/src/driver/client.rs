@@ -216,7 +216,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             self.flush().await?;
             while !self.edit(&mut editor).await? {}
         }
-        let outcome = self.refusal.take().unwrap_or(Outcome::Accepted);
+        // Who refuses the session refuses all its mail.
+        let over = self.conversation.is_session_over();
+        let refusal = if over { self.refusal.clone() } else { self.refusal.take() };
+        let outcome = refusal.unwrap_or(Outcome::Accepted);
         let edits = editor.edits();
         if outcome != Outcome::Accepted {
             return Ok(Delivery { outcome, mail, quarantine: None, edits });
@@ -276,6 +279,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                     Reply::Continue => Ok((Some(Reply::Continue), None)),
                     Reply::Accept => Ok((Some(Reply::Accept), None)),
                     Reply::Skip => Ok((Some(Reply::Skip), None)),
+                    Reply::Discard if matches!(code, b'C' | b'H') => Ok((Some(Reply::Continue), None)),
                     Reply::Discard => Ok((Some(Reply::Discard), Some(Outcome::Discarded))),
                     Reply::Shutdown => Ok((Some(Reply::Shutdown), refusal(reply))),
                     other => match refusal(other) {
