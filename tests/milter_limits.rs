@@ -13,9 +13,10 @@ use mailtap_milter::wire::{Actions, Command, Offer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
-/// A milter alone, with these lines in place of the defaults of mailtap.toml.
+/// A milter alone, with these lines in place of the defaults of mailtap.toml. There is no Postfix that it could ask.
 fn site(changes: &[(&'static str, &str)]) -> Site {
-    let changes = changes.iter().map(|(from, to)| (*from, (*to).to_owned())).collect();
+    let trusts = ("#trust_default_action = false", "trust_default_action = true");
+    let changes = changes.iter().chain([&trusts]).map(|(from, to)| (*from, (*to).to_owned())).collect();
     Site::start(&Options { milter_only: true, without_postfix: true, changes, ..Options::default() })
 }
 

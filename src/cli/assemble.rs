@@ -362,3 +362,7 @@ pub(super) fn reader(config: &Config) -> Result<bounce::Reader> {
         },
     })
 }
+
+#[cfg(test)]
+#[path = "assemble_tests.rs"]
+mod tests;

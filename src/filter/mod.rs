@@ -167,7 +167,7 @@ async fn agree(settings: &Settings, listens: &Endpoint, life: &Lifecycle) -> Arc
     agreement
 }
 
-fn driver_settings(settings: &Settings) -> driver::Settings {
+pub(crate) fn driver_settings(settings: &Settings) -> driver::Settings {
     let mut driver = driver::Settings {
         connections: settings.connections,
         memory_bytes: settings.memory_bytes,
