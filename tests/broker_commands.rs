@@ -468,6 +468,49 @@ async fn a_missing_topology_and_a_foreign_owner_are_told_once_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_event_or_not_there_is_said() {
+    let site = Site::new(None);
+    for arguments in
+        [&["spool", "status"][..], &["dead", "list"], &["events", "list"], &["relay", "--dry-run"]]
+    {
+        let output = site.command(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(69), "{arguments:?}");
+        assert!(said(&output).contains("no role has run here yet, or --config is not"), "{}", said(&output));
+    }
+    let spool = site.spool();
+    spool.publish((0..5).map(event).collect()).await.unwrap();
+    spool.claim(0, Duration::from_secs(60), clock::now()).await.unwrap();
+    let unknown = event(9).id.to_string();
+    let shown = site.command(&["dead", "show", &format!("--id={unknown}")]).output().unwrap();
+    assert_eq!(shown.status.code(), Some(1));
+    assert!(said(&shown).contains("no dead letter is like that"), "{}", said(&shown));
+
+    // What the relay would bury as malformed is shown as that.
+    let rows = rusqlite::Connection::open(spool.settings().path()).unwrap();
+    let broken = format!("{{\"id\":\"{}\",\"to\":\"ann@example.org\"}}", event(1).id);
+    let spoil = |seq: i64, body: &str| {
+        rows.execute("UPDATE event SET body = ?1 WHERE seq = ?2", (body, seq)).unwrap()
+    };
+    assert_eq!((spoil(1, "ann@example.org"), spoil(2, &broken)), (1, 1));
+    let dry = site.run(&["relay", "--dry-run"]);
+    let lines: Vec<Value> = dry.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let malformed: Vec<&Value> = lines.iter().filter(|line| line["dead"] == "malformed").collect();
+    assert_eq!(malformed.len(), 2, "{dry}");
+    assert!(malformed[0]["event"].is_null() && malformed[1]["event"] == event(1).id.to_string(), "{dry}");
+    assert!(malformed.iter().all(|line| line["why"].is_string()) && !dry.contains('@'), "{dry}");
+
+    let claimed = spool.claim(5, Duration::from_secs(60), clock::now()).await.unwrap();
+    let dead = claimed.iter().map(|claimed| (claimed.seq, Outcome::Dead { reason: "odd".into() }));
+    spool.settle(dead.collect()).await.unwrap();
+    for (max, more) in [("4", true), ("5", false)] {
+        let listed = site.command(&["dead", "list", "--json", "--max", max]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&listed.stdout).lines().count().to_string(), max);
+        let note = String::from_utf8_lossy(&listed.stderr).contains("--max shows more");
+        assert_eq!(note, more, "{}", said(&listed));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tail_of_the_spool_shows_what_comes_and_says_what_it_missed() {
     let site = Site::new(None);
     assert_eq!(site.command(&["events", "tail"]).output().unwrap().status.code(), Some(69));

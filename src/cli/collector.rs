@@ -16,9 +16,11 @@ use super::exit::{Exit, Failure, OrExit, Result};
 use super::print;
 use super::terminal::table;
 use crate::collector::fault::FaultMode;
-use crate::collector::{self, Settings, judge, report};
+use crate::collector::report::{self, Renamed};
+use crate::collector::{self, Settings, judge};
 use crate::config::units;
 use crate::identity::Timestamp;
+use crate::relay::map::PARAMS;
 use crate::service::process::{self, Plan, Role};
 use crate::telemetry;
 
@@ -76,13 +78,28 @@ enum Command {
         /// As JSON.
         #[arg(long)]
         json: bool,
+        /// A parameter that [ga4.parameters] gives another name: campaign_id=mail_campaign. May come again.
+        #[arg(long, value_name = "OURS=NAME", value_parser = renamed)]
+        param: Vec<(String, String)>,
     },
+}
+
+fn renamed(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((ours, name)) if PARAMS.contains(&ours) && !name.is_empty() => {
+            Ok((ours.to_owned(), name.to_owned()))
+        }
+        _ => {
+            Err("expected one of mailtap's parameters and its name in GA4, like campaign_id=mail_campaign"
+                .into())
+        }
+    }
 }
 
 impl Args {
     pub(super) fn run(self) -> Result {
-        if let Some(Command::Report { file, json }) = self.command {
-            return show(&file, json);
+        if let Some(Command::Report { file, json, param }) = self.command {
+            return show(&file, json, &param.into_iter().collect());
         }
         telemetry::start_logs("info", telemetry::Format::Auto).or_exit(Exit::Software)?;
         let metrics = telemetry::start_metrics().or_exit(Exit::Software)?;
@@ -109,10 +126,10 @@ impl Args {
     }
 }
 
-fn show(file: &Path, json: bool) -> Result {
+fn show(file: &Path, json: bool, renamed: &Renamed) -> Result {
     let text = std::fs::read_to_string(file)
         .map_err(|error| Failure::new(Exit::NoInput, format!("{}: {error}", file.display())))?;
-    let report = report::report(&text);
+    let report = report::report_renamed(&text, renamed);
     if json {
         return print(serde_json::to_string(&report).or_exit(Exit::Software)? + "\n");
     }
@@ -131,5 +148,12 @@ fn show(file: &Path, json: bool) -> Result {
         rows.len(),
         report.duplicates,
         report.unreadable
+    ))?;
+    if rows.is_empty() || report.rows.iter().any(|row| !row.campaign.is_empty()) {
+        return Ok(());
+    }
+    let name = renamed.get("campaign_id").map_or("campaign_id", String::as_str);
+    print(format!(
+        "note: no event has the parameter {name}; if [ga4.parameters] renames it: --param campaign_id=NAME\n"
     ))
 }

@@ -105,10 +105,21 @@ impl Args {
     pub(super) fn run(self, config: &Config) -> Result {
         match self.command {
             Command::List { which, max, json } => {
-                let found = list(config, &dead(&which)?, max)?;
+                let mut found = list(config, &dead(&which)?, max.saturating_add(1))?;
+                if found.len() > max {
+                    found.truncate(max);
+                    dead_broker::say(&format!("only {max} of the dead letters are shown; --max shows more"));
+                }
                 print(if json { events::as_json(&found) } else { events::show(&found) })
             }
-            Command::Show { which } => print(events::as_json(&list(config, &which.filter()?, SHOWN)?)),
+            Command::Show { which } => {
+                let found = list(config, &which.filter()?, SHOWN)?;
+                if found.is_empty() {
+                    let text = "no dead letter is like that; `mailtap dead list` shows those that are there";
+                    return Err(Failure::new(Exit::No, text));
+                }
+                print(events::as_json(&found))
+            }
             Command::Replay { which, all } => {
                 let filter = which.chosen(all, "replay")?;
                 let count = match spool(config)? {

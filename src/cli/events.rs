@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::exit::{Exit, OrExit, Result};
+use super::exit::{Exit, Failure, OrExit, Result};
 use super::print;
 use super::tail;
 use super::terminal::table;
@@ -28,7 +28,15 @@ pub(super) fn spool_directory(config: &Config) -> PathBuf {
 
 /// Opens the spool that is there.
 pub(super) fn open(config: &Config) -> Result<Admin> {
-    Admin::open(&spool_directory(config)).or_exit(Exit::Unavailable)
+    let directory = spool_directory(config);
+    if !directory.join("spool.db").exists() {
+        let text = format!(
+            "{}: there is no spool: no role has run here yet, or --config is not the file that the roles run with (its state_dir)",
+            directory.display()
+        );
+        return Err(Failure::new(Exit::Unavailable, text));
+    }
+    Admin::open(&directory).or_exit(Exit::Unavailable)
 }
 
 /// Says that the events in RabbitMQ are not seen, where there are any: nobody can look at a work queue without being

@@ -44,9 +44,18 @@ pub struct Report {
     pub unreadable: u64,
 }
 
-/// Reads the lines of a record file.
+/// The parameters that have other names than by default: ours, and the one that they have.
+pub type Renamed = HashMap<String, String>;
+
+/// Reads the lines of a record file, of a site that renames no parameter.
 #[must_use]
 pub fn report(text: &str) -> Report {
+    report_renamed(text, &Renamed::new())
+}
+
+/// The same, where a site does.
+#[must_use]
+pub fn report_renamed(text: &str, renamed: &Renamed) -> Report {
     let mut report = Report::default();
     let mut seen: HashMap<String, u64> = HashMap::new();
     for line in text.lines() {
@@ -56,7 +65,7 @@ pub fn report(text: &str) -> Report {
         };
         // What was only checked was not collected.
         if record["endpoint"] != "/debug/mp/collect" {
-            report.rows.extend(rows(&record));
+            report.rows.extend(rows(&record, renamed));
         }
     }
     let counts = |row: &&Row| !row.event_id.is_empty() && row.outcome != "dropped";
@@ -69,7 +78,7 @@ pub fn report(text: &str) -> Report {
     report
 }
 
-fn rows(record: &Value) -> Vec<Row> {
+fn rows(record: &Value, renamed: &Renamed) -> Vec<Row> {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
@@ -77,7 +86,10 @@ fn rows(record: &Value) -> Vec<Row> {
     };
     let events = record["body"]["events"].as_array().map(Vec::as_slice).unwrap_or_default();
     let rows = events.iter().enumerate().map(|(at, event)| {
-        let params = &event["params"];
+        let param = |ours: &str| {
+            let name = renamed.get(ours).map_or(ours, String::as_str);
+            text(&event["params"][name])
+        };
         Row {
             time_micros: event["timestamp_micros"]
                 .as_u64()
@@ -85,13 +97,13 @@ fn rows(record: &Value) -> Vec<Row> {
                 .unwrap_or_default(),
             received_micros: record["received_micros"].as_u64().unwrap_or_default(),
             event: text(&event["name"]),
-            campaign: text(&params["campaign_id"]),
-            message: text(&params["email_id"]),
-            link: text(&params["link_domain"]) + &text(&params["link_path"]),
+            campaign: param("campaign_id"),
+            message: param("email_id"),
+            link: param("link_domain") + &param("link_path"),
             client: text(&record["body"]["client_id"]),
             // One verdict for several events: the whole request was dropped.
             outcome: text(&record["verdicts"].get(at).unwrap_or(&record["verdicts"][0])["outcome"]),
-            event_id: text(&params["event_id"]),
+            event_id: param("event_id"),
         }
     });
     rows.collect()
@@ -114,6 +126,10 @@ mod tests {
         let report = report(&lines.join("\n"));
         assert_eq!(report.rows.iter().map(|row| &row.event_id[..]).collect::<Vec<_>>(), ["a", "b", "b", "b"]);
         assert_eq!((report.duplicates, report.unreadable), (1, 1));
+        let renamed = lines.join("\n").replace("campaign_id", "mail_campaign").replace("event_id", "key");
+        let names = [("campaign_id", "mail_campaign"), ("event_id", "key")];
+        let names = names.map(|(ours, name)| (ours.to_owned(), name.to_owned()));
+        assert_eq!(report_renamed(&renamed, &names.into()), report);
         assert_eq!((report.rows[0].campaign.as_str(), report.rows[0].outcome.as_str()), ("c", "processed"));
     }
 }

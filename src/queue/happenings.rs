@@ -57,7 +57,8 @@ impl Malformed<'_> {
     }
 }
 
-/// The spool took no events. Who wanted to publish them tries again, or does without: that is counted there.
+/// The spool took no events. Who wanted to publish them tries again, and is counted here each time, or does without: what is lost
+/// is counted there.
 #[derive(Debug)]
 pub(super) struct Refused<'a> {
     pub(super) events: usize,
@@ -79,7 +80,7 @@ impl Refused<'_> {
                 "the spool refuses events: mail and links go on, but what can't wait for it is lost"
             );
         }
-        metrics::counter!("mailtap_spool_refused_total", "why" => why).increment(self.events as u64);
+        metrics::counter!("mailtap_spool_refused_tries_total", "why" => why).increment(self.events as u64);
     }
 }
 
@@ -91,7 +92,7 @@ pub(super) struct TakesAgain {
 
 impl TakesAgain {
     pub(super) fn emit(&self) {
-        tracing::warn!(refused = self.refused, "the spool takes events again");
+        tracing::warn!(tries = self.refused, "the spool takes events again");
     }
 }
 

@@ -52,6 +52,11 @@ pub(super) struct Failed<'a> {
 }
 
 impl Failed<'_> {
+    /// Which ones, so that each dead letter can be traced to the request that made it one.
+    fn listed(&self) -> String {
+        self.ids.iter().map(EventId::to_string).collect::<Vec<_>>().join(" ")
+    }
+
     pub(super) fn emit(&self) {
         let events = self.ids.len();
         let word = match self.outcome {
@@ -77,13 +82,11 @@ impl Failed<'_> {
                 "trouble"
             }
             Outcome::Refused(status) => {
-                tracing::error!(events, status, "refused: to the dead letters");
+                tracing::error!(events, status, ids = self.listed(), "refused: to the dead letters");
                 "refused"
             }
             Outcome::Uncertain(why) => {
-                // Which ones, so that each dead letter can be traced to the request that made it one.
-                let ids = self.ids.iter().map(EventId::to_string).collect::<Vec<_>>().join(" ");
-                tracing::error!(events, why, ids, "nobody knows if these events arrived");
+                tracing::error!(events, why, ids = self.listed(), "nobody knows if these events arrived");
                 metrics::counter!("mailtap_relay_uncertain_total").increment(events as u64);
                 "uncertain"
             }
@@ -95,12 +98,13 @@ impl Failed<'_> {
 /// An event can't be sent.
 #[derive(Debug)]
 pub(super) struct Dead {
+    pub(super) id: EventId,
     pub(super) reason: &'static str,
 }
 
 impl Dead {
     pub(super) fn emit(&self) {
-        tracing::error!(reason = self.reason, "an event can't be sent: to the dead letters");
+        tracing::error!(id = %self.id, reason = self.reason, "an event can't be sent: to the dead letters");
         metrics::counter!("mailtap_relay_dead_total", "reason" => self.reason).increment(1);
     }
 }

@@ -127,7 +127,12 @@ pub fn dry_run(
     let requests = dry.requests.iter().map(|request| {
         let body = request.body();
         let json: Value = serde_json::from_str(&body).unwrap_or_default();
-        json!({ "url": urls.get(request.property), "bytes": body.len(), "body": json })
+        let mut line = json!({ "url": urls.get(request.property), "bytes": body.len(), "body": json });
+        // The token is a secret, as the one of the URL is; that it goes along is none.
+        if settings.properties.get(request.property).is_some_and(|property| property.preview.is_some()) {
+            line["headers"] = json!({ "X-Gtm-Server-Preview": "(the token of ga4.preview_file)" });
+        }
+        line
     });
     let repairs =
         dry.repairs.iter().map(|(id, repair)| json!({ "event": id.to_string(), "repair": repair.as_str() }));

@@ -10,6 +10,7 @@ use crate::queue::Publish;
 use crate::queue::dedupe::Known;
 use crate::queue::spool::{self, Admin};
 use crate::service::clock;
+use crate::service::secret::Secret;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_of_an_event_go_out_once() {
@@ -177,7 +178,16 @@ fn a_dry_run_shows_requests_without_the_secret_and_what_is_dead() {
     let old = Event { time: clock::now().minus(Duration::from_secs(80 * 3_600)), ..event(2) };
     mapping.switch_off(Kind::Expired);
     let off = Event { kind: Kind::Expired, ..event(3) };
-    let lines = dry_run(&site.settings(), &mapping, &[opened, old, off], clock::now()).unwrap();
+    let mut settings = site.settings();
+    let events = [opened, old, off];
+    let header = |settings: &Settings| {
+        let lines = dry_run(settings, &mapping, &events, clock::now()).unwrap();
+        serde_json::from_str::<Value>(&lines[0]).unwrap()["headers"]["X-Gtm-Server-Preview"].is_string()
+    };
+    assert!(!header(&settings));
+    settings.properties[0].preview = Some(Secret::new("PREVIEW-MARKER".into()));
+    assert!(header(&settings));
+    let lines = dry_run(&settings, &mapping, &events, clock::now()).unwrap();
     let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 4);
     assert_eq!(lines[3]["off"], true);

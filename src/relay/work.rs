@@ -302,7 +302,7 @@ fn unknown(item: &Item, suspect: bool) -> Settled {
 }
 
 fn dead(item: &Item, reason: &'static str) -> Settled {
-    Dead { reason }.emit();
+    Dead { id: item.event, reason }.emit();
     item.settled(Settlement::Dead { reason: reason.to_owned() }, Fate::Neither)
 }
 

@@ -21,6 +21,7 @@ pub(super) struct Refusals(Option<Burst>);
 
 #[derive(Debug)]
 struct Burst {
+    /// Each try of an event.
     events: u64,
     last: Timestamp,
 }
