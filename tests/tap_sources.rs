@@ -307,7 +307,7 @@ fn rules_are_read_again_at_a_reload() {
     assert_eq!(told(&host), "soft rule of soft");
     fs::write(&rules, class("block")).unwrap();
     hangup(&tap);
-    wait_for("the reload", LIMIT, || host.log().contains("reloading"));
+    wait_for("the reload", LIMIT, || host.log().contains("bounce rules read again"));
     send(&mut host);
     assert_eq!(told(&host), "block rule of block");
     fs::write(&rules, "nonsense").unwrap();
