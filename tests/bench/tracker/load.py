@@ -58,9 +58,11 @@ def rate(path):
     found = re.search(r"finished in [\d.]+\w+, ([\d.]+) req/s", text)
     codes = re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", text)
     failed = re.search(r"(\d+) failed, (\d+) errored, (\d+) timeout", text)
-    unwanted = [0, 1, 3] if Path(path).name.startswith("bad") else [2, 3]
-    wrong = [codes.groups()[at] for at in unwanted] if codes else []
-    if not found or not codes or any(int(number) for number in wrong + list(failed.groups() if failed else ())):
+    # To h2load a 404 is a failure.
+    is_bad = Path(path).name.startswith("bad")
+    wrong = [codes.groups()[at] for at in ([0, 1, 3] if is_bad else [2, 3])] if codes else []
+    wrong += failed.groups()[1 if is_bad else 0 :] if failed else ()
+    if not found or not codes or any(int(number) for number in wrong):
         raise SystemExit(f"not all requests were answered well:\n{text}")
     return float(found.group(1))
 
