@@ -6,7 +6,7 @@ mod harness;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use harness::{Daemon, free_ports, mailtap, repository, run, said, wait_for};
@@ -52,15 +52,7 @@ impl Site {
     }
 
     fn broker(&self, arguments: &[&str]) -> String {
-        let (command, rest) = arguments.split_first().unwrap();
-        let mut tool = Command::new(repository().join("tests/lib/rabbitmq"));
-        tool.arg(command).arg("--dir").arg(self.file("rabbitmq")).args(rest);
-        if *command == "start" {
-            tool.args(["--owner", &std::process::id().to_string()]);
-        }
-        let output = tool.stdin(Stdio::null()).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        harness::broker(&self.file("rabbitmq"), arguments)
     }
 
     fn ctl(&self, arguments: &[&str]) -> String {

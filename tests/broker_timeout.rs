@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use harness::{Daemon, free_ports, mailtap, repository, run, said, wait_for};
+use harness::{Daemon, free_ports, mailtap, repository, run, wait_for};
 use mailtap::collector::report;
 use mailtap::event::{Data, Event, EventId, Kind};
 use mailtap::identity::MessageId;
@@ -58,15 +58,7 @@ impl Site {
     }
 
     fn broker(&self, arguments: &[&str]) -> String {
-        let (command, rest) = arguments.split_first().unwrap();
-        let mut tool = Command::new(repository().join("tests/lib/rabbitmq"));
-        tool.arg(command).arg("--dir").arg(self.file("rabbitmq")).args(rest);
-        if *command == "start" {
-            tool.args(["--owner", &std::process::id().to_string()]);
-        }
-        let output = tool.stdin(Stdio::null()).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
-        String::from_utf8(output.stdout).unwrap()
+        harness::broker(&self.file("rabbitmq"), arguments)
     }
 
     /// One property, which may have five requests at once and then one every two seconds.

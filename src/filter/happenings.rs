@@ -59,17 +59,9 @@ impl MessageDone<'_> {
                 micros,
                 "message"
             );
-        } else if UNANSWERED.contains(reason) {
-            tracing::warn!(
-                queue_id,
-                "ref" = reference,
-                outcome,
-                reason,
-                recipients,
-                micros,
-                "message left to Postfix's default action"
-            );
         } else {
+            let unanswered = UNANSWERED.contains(reason);
+            let fate = if unanswered { "left to Postfix's default action" } else { "passes as it came" };
             tracing::warn!(
                 queue_id,
                 "ref" = reference,
@@ -77,7 +69,7 @@ impl MessageDone<'_> {
                 reason,
                 recipients,
                 micros,
-                "message passes as it came"
+                "message {fate}"
             );
         }
         metrics::counter!("mailtap_milter_messages_total", "outcome" => *outcome, "reason" => *reason)

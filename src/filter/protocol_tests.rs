@@ -6,9 +6,6 @@
 //! - On failure: the test fails.
 #![allow(clippy::unwrap_used)]
 
-use std::io::Write;
-use std::sync::Arc;
-
 use mailtap_milter::edits::CannotEdit;
 use mailtap_milter::session::{SessionError, Unseen};
 use mailtap_milter::wire::CommandError;
@@ -16,29 +13,12 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 
 use super::*;
 
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// The log and the metrics after these happenings.
 fn told(happenings: &[Happening<'_>]) -> (String, String) {
     crate::telemetry::somebody_listens();
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .without_time()
-        .with_writer(move || writer.clone())
-        .finish();
+    let lines = crate::telemetry::Captured::default();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).without_time().with_writer(lines.clone()).finish();
     let recorder = PrometheusBuilder::new().build_recorder();
     let wire = Wire::new(Agreement::proven());
     tracing::subscriber::with_default(subscriber, || {
@@ -46,8 +26,7 @@ fn told(happenings: &[Happening<'_>]) -> (String, String) {
             happenings.iter().for_each(|happening| wire.emit(happening))
         });
     });
-    let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-    (log, recorder.handle().render())
+    (lines.text(), recorder.handle().render())
 }
 
 fn which(took: Option<Duration>) -> Which<'static> {

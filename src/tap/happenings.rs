@@ -316,36 +316,19 @@ impl CheckpointDamaged<'_> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
     use super::*;
     use crate::event::{Data, EventId, Kind};
     use crate::identity::{MessageId, Timestamp};
 
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
     fn a_line_of_json_keeps_its_text_beside_the_message_id() {
         crate::telemetry::somebody_listens();
-        let lines = Lines::default();
-        let writer = lines.clone();
+        let lines = crate::telemetry::Captured::default();
         let subscriber = tracing_subscriber::fmt()
             .json()
             .flatten_event(true)
             .with_max_level(tracing::Level::DEBUG)
-            .with_writer(move || writer.clone())
+            .with_writer(lines.clone())
             .finish();
         let message = MessageId::from([7; 10]);
         let event = Event {
@@ -357,8 +340,7 @@ mod tests {
             data: Data::default(),
         };
         tracing::subscriber::with_default(subscriber, || Published(&[event]).emit());
-        let written = lines.0.lock().unwrap().clone();
-        let line: serde_json::Value = serde_json::from_slice(&written).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&lines.text()).unwrap();
         assert_eq!(line["message"], "read");
         assert_eq!(line["message_id"], message.to_string());
     }

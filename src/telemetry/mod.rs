@@ -72,6 +72,43 @@ pub(crate) fn somebody_listens() {
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
 }
 
+/// The log that a test captures: `with_writer(log.clone())` of a subscriber of its own. Clones share it.
+#[cfg(test)]
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Captured(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+#[cfg(test)]
+impl Captured {
+    fn bytes(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// What was logged so far.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes()).into_owned()
+    }
+}
+
+#[cfg(test)]
+impl std::io::Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.bytes().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl tracing_subscriber::fmt::MakeWriter<'_> for Captured {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
 /// Where metrics are read.
 #[derive(Debug, Clone)]
 pub struct Metrics(PrometheusHandle);
@@ -111,23 +148,7 @@ impl Metrics {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
 
     #[test]
     fn the_amqp_library_is_heard_only_by_who_asks_for_it() {
@@ -135,18 +156,17 @@ mod tests {
         for (level, heard) in
             [("info", false), ("debug", false), ("trace,mailtap=info", false), ("info,lapin=warn", true)]
         {
-            let lines = Lines::default();
-            let writer = lines.clone();
+            let lines = Captured::default();
             let log = tracing_subscriber::fmt()
                 .with_env_filter(filter(level).unwrap())
-                .with_writer(move || writer.clone())
+                .with_writer(lines.clone())
                 .finish();
             tracing::subscriber::with_default(log, || {
                 tracing::warn!(target: "lapin::returned_messages", "a message whole");
                 tracing::error!(target: "lapin::channel", "closed");
                 tracing::warn!("ours");
             });
-            let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            let text = lines.text();
             assert_eq!(text.contains("a message whole"), heard, "{level}: {text}");
             assert!(text.contains("ours"), "{level}: {text}");
         }

@@ -1,10 +1,9 @@
 //! What attackers send: nothing of it redirects, breaks a header, holds a connection, or shows in a log.
 
-use std::io::Write;
-
 use tokio::time::Instant;
 
 use super::*;
+use crate::telemetry::Captured;
 use crate::tracker::Limits;
 
 #[tokio::test]
@@ -316,36 +315,14 @@ async fn beyond_the_limit_connections_wait_for_a_place() {
     drop(held);
 }
 
-/// What was logged, as bytes.
-#[derive(Clone, Default)]
-pub(in crate::tracker) struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Captured {
-    pub(in crate::tracker) fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Captures the log of this thread while the guard lives.
 pub(in crate::tracker) fn capture() -> (Captured, tracing::subscriber::DefaultGuard) {
     crate::telemetry::somebody_listens();
     let captured = Captured::default();
-    let writer = captured.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_ansi(false)
         .with_max_level(tracing::Level::DEBUG)
-        .with_writer(move || writer.clone())
+        .with_writer(captured.clone())
         .finish();
     (captured, tracing::subscriber::set_default(subscriber))
 }

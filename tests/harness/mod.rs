@@ -64,6 +64,19 @@ pub fn run(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Starts, stops or asks the RabbitMQ below this directory (`tests/lib/rabbitmq COMMAND`), which ends with this process; gives what it said.
+pub fn broker(dir: &Path, arguments: &[&str]) -> String {
+    let (command, rest) = arguments.split_first().unwrap();
+    let mut tool = Command::new(repository().join("tests/lib/rabbitmq"));
+    tool.arg(command).arg("--dir").arg(dir).args(rest);
+    if *command == "start" {
+        tool.args(["--owner", &std::process::id().to_string()]);
+    }
+    let output = tool.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
 pub fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
