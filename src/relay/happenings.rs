@@ -170,6 +170,19 @@ impl GivenBack {
     }
 }
 
+/// Events that an hourly limit holds back went back to the queue, so that they take nobody's room.
+#[derive(Debug)]
+pub(super) struct PutOff {
+    pub(super) events: usize,
+}
+
+impl PutOff {
+    pub(super) fn emit(&self) {
+        tracing::debug!(events = self.events, "above the hourly limit; back to the queue");
+        metrics::counter!("mailtap_relay_put_off_total").increment(self.events as u64);
+    }
+}
+
 /// Events were sent before.
 #[derive(Debug)]
 pub(super) struct Duplicates {

@@ -71,11 +71,32 @@ impl<T> Lanes<T> {
 
     /// Takes out what waits of a property beyond so many requests, those under way counted.
     pub(super) fn turn_back(&mut self, property: usize, beyond: usize) -> Vec<Request<T>> {
+        let under_way = self.lanes.get(property).map_or(0, |lane| lane.under_way);
+        self.take_out(property, beyond.saturating_sub(under_way))
+    }
+
+    /// Takes out what waits of a property beyond the first so many requests, or beyond those with so many events together.
+    pub(super) fn beyond(&mut self, property: usize, requests: usize, events: usize) -> Vec<Request<T>> {
         let Some(lane) = self.lanes.get_mut(property) else { return Vec::new() };
-        let kept = beyond.saturating_sub(lane.under_way).min(lane.ready.len());
-        let back: Vec<Request<T>> = lane.ready.split_off(kept).into();
+        let mut sum = 0_usize;
+        let fits = lane.ready.iter().take(requests).take_while(|request| {
+            sum = sum.saturating_add(request.tags.len());
+            sum <= events
+        });
+        let kept = fits.count();
+        self.take_out(property, kept)
+    }
+
+    fn take_out(&mut self, property: usize, kept: usize) -> Vec<Request<T>> {
+        let Some(lane) = self.lanes.get_mut(property) else { return Vec::new() };
+        let back: Vec<Request<T>> = lane.ready.split_off(kept.min(lane.ready.len())).into();
         self.waiting -= back.iter().map(|request| request.tags.len()).sum::<usize>();
         back
+    }
+
+    /// How many requests of this property wait.
+    pub(super) fn ready(&self, property: usize) -> usize {
+        self.lanes.get(property).map_or(0, |lane| lane.ready.len())
     }
 
     /// Takes the events out of what waits that are not to be kept.
@@ -91,7 +112,7 @@ impl<T> Lanes<T> {
 
     /// Whether requests of this property wait.
     pub(super) fn waits(&self, property: usize) -> bool {
-        self.lanes.get(property).is_some_and(|lane| !lane.ready.is_empty())
+        self.ready(property) > 0
     }
 
     /// How many requests are under way.
@@ -174,5 +195,15 @@ mod tests {
         assert_eq!(lanes.turn_back(0, 1).len(), 2);
         assert_eq!(lanes.turn_back(0, 0).len(), 1);
         assert_eq!((lanes.waiting_events(), lanes.turn_back(7, 0).len()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_kept_has_a_limit_of_requests_and_one_of_events() {
+        let mut lanes = Lanes::new(2, 8);
+        lanes.put(requests(&[0; 9]));
+        assert_eq!((lanes.beyond(0, 8, 99).len(), lanes.ready(0)), (1, 8));
+        assert_eq!((lanes.beyond(0, 8, 11).len(), lanes.ready(0)), (3, 5));
+        assert_eq!((lanes.beyond(0, 9, 0).len(), lanes.waiting_events()), (5, 0));
+        assert_eq!((lanes.beyond(0, 9, 9).len(), lanes.beyond(7, 0, 0).len()), (0, 0));
     }
 }

@@ -13,6 +13,7 @@ pub mod batch;
 pub mod client;
 pub mod dry_run;
 mod lanes;
+mod later;
 pub mod map;
 mod pace;
 pub mod params;

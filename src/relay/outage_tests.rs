@@ -33,6 +33,8 @@ const LOAD_EVERY: Duration = Duration::from_secs(10);
 const CLIENTS: u64 = 1_000;
 const IN_FLIGHT: usize = 64;
 const MAX_HELD: usize = 2_000;
+/// Those of RabbitMQ by default.
+const TIERS: [Duration; 3] = [Duration::from_secs(10), MINUTE, Duration::from_secs(600)];
 const MAX_ROWS: u64 = 1_000_000;
 const MAX_BYTES: u64 = 1024 * 1024 * 1024;
 
@@ -62,6 +64,14 @@ struct State {
 }
 
 impl Ga4 {
+    /// Gives its address.
+    async fn listen(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(self.clone().serve(listener));
+        format!("http://{address}")
+    }
+
     async fn serve(self, listener: TcpListener) {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
@@ -140,7 +150,14 @@ fn event(number: u64) -> Event {
     event
 }
 
-/// Counts what the relay holds of a source.
+/// One that shares its request with no other: each has a client of its own.
+fn alone(number: u64) -> Event {
+    let mut event = event(number);
+    event.data.recipient = Some(crate::identity::PseudonymKey::new(&[3; 32]).pseudonym(&number.to_string()));
+    event
+}
+
+/// Counts what the relay holds of a source, and puts off like one that has retry queues.
 #[derive(Debug)]
 struct Counting(SpoolSource, Arc<Count>);
 
@@ -148,6 +165,7 @@ struct Counting(SpoolSource, Arc<Count>);
 struct Count {
     held: AtomicUsize,
     most: AtomicUsize,
+    put_off: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -167,6 +185,10 @@ impl Source for Counting {
         Arc::new(CountingSettler(self.0.settler(), self.1.clone()))
     }
 
+    fn most(&self) -> usize {
+        self.0.most()
+    }
+
     fn is_full(&self) -> bool {
         self.0.is_full()
     }
@@ -177,6 +199,15 @@ impl Settle for CountingSettler {
         Box::pin(async move {
             // Before, so that none is counted twice that comes again at once.
             self.1.held.fetch_sub(outcomes.len(), Ordering::Relaxed);
+            let outcomes = outcomes.into_iter().map(|(tag, what)| match what {
+                Settlement::Later { after, reason } => {
+                    self.1.put_off.fetch_add(1, Ordering::Relaxed);
+                    let tier = TIERS.into_iter().find(|tier| *tier >= after).unwrap_or(TIERS[2]);
+                    (tag, Settlement::Later { after: tier, reason })
+                }
+                other => (tag, other),
+            });
+            let outcomes = outcomes.collect();
             let unsettled = self.0.settle(outcomes).await;
             assert_eq!(unsettled, [], "the spool takes everything");
             unsettled
@@ -189,6 +220,8 @@ struct Outage {
     spool: Spool,
     admin: Admin,
     ga4: Ga4,
+    /// Of the property for `shop.example`.
+    shop: Ga4,
     life: Lifecycle,
     next: u64,
     most_rows: u64,
@@ -197,7 +230,7 @@ struct Outage {
 }
 
 impl Outage {
-    async fn begin(directory: &Path, per_hour: u64) -> Self {
+    async fn begin(directory: &Path, per_hour: u64, has_shop: bool) -> Self {
         let kept = spool::Settings {
             directory: directory.to_owned(),
             max_rows: MAX_ROWS,
@@ -205,22 +238,21 @@ impl Outage {
             sync: spool::Sync::Normal,
             ..spool::Settings::default()
         };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base_url = format!("http://{}", listener.local_addr().unwrap());
-        let (ga4, life) = (Ga4::default(), Lifecycle::detached());
-        tokio::spawn(ga4.clone().serve(listener));
+        let (ga4, shop, life) = (Ga4::default(), Ga4::default(), Lifecycle::detached());
+        let mut properties = vec![property("G-OUT", &ga4.listen().await)];
+        if has_shop {
+            let takes = Takes { domains: vec!["shop.example".into()], ..Takes::default() };
+            properties.push(Property { takes, ..property("G-SHOP", &shop.listen().await) });
+        }
         let spool = Spool::open(kept).unwrap();
-        let settings = Settings {
-            max_in_flight: IN_FLIGHT,
-            per_property_hour: per_hour,
-            ..settings(vec![property("G-OUT", &base_url)])
-        };
+        let settings =
+            Settings { max_in_flight: IN_FLIGHT, per_property_hour: per_hour, ..settings(properties) };
         let held = Arc::<Count>::default();
         let source = Counting(SpoolSource::new(spool.clone(), MAX_HELD, life.stop.clone()), held.clone());
         let dedupe = Dedupe::open(&directory.join("relay")).unwrap();
         tokio::spawn(run(settings, Box::new(source), dedupe, life.clone()));
         let admin = Admin::open(directory).unwrap();
-        Self { held, spool, admin, ga4, life, next: 0, most_rows: 0, most_bytes: 0, most_claimed: 0 }
+        Self { held, spool, admin, ga4, shop, life, next: 0, most_rows: 0, most_bytes: 0, most_claimed: 0 }
     }
 
     /// The load goes on for a while.
@@ -257,7 +289,7 @@ async fn an_hour_without_ga4_loses_nothing_and_is_made_up_for_in_order_of_age() 
     let memory = Path::new("/dev/shm");
     let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
     simulated::begin(clock::now());
-    let mut outage = Outage::begin(directory.path(), 0).await;
+    let mut outage = Outage::begin(directory.path(), 0, false).await;
     outage.load(MINUTE).await;
     let waits = clock::now();
     while outage.ga4(|state| state.took.len() as u64) < outage.next {
@@ -311,14 +343,7 @@ async fn a_property_that_may_have_60_requests_an_hour_has_60_and_the_rest_waits(
     let _ = rustls::crypto::ring::default_provider().install_default();
     let directory = tempfile::tempdir().unwrap();
     simulated::begin(clock::now());
-    let mut paced = Outage::begin(directory.path(), 60).await;
-    // Requests of one event each: they are of different clients.
-    let alone = |number| {
-        let mut event = event(number);
-        event.data.recipient =
-            Some(crate::identity::PseudonymKey::new(&[3; 32]).pseudonym(&number.to_string()));
-        event
-    };
+    let mut paced = Outage::begin(directory.path(), 60, false).await;
     let (spool, events) = (paced.spool.clone(), (0..90).map(alone).collect());
     during(async move { spool.publish(events).await }).await.unwrap();
     let mut sent = 0;
@@ -334,6 +359,45 @@ async fn a_property_that_may_have_60_requests_an_hour_has_60_and_the_rest_waits(
     assert_eq!(sent, 90);
     assert_eq!(paced.ga4(|state| state.took.iter().collect::<BTreeSet<_>>().len()), 90, "none twice");
     assert_eq!(paced.life.health.troubles(), [], "to wait for one's turn is no trouble");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_limit_holds_back_goes_at_its_limit_all_the_same_and_takes_nobodys_room() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let directory = tempfile::tempdir().unwrap();
+    simulated::begin(clock::now());
+    REST.set(Duration::from_millis(1));
+    let mut paced = Outage::begin(directory.path(), 1_800, true).await;
+    let backlog: u64 = 3 * MAX_HELD as u64;
+    let (spool, events) = (paced.spool.clone(), (0..backlog).map(alone).collect());
+    during(async move { spool.publish(events).await }).await.unwrap();
+    // Then a mail of the shop each ten seconds, for twenty minutes.
+    let (began, mut slowest) = (clock::now(), Duration::ZERO);
+    for number in backlog..backlog + 120 {
+        let mut event = alone(number);
+        event.data.sender_domain = Some("shop.example".into());
+        let (spool, published) = (paced.spool.clone(), clock::now());
+        during(async move { spool.publish(vec![event]).await }).await.unwrap();
+        while paced.shop.0.lock().unwrap().took.last() != Some(&number) {
+            assert!(clock::now().since(published) < MINUTE, "{number} waits for the others");
+            step().await;
+        }
+        slowest = slowest.max(clock::now().since(published));
+        pass(Duration::from_secs(10).saturating_sub(clock::now().since(published))).await;
+    }
+    let took = clock::now().since(began);
+    // A 360th at once, then evenly.
+    let may = 5.0 + took.as_secs_f64() / 2.0;
+    let went = paced.ga4(|state| state.took.len());
+    assert!(went as f64 >= 0.98 * may, "{went} instead of {may} in {took:?}");
+    let put_off = paced.held.put_off.load(Ordering::Relaxed);
+    assert!(put_off < 8 * backlog as usize, "{put_off} times put off");
+    let status = paced.look();
+    assert_eq!((status.dead, status.uncertain), (0, 0));
+    assert_eq!((status.pending + status.claimed) as usize, backlog as usize - went);
+    eprintln!(
+        "{went} of {may} requests in {took:?}; put off {put_off} times; others waited at most {slowest:?}"
+    );
 }
 
 /// All arrived once. Of those that had not been tried, none came before one that is older by more than what the relay holds.

@@ -10,11 +10,11 @@
 
 use std::time::Duration;
 
+use super::later::Later;
+
 const HOUR: Duration = Duration::from_secs(3_600);
 /// At once may go what ten seconds allow.
 const BURSTS: u64 = 360;
-/// What goes within this time is kept at hand.
-const KEPT: Duration = Duration::from_secs(10);
 
 /// The pace of one property.
 #[derive(Debug)]
@@ -61,14 +61,18 @@ pub(super) struct Paces(Vec<Paced>);
 #[derive(Debug)]
 struct Paced {
     pace: Pace,
+    later: Later,
     /// It was told that events wait.
     is_told: bool,
 }
 
 impl Paces {
-    /// All with the same limit; 0: none.
-    pub(super) fn new(properties: usize, per_hour: u64) -> Self {
-        let paced = |_| Some(Paced { pace: Pace::new(per_hour)?, is_told: false });
+    /// All with the same limit; 0: none. `waits`: for how long their source can put off deliveries, shortest first.
+    pub(super) fn new(properties: usize, per_hour: u64, waits: &[Duration]) -> Self {
+        let paced = |_| {
+            let pace = Pace::new(per_hour)?;
+            Some(Paced { later: Later::new(pace.interval, waits), pace, is_told: false })
+        };
         Self((0..properties).filter_map(paced).collect())
     }
 
@@ -106,17 +110,22 @@ impl Paces {
         self.0.iter().enumerate().filter_map(of).min()
     }
 
-    /// What may be kept waiting of each property that is held now: so many requests, and for how long others should stay
-    /// away.
-    pub(super) fn held(&self, share: usize, now: Duration) -> Vec<(usize, usize, Duration)> {
+    /// How many requests are to be kept waiting of each property that is held now.
+    pub(super) fn kept(&self, now: Duration) -> Vec<(usize, usize)> {
         let held = self.0.iter().enumerate().filter(|(_, paced)| !paced.pace.allows(now));
-        held.map(|(property, Paced { pace, .. })| {
-            let soon = KEPT.as_nanos() / pace.interval.as_nanos().max(1);
-            let kept = usize::try_from(soon).unwrap_or(usize::MAX).min(share).max(1);
-            let while_ = pace.interval.saturating_mul(u32::try_from(kept).unwrap_or(u32::MAX));
-            (property, kept, pace.next().saturating_sub(now).saturating_add(while_))
-        })
-        .collect()
+        held.filter_map(|(property, paced)| Some((property, paced.later.kept()?))).collect()
+    }
+
+    /// So many requests of this property are put off beyond those at hand: for which times, the first ones for the shortest.
+    pub(super) fn put_off(
+        &mut self,
+        property: usize,
+        at_hand: usize,
+        count: usize,
+        now: Duration,
+    ) -> Vec<(usize, Duration)> {
+        let paced = self.0.get_mut(property);
+        paced.map(|paced| paced.later.put_off(at_hand, count, now)).unwrap_or_default()
     }
 }
 
@@ -182,7 +191,7 @@ mod tests {
     #[test]
     fn it_is_told_once_that_events_wait_and_once_that_they_have_caught_up() {
         let second = Duration::from_secs;
-        let mut paces = Paces::new(2, 60);
+        let mut paces = Paces::new(2, 60, &[second(10)]);
         assert_eq!(paces.allowed(1, second(0)), usize::MAX);
         paces.take(1, second(0));
         assert_eq!((paces.allowed(0, second(0)), paces.allowed(1, second(59))), (usize::MAX, 0));
@@ -190,7 +199,7 @@ mod tests {
         assert_eq!(paces.news(|_| true, second(1)), [(1, true)]);
         assert_eq!(paces.news(|_| true, second(2)), []);
         assert_eq!(paces.next(|_| true, second(2)).unwrap().as_secs(), 60);
-        assert_eq!(paces.held(8, second(50))[0].1, 1);
+        assert_eq!(paces.kept(second(50)), [(1, 2)]);
         paces.take(1, second(61));
         assert_eq!(paces.news(|property| property == 1, second(61)), [], "it goes on to wait");
         assert_eq!(paces.news(|_| false, second(62)), []);

@@ -182,6 +182,10 @@ impl Source for Odd {
         Arc::new(OddSettler { spool, refuses })
     }
 
+    fn most(&self) -> usize {
+        self.spool.most()
+    }
+
     fn is_full(&self) -> bool {
         self.spool.is_full()
     }

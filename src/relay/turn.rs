@@ -64,7 +64,7 @@ impl Turns {
             answers: mpsc::unbounded_channel(),
             most: settings.max_in_flight.saturating_mul(validate::MAX_EVENTS).max(1),
             per_property: if settings.per_property == 0 { usize::MAX } else { settings.per_property },
-            paces: Paces::new(settings.properties.len(), settings.per_property_hour),
+            paces: Paces::new(settings.properties.len(), settings.per_property_hour, &source.waits()),
             began: Instant::now(),
             relay: Arc::new(relay),
             source,
@@ -111,12 +111,12 @@ impl Turns {
     }
 
     /// What waits for a blocked property while others work: back to the queue, so that it takes nobody's room. One request
-    /// of it tries the way after each pause. So too what its hourly limit holds back, once it crowds the others; and whatever
-    /// waited for so long that the source can't leave it here.
+    /// of it tries the way after each pause. So too whatever waited for so long that the source can't leave it here; and what
+    /// an hourly limit holds back, once it crowds the others.
     fn turn_back(&mut self) {
         for (property, pause) in self.breakers.to_turn_back() {
             let back = self.lanes.turn_back(property, self.breakers.allowed(property));
-            self.settler.add(work::turn_back(&back, pause, work::BLOCKED), &mut self.breakers);
+            self.settler.add(work::turn_back(&back, pause), &mut self.breakers);
         }
         if let Some(last) = self.source.overdue() {
             let back = self.lanes.leave_out(|item| item.is_after(last));
@@ -124,13 +124,21 @@ impl Turns {
                 self.settler.add(work::give_back(&back), &mut self.breakers);
             }
         }
-        let properties = self.relay.settings.properties.len();
         let crowds = self.source.is_full() || self.lanes.waiting_events().saturating_mul(2) > self.most;
-        if properties > 1 && crowds {
-            let share = self.relay.settings.max_in_flight / (2 * properties);
-            for (property, kept, pause) in self.paces.held(share, self.began.elapsed()) {
-                let back = self.lanes.turn_back(property, kept);
-                self.settler.add(work::turn_back(&back, pause, work::PACED), &mut self.breakers);
+        if self.relay.settings.properties.len() > 1 && crowds {
+            self.put_off();
+        }
+    }
+
+    /// What the hourly limits hold back, but for what goes soon and takes no more than a share of half the room.
+    fn put_off(&mut self) {
+        let now = self.began.elapsed();
+        let share = self.most.min(self.source.most()) / (2 * self.relay.settings.properties.len());
+        for (property, kept) in self.paces.kept(now) {
+            let mut back = self.lanes.beyond(property, kept, share);
+            for (count, time) in self.paces.put_off(property, self.lanes.ready(property), back.len(), now) {
+                let later: Vec<_> = back.drain(..count.min(back.len())).collect();
+                self.settler.add(work::put_off(&later, time), &mut self.breakers);
             }
         }
     }

@@ -19,7 +19,7 @@ use super::Settings;
 use super::batch::{self, Request};
 use super::breaker::Fate;
 use super::happenings::{
-    Dead, Duplicates, Failed, GivenBack, QueueTrouble, Refused, Repaired, Retried, Sent, SwitchedOff,
+    Dead, Duplicates, Failed, GivenBack, PutOff, QueueTrouble, Refused, Repaired, Retried, Sent, SwitchedOff,
 };
 use super::map::Mapping;
 use super::send::{Outcome, Sender};
@@ -32,9 +32,9 @@ use crate::queue::dedupe::{Dedupe, Known};
 use crate::queue::source::{Delivery, Settlement, Tag};
 use crate::service::clock;
 
-pub(super) const BLOCKED: &str = "GA4 does not take requests; events wait";
+const BLOCKED: &str = "GA4 does not take requests; events wait";
 /// Why events wait though GA4 would answer.
-pub(super) const PACED: &str = "relay.max_per_property_hour is reached; events wait";
+const PACED: &str = "relay.max_per_property_hour is reached; events wait";
 /// Why events go back that waited here for long, for whatever reason.
 const HELD: &str = "waited in the relay; back to the queue";
 /// Why nothing becomes of a delivery that comes again by itself.
@@ -253,9 +253,17 @@ impl Relay {
     }
 }
 
-/// Gives back what waits for a property that is blocked or held: later, and not before its pause ends.
-pub(super) fn turn_back(requests: &[Request<Item>], pause: Duration, why: &str) -> Vec<Settled> {
-    let later = |item: &Item| match retry(item.attempts, why) {
+/// Puts off what a property's hourly limit holds back.
+pub(super) fn put_off(requests: &[Request<Item>], after: Duration) -> Vec<Settled> {
+    let events = requests.iter().map(|request| request.tags.len()).sum();
+    PutOff { events }.emit();
+    let later = |_: &Item| Settlement::Later { after, reason: PACED.to_owned() };
+    requests.iter().flat_map(|request| each(&request.tags, Fate::Neither, Noted::Nothing, later)).collect()
+}
+
+/// Gives back what waits for a property that is blocked: later, and not before its pause ends.
+pub(super) fn turn_back(requests: &[Request<Item>], pause: Duration) -> Vec<Settled> {
+    let later = |item: &Item| match retry(item.attempts, BLOCKED) {
         Settlement::Retry { after, reason } => Settlement::Retry { after: after.max(pause), reason },
         other => other,
     };
@@ -265,7 +273,7 @@ pub(super) fn turn_back(requests: &[Request<Item>], pause: Duration, why: &str) 
 /// Gives back events that were held for long: soon again, so that there is always something at hand for a way that opens.
 pub(super) fn give_back(items: &[Item]) -> Vec<Settled> {
     GivenBack { events: items.len() }.emit();
-    let soon = || Settlement::Retry { after: Duration::ZERO, reason: HELD.to_owned() };
+    let soon = || Settlement::Later { after: Duration::ZERO, reason: HELD.to_owned() };
     items.iter().map(|item| item.settled(soon(), Fate::Neither)).collect()
 }
 

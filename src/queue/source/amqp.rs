@@ -359,9 +359,18 @@ impl Source for AmqpSource {
         self.desk.clone()
     }
 
+    fn most(&self) -> usize {
+        usize::from(self.taking.prefetch) * self.queues.len().max(1)
+    }
+
     fn is_full(&self) -> bool {
-        self.ready.is_empty()
-            && self.desk.held() >= usize::from(self.taking.prefetch) * self.queues.len().max(1)
+        self.ready.is_empty() && self.desk.held() >= self.most()
+    }
+
+    fn waits(&self) -> Vec<Duration> {
+        let mut waits = self.settings.shape.retry_tiers.clone();
+        waits.sort_unstable();
+        waits
     }
 }
 

@@ -234,6 +234,12 @@ impl Desk {
                 let message = own.retry(&held, *after, reason);
                 (own, message)
             }
+            (Settlement::Later { after, reason }, Some(own)) => {
+                let mut message = own.retry(&held, *after, reason);
+                message.headers.retain(|(name, _)| *name != ATTEMPTS);
+                message.headers.push((ATTEMPTS, held.attempts.saturating_sub(1).to_string()));
+                (own, message)
+            }
             (Settlement::Dead { reason }, Some(own)) => {
                 let message = own.dead_letter(&held, "dead", reason);
                 (own, message)
@@ -245,7 +251,9 @@ impl Desk {
                 (any, message)
             }
             // It was held over a connection that is gone: it comes again.
-            (Settlement::Retry { .. } | Settlement::Dead { .. }, None) => return Ok(false),
+            (Settlement::Retry { .. } | Settlement::Later { .. } | Settlement::Dead { .. }, None) => {
+                return Ok(false);
+            }
         };
         match session.publisher.publish(&session.publishing, &message).await {
             Ok(()) => Ok(own.is_some()),

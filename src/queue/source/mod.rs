@@ -21,6 +21,9 @@ use std::time::Duration;
 use super::StoreError;
 use crate::event::{Event, EventId};
 
+/// What a source that can put off deliveries for any time is asked for, in seconds.
+const WAITS: [u64; 3] = [10, 60, 600];
+
 /// A future in a box, as the traits of this directory return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -53,8 +56,17 @@ pub trait Source: Send + std::fmt::Debug {
     /// Whoever takes what became of deliveries, at any time, while others are waited for.
     fn settler(&self) -> Arc<dyn Settle>;
 
-    /// Whether it holds as many deliveries as it may: more come only after some are settled.
+    /// How many deliveries it may hold.
+    fn most(&self) -> usize;
+
+    /// Whether it holds as many: more come only after some are settled.
     fn is_full(&self) -> bool;
+
+    /// For how long deliveries can be put off, shortest first: each other time is rounded up to one of these, what is longer than
+    /// all becomes the longest. None: not at all.
+    fn waits(&self) -> Vec<Duration> {
+        WAITS.into_iter().map(Duration::from_secs).collect()
+    }
 
     /// Settles, and gives the first failure.
     ///
@@ -130,6 +142,13 @@ pub enum Settlement {
     Done,
     /// It was not sent: again, after this time or somewhat later.
     Retry {
+        /// How long to wait.
+        after: Duration,
+        /// Why; no personal data.
+        reason: String,
+    },
+    /// It was not tried: again, after this time or somewhat later, without counting it as a try.
+    Later {
         /// How long to wait.
         after: Duration,
         /// Why; no personal data.

@@ -102,6 +102,10 @@ impl Source for SpoolSource {
         Arc::new(Settler { spool: self.spool.clone(), held: self.held.clone() })
     }
 
+    fn most(&self) -> usize {
+        self.max_held
+    }
+
     fn is_full(&self) -> bool {
         self.held.lock().len() >= self.max_held
     }
@@ -166,6 +170,7 @@ fn outcome(settlement: Settlement, now: Timestamp) -> Outcome {
     match settlement {
         Settlement::Done => Outcome::Done,
         Settlement::Retry { after, reason } => Outcome::Retry { not_before: now.plus(after), reason },
+        Settlement::Later { after, reason } => Outcome::Later { not_before: now.plus(after), reason },
         Settlement::Dead { reason } => Outcome::Dead { reason },
         Settlement::Uncertain => Outcome::Uncertain,
     }

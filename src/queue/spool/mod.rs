@@ -154,6 +154,13 @@ pub enum Outcome {
         /// Why; no personal data, cut to 200 characters.
         reason: String,
     },
+    /// Not tried: again, but not before this time, and it doesn't count as an attempt.
+    Later {
+        /// When.
+        not_before: Timestamp,
+        /// Why; no personal data, cut to 200 characters.
+        reason: String,
+    },
     /// It can't be sent: keep it for an administrator.
     Dead {
         /// Why; no personal data, cut to 200 characters.

@@ -32,7 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(numbers, secs)| Step::Hold { numbers, secs }),
         2 => (0_u64..40, 0_u32..9).prop_map(|(number, links)| Step::Amend { number, links }),
         4 => (0_usize..6, 1_u64..30).prop_map(|(max, lease_s)| Step::Claim { max, lease_s }),
-        6 => (0_usize..8, 0_u8..5).prop_map(|(nth, how)| Step::Settle { nth, how }),
+        6 => (0_usize..8, 0_u8..6).prop_map(|(nth, how)| Step::Settle { nth, how }),
         1 => (0_usize..8).prop_map(|nth| Step::Extend { nth }),
         1 => Just(Step::Replay),
         2 => (1_u64..20).prop_map(|secs| Step::Pass { secs }),
@@ -116,12 +116,14 @@ impl Model {
             return;
         }
         (row.state, row.at) = match outcome {
-            Outcome::Retry { not_before, .. } => (State::Pending, *not_before),
+            Outcome::Retry { not_before, .. } | Outcome::Later { not_before, .. } => {
+                (State::Pending, *not_before)
+            }
             Outcome::Dead { .. } => (State::Dead, now),
             Outcome::Uncertain => (State::Uncertain, now),
             Outcome::Released | Outcome::Done => (State::Pending, row.added),
         };
-        if *outcome == Outcome::Released {
+        if matches!(outcome, Outcome::Released | Outcome::Later { .. }) {
             row.attempts -= 1;
         }
     }
@@ -139,6 +141,7 @@ fn outcome(how: u8, now: Timestamp) -> Outcome {
         1 => Outcome::Retry { not_before: now.plus(Duration::from_secs(5)), reason: "busy".into() },
         2 => Outcome::Dead { reason: "refused".into() },
         3 => Outcome::Uncertain,
+        4 => Outcome::Later { not_before: now.plus(Duration::from_secs(5)), reason: "waited".into() },
         _ => Outcome::Released,
     }
 }

@@ -184,18 +184,21 @@ pub(super) fn settle(
                 .execute(params![PENDING, seq.0, CLAIMED])?;
             return Ok(());
         }
-        Outcome::Retry { not_before, reason } => (PENDING, *not_before, Some(cut(reason))),
+        Outcome::Retry { not_before, reason } | Outcome::Later { not_before, reason } => {
+            (PENDING, *not_before, Some(cut(reason)))
+        }
         Outcome::Dead { reason } => (DEAD, now, Some(cut(reason))),
         Outcome::Uncertain => (UNCERTAIN, now, Some(UNCERTAIN_REASON)),
     };
     // A lease may have lapsed, and the event be pending again: it is uncertain all the same.
     let or = if state == UNCERTAIN { PENDING } else { CLAIMED };
+    let untried = i64::from(matches!(outcome, Outcome::Later { .. }));
     connection
         .prepare_cached(
-            "UPDATE event SET state = ?1, at_ms = ?2, reason = coalesce(?3, reason)
+            "UPDATE event SET state = ?1, at_ms = ?2, reason = coalesce(?3, reason), attempts = max(attempts - ?7, 0)
              WHERE seq = ?4 AND state IN (?5, ?6)",
         )?
-        .execute(params![state, millis(at), reason, seq.0, CLAIMED, or])?;
+        .execute(params![state, millis(at), reason, seq.0, CLAIMED, or, untried])?;
     Ok(())
 }
 
