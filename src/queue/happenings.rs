@@ -57,6 +57,25 @@ impl Malformed<'_> {
     }
 }
 
+/// Messages that are no events can't be brought to the dead letters: they take room of the prefetch meanwhile.
+#[derive(Debug)]
+pub(super) struct Unburied<'a> {
+    pub(super) why: &'a str,
+    /// Nobody was told of this reason yet.
+    pub(super) is_news: bool,
+}
+
+impl Unburied<'_> {
+    pub(super) fn emit(&self) {
+        let what = "a message that is no event can't go to the dead letters; it is held here, trying again";
+        if self.is_news {
+            tracing::error!(why = self.why, "{what}");
+        } else {
+            tracing::debug!(why = self.why, "{what}");
+        }
+    }
+}
+
 /// The spool took no events. Who wanted to publish them tries again, and is counted here each time, or does without: what is lost
 /// is counted there.
 #[derive(Debug)]

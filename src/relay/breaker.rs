@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::happenings::{Paused, QueueTrouble, Resumed};
+use super::happenings::{Paused, QueueTrouble, Resumed, SettlesAgain, Unsettled};
+use crate::queue::outage::Outage;
 use crate::service::Component;
 
 /// Failures in a row after which the relay pauses.
@@ -38,6 +39,9 @@ pub(super) struct Breakers {
     properties: Vec<Way>,
     memory: Way,
     queue: Way,
+    /// Why what became of events is not taken by the queue, if it isn't.
+    unsettled: Option<String>,
+    outage: Outage,
     health: Component,
 }
 
@@ -49,6 +53,8 @@ impl Breakers {
             properties: properties.into_iter().map(Way::new).collect(),
             memory: Way::new("memory".into()),
             queue: Way::new("queue".into()),
+            unsettled: None,
+            outage: Outage::default(),
             health,
         }
     }
@@ -122,6 +128,22 @@ impl Breakers {
         }
     }
 
+    /// The queue does not take what became of events.
+    pub(super) fn unsettled(&mut self, why: String) {
+        Unsettled { why: &why, is_news: self.outage.is_news(&why) }.emit();
+        self.unsettled = Some(why);
+        self.tell();
+    }
+
+    /// It has taken all of it.
+    pub(super) fn all_settled(&mut self) {
+        if self.unsettled.take().is_some() {
+            self.outage.over();
+            SettlesAgain.emit();
+            self.tell();
+        }
+    }
+
     fn tell(&self) {
         let one = self.properties.len() == 1;
         let of_property = |way: &Way| {
@@ -130,7 +152,10 @@ impl Breakers {
         };
         let own = [&self.memory, &self.queue].into_iter().filter(|way| way.is_blocked());
         let own = own.map(|way| way.why.clone());
-        let whys: Vec<String> = self.properties.iter().filter_map(of_property).chain(own).collect();
+        let unsettled =
+            self.unsettled.iter().map(|why| format!("what became of events can't be settled: {why}"));
+        let whys: Vec<String> =
+            self.properties.iter().filter_map(of_property).chain(own).chain(unsettled).collect();
         if whys.is_empty() {
             self.health.ready();
         } else {

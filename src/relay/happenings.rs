@@ -233,6 +233,37 @@ impl Resumed<'_> {
     }
 }
 
+/// The queue does not take what became of events, which would go to its dead letters or its retry queues: no events are taken
+/// meanwhile.
+#[derive(Debug)]
+pub(super) struct Unsettled<'a> {
+    pub(super) why: &'a str,
+    /// Nobody was told of this reason in this outage.
+    pub(super) is_news: bool,
+}
+
+impl Unsettled<'_> {
+    pub(super) fn emit(&self) {
+        let what = "what became of events can't be settled; no events are taken before it is; trying again each second";
+        if self.is_news {
+            tracing::error!(why = self.why, "{what}");
+        } else {
+            tracing::debug!(why = self.why, "{what}");
+        }
+        metrics::counter!("mailtap_relay_queue_troubles_total").increment(1);
+    }
+}
+
+/// The queue has taken all that it refused.
+#[derive(Debug)]
+pub(super) struct SettlesAgain;
+
+impl SettlesAgain {
+    pub(super) fn emit(&self) {
+        tracing::warn!("what became of events is settled again");
+    }
+}
+
 /// A property has had its requests for now; the others wait. Told once until it has caught up.
 #[derive(Debug)]
 pub(super) struct Paced<'a> {

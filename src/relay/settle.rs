@@ -153,16 +153,19 @@ impl Settler {
     }
 
     /// Takes note of what was told.
-    pub(super) fn close(&mut self, told: Told) {
+    pub(super) fn close(&mut self, told: Told, breakers: &mut Breakers) {
         for id in told.taken.iter().filter_map(|settled| settled.id) {
             self.in_hand.remove(&id);
         }
         self.retrying &= !told.again;
         if let Some((_, error)) = told.refused.first() {
-            QueueTrouble { why: error.to_string() }.emit();
+            breakers.unsettled(error.to_string());
             self.again.get_or_insert_with(|| Instant::now() + AGAIN);
         }
         self.refused.extend(told.refused.into_iter().map(|(settled, _)| settled));
+        if !self.is_stuck() {
+            breakers.all_settled();
+        }
     }
 }
 

@@ -57,8 +57,11 @@ async fn what_is_refused_is_told_again_alone_and_pauses_the_taking() {
     site.spool().publish((2..30).map(event).collect()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!((site.receiver.counts().0, site.status().claimed), (0, 1), "nothing more is taken");
+    let told = || site.life.health.troubles().iter().any(|(_, why)| why.contains("can't be settled"));
+    assert!(told(), "{:?}", site.life.health.troubles());
     *site.refuses.lock().unwrap() = Refuses::Nothing;
     let status = site.until(nothing_waits).await;
+    assert!(!told(), "{:?}", site.life.health.troubles());
     site.life.stop.cancel();
     relay.await.unwrap().unwrap();
     assert_eq!((site.receiver.counts(), status.dead), ((28, 28), 1));

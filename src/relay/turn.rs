@@ -205,7 +205,7 @@ impl Turns {
                 }
             }
             Some(sent) = sending.join_next(), if !sending.is_empty() => finished(sent),
-            Some(told) = settler.told(), if telling => settler.close(told),
+            Some(told) = settler.told(), if telling => settler.close(told, breakers),
             taken = take(source, room, may_take), if may_take || !stopping => match taken {
                 Ok(Taken::Events(taken)) => {
                     breakers.queue_works();

@@ -61,7 +61,7 @@ async fn a_message_without_a_queue_is_not_taken() {
 #[tokio::test]
 async fn every_settlement_brings_the_message_where_it_belongs() {
     let Some(settings) = broker("settle") else { return };
-    publish(&settings, (0..4).map(event)).await;
+    publish(&settings, (0..5).map(event)).await;
     let link = Link::open(&settings, "test").await.unwrap();
     let (work, dead) = (link.topology().work_queue(), link.topology().dead_queue());
     let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
@@ -73,23 +73,26 @@ async fn every_settlement_brings_the_message_where_it_belongs() {
 
     let life = Lifecycle::detached();
     let mut source = AmqpSource::new(settings.clone(), 100, &life);
-    let deliveries = receive(&mut source, 4).await;
+    let deliveries = receive(&mut source, 5).await;
     assert!(deliveries.iter().all(|delivery| delivery.attempts == 1));
+    assert_eq!((source.most(), source.waits()), (100, settings.shape.retry_tiers.clone()));
     assert_eq!(life.health.troubles(), []);
     let settlements = BTreeMap::from([
         (event(0).id, Settlement::Done),
         (event(1).id, Settlement::Retry { after: Duration::ZERO, reason: "busy".into() }),
         (event(2).id, Settlement::Dead { reason: "refused".into() }),
         (event(3).id, Settlement::Uncertain),
+        (event(4).id, Settlement::Later { after: Duration::ZERO, reason: "waited".into() }),
     ]);
     let outcomes: Vec<_> =
         deliveries.iter().map(|delivery| (delivery.tag, settlements[&delivery.event.id].clone())).collect();
     source.settle(outcomes.clone()).await.unwrap();
     source.settle(outcomes).await.expect("settling twice is safe");
 
-    let again = receive(&mut source, 1).await;
-    assert_eq!((again[0].event.id, again[0].attempts), (event(1).id, 2));
-    source.settle(vec![(again[0].tag, Settlement::Done)]).await.unwrap();
+    let again = receive(&mut source, 2).await;
+    let attempts: BTreeMap<_, _> = again.iter().map(|again| (again.event.id, again.attempts)).collect();
+    assert_eq!(attempts, BTreeMap::from([(event(1).id, 2), (event(4).id, 1)]), "the retry alone counts");
+    source.settle(again.iter().map(|again| (again.tag, Settlement::Done)).collect()).await.unwrap();
     wait_for(&link, &dead, 3).await;
     drop(source);
     wait_for(&link, &work, 0).await;

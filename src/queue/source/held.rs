@@ -20,6 +20,8 @@ use tokio::time::Instant;
 use super::{BoxFuture, Settle, Settlement, SourceError, Tag, Unsettled};
 use crate::queue::amqp::headers::{self, ATTEMPTS, REASON, RECIPIENT, REPLAY, SINCE, STATE};
 use crate::queue::amqp::{AmqpError, Link, Message, Publisher, Refused, Ways};
+use crate::queue::happenings::Unburied;
+use crate::queue::outage::Outage;
 use crate::service::clock;
 
 /// How many settlements wait for the broker at once.
@@ -59,6 +61,8 @@ struct State {
     /// Those that nobody settles any more; they come again with the next session.
     lost: Vec<Tag>,
     broken: Option<AmqpError>,
+    /// Why messages that are no events can't be buried.
+    unburied: Outage,
 }
 
 /// A message that is not settled yet.
@@ -147,9 +151,16 @@ impl Desk {
         while let (Some(session), Some(held)) = (self.own_session(tag), self.get(tag)) {
             let message = session.dead_letter(&held, "malformed", why);
             match session.publisher.publish(&session.publishing, &message).await {
-                Ok(()) => return self.acknowledge(&[tag]).await,
+                Ok(()) => {
+                    self.lock().unburied.over();
+                    return self.acknowledge(&[tag]).await;
+                }
                 Err(Refused::Lost(error)) => return self.give_up(tag, error),
-                Err(_) => tokio::time::sleep(BURY_AGAIN).await,
+                Err(refused) => {
+                    let why = refused.to_string();
+                    Unburied { why: &why, is_news: self.lock().unburied.is_news(&why) }.emit();
+                    tokio::time::sleep(BURY_AGAIN).await;
+                }
             }
         }
         self.lock().held.remove(&tag);
