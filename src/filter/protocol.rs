@@ -26,6 +26,7 @@ pub(super) struct Wire {
     /// What Postfix does with a message that gets no answer.
     agreement: Arc<Agreement>,
     waits: Seldom,
+    crowd: Seldom,
 }
 
 /// Lets one of many through, now and then.
@@ -45,7 +46,7 @@ impl Seldom {
 
 impl Wire {
     pub(super) const fn new(agreement: Arc<Agreement>) -> Self {
-        Self { agreement, waits: Seldom(Mutex::new(None)) }
+        Self { agreement, waits: Seldom(Mutex::new(None)), crowd: Seldom(Mutex::new(None)) }
     }
 
     pub(super) fn emit(&self, happening: &Happening<'_>) {
@@ -57,9 +58,12 @@ impl Wire {
                 metrics::counter!("mailtap_milter_accept_failures_total").increment(1);
             }
             Happening::TooManyConnections => {
-                tracing::warn!(
-                    "more connections than milter.max_connections: mail of this one passes as it came"
-                );
+                if self.crowd.lets(Instant::now()) {
+                    tracing::warn!(
+                        "more connections than milter.max_connections: mail of those beyond passes as it came; this is said \
+                         once a minute at most"
+                    );
+                }
                 metrics::counter!("mailtap_milter_connections_over_limit_total").increment(1);
             }
             Happening::ConnectionWaits => {

@@ -111,6 +111,10 @@ fn a_crowd_has_one_line_and_is_counted() {
     assert_eq!(log.matches("WARN").count(), 1, "{log}");
     assert!(log.contains("milter.max_connections"), "{log}");
     assert!(has(&metrics, "mailtap_milter_connections_waiting_total 100"), "{metrics}");
+    let beyond: Vec<_> = (0..100).map(|_| Happening::TooManyConnections).collect();
+    let (log, metrics) = told(&beyond);
+    assert_eq!(log.matches("WARN").count(), 1, "{log}");
+    assert!(has(&metrics, "mailtap_milter_connections_over_limit_total 100"), "{metrics}");
     let (seldom, start) = (Seldom::default(), Instant::now());
     let lets = [0, 59, 60, 119, 120].map(|seconds| seldom.lets(start + Duration::from_secs(seconds)));
     assert_eq!(lets, [true, false, true, false, true]);
