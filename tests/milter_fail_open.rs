@@ -183,24 +183,25 @@ fn a_broken_keyring_at_reload_changes_nothing() {
     assert_eq!(fates(&site), [(1, Fate::Rewritten), (2, Fate::Rewritten)]);
 }
 
-/// The milter by itself begins without its keyring, so that no mail waits, and takes it as soon as it is there.
+/// The milter begins without its keyring, so that no mail waits, and takes it as soon as it is there; where it is beside others,
+/// they wait for it.
 #[test]
 fn a_broken_keyring_at_the_start_lets_mail_through_until_it_is_mended() {
     let mut site = site("tempfail");
     let keyring = site.dir.join("mailtap/keyring.json");
     let good = fs::read(&keyring).unwrap();
-    for (number, content, mode, remedy) in
-        [(1_usize, &b"{broken"[..], 0o600, "restore it"), (3, &good[..], 0o644, "chmod 600")]
+    for (role, number, content, mode, remedy) in
+        [("milter", 1_usize, &b"{broken"[..], 0o600, "restore it"), ("run", 3, &good[..], 0o644, "chmod 600")]
     {
         assert_eq!(site.mailtap.as_mut().unwrap().stop(), Some(0));
         fs::write(&keyring, content).unwrap();
         fs::set_permissions(&keyring, fs::Permissions::from_mode(mode)).unwrap();
-        let whole = site.command().arg("run").output().unwrap();
-        let text = said(&whole);
-        assert_eq!(whole.status.code(), Some(78), "{text}");
+        let alone = site.command().arg("tap").output().unwrap();
+        let text = said(&alone);
+        assert_eq!(alone.status.code(), Some(78), "{text}");
         assert!(text.contains(keyring.to_str().unwrap()) && text.contains(remedy), "{text}");
 
-        site.mailtap = Some(site.daemon("mailtap", site.command().arg("milter")));
+        site.mailtap = Some(site.daemon("mailtap", site.command().arg(role)));
         let starts = || site.log("mailtap").matches("milter listens").count();
         wait_for("the socket", Duration::from_secs(30), || starts() == 1 + number.div_ceil(2));
         let log = site.log("mailtap");
@@ -213,6 +214,9 @@ fn a_broken_keyring_at_the_start_lets_mail_through_until_it_is_mended() {
         let ready = harness::http(site.admin, "GET", "/readyz", &[]).unwrap();
         let text = String::from_utf8_lossy(&ready.body).into_owned();
         assert!(ready.status == 503 && text.contains("keyring"), "{text}");
+        let waits =
+            ["tap", "tracker"].iter().filter(|role| text.contains(&format!("{role}: waits for the keyring")));
+        assert_eq!(waits.count(), if role == "run" { 2 } else { 0 }, "{text}");
 
         fs::write(&keyring, &good).unwrap();
         fs::set_permissions(&keyring, fs::Permissions::from_mode(0o600)).unwrap();

@@ -17,7 +17,8 @@ use crate::consent::{Consents, Strictest};
 use crate::keys::Keys;
 use crate::queue::spool::Spool;
 use crate::queue::{Publisher, acceptances, deliveries};
-use crate::service::process::{self, Plan, ProcessError, Role};
+use crate::service::Lifecycle;
+use crate::service::process::{self, Plan, ProcessError, Role, RoleFuture};
 use crate::{filter, forward, relay, tap, telemetry, tracker};
 
 /// Options that roles have beside the configuration: none.
@@ -123,7 +124,7 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Vec<Watched>)> {
     if which == Which::All && raw.relay.enabled && !relay {
         tracing::warn!("no [ga4] property is configured: events wait in the spool");
     }
-    let keys = (milter || tap || tracker).then(|| keyring(config, which)).transpose()?;
+    let keys = (milter || tap || tracker).then(|| keyring(config, milter)).transpose()?;
     let (keys, waited) = keys.unzip();
     let needs_spool = milter || tap || tracker || forward;
     let spool = needs_spool.then(|| assemble::spool(config)).transpose()?;
@@ -168,7 +169,8 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Vec<Watched>)> {
                 consents: Arc::clone(&consents),
                 host: config.host.clone(),
             };
-            roles.insert(0, Role::new("tracker", move |life| tracker::run(settings, deps, life)));
+            let tracker = Role::new("tracker", move |life| tracker::run(settings, deps, life));
+            roles.insert(0, with_keyring(keys, tracker));
         }
         if milter {
             roles.push(milter_role(config, keys, (accepting, copies), consents)?);
@@ -185,10 +187,10 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Vec<Watched>)> {
     Ok((roles, files))
 }
 
-/// The keyring. A milter by itself lets mail through without one, rather than have Postfix refuse it; what else needs one would
-/// lose events, or send people away.
-fn keyring(config: &Config, which: Which) -> Result<(Keys, Option<String>)> {
-    if which != Which::Milter {
+/// The keyring. A milter begins without one and lets mail through, rather than have Postfix refuse it; where there is none, a role
+/// that needs a keyring can't begin.
+fn keyring(config: &Config, milter: bool) -> Result<(Keys, Option<String>)> {
+    if !milter {
         return Ok((assemble::keyring(config)?, None));
     }
     let (keys, error) = Keys::open_or_wait(&config.keyring);
@@ -198,6 +200,28 @@ fn keyring(config: &Config, which: Which) -> Result<(Keys, Option<String>)> {
         metrics::counter!("mailtap_keyring_failures_total", "file" => "keyring").increment(1);
     }
     Ok((keys, error.map(|error| error.to_string())))
+}
+
+/// A role that begins once there is a keyring: without one the tap would lose events, and the tracker send people away.
+fn with_keyring(keys: &Keys, role: Role) -> Role {
+    let keys = keys.clone();
+    let Role { name, finite, start } = role;
+    let start = Box::new(move |life: Lifecycle| -> RoleFuture {
+        Box::pin(async move {
+            if keys.is_waited_for() {
+                tracing::warn!(role = name, "waits for the keyring");
+                life.health.component(name).not_ready("waits for the keyring");
+            }
+            while keys.is_waited_for() {
+                tokio::select! {
+                    () = life.stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(Duration::from_millis(200)) => {}
+                }
+            }
+            start(life).await
+        })
+    });
+    Role { name, finite, start }
 }
 
 fn milter_role(
@@ -234,7 +258,8 @@ fn tap_role(
         accepted,
     };
     let finite = matches!(settings.source, tap::Source::Stdin);
-    Ok(Role { finite, ..Role::new("tap", move |life| tap::run(settings, deps, life)) })
+    let tap = Role { finite, ..Role::new("tap", move |life| tap::run(settings, deps, life)) };
+    Ok(with_keyring(keys, tap))
 }
 
 fn relay_role(config: &Config, spool: Option<Spool>, takes_over: bool) -> Result<Role> {

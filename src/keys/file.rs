@@ -144,6 +144,12 @@ impl Keys {
         self.0.ring.load_full()
     }
 
+    /// Whether the file could not be read yet, at any time.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        self.current().keys().is_empty()
+    }
+
     /// Reads the file again if it changed; tells whether it did.
     ///
     /// # Errors
