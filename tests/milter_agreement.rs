@@ -114,6 +114,45 @@ fn a_port_is_recognised_by_any_host_and_postfix_asked_again_at_a_reload() {
     assert_eq!((large(&site, port), refused_for_size(&site)), (Fate::AsItCame, 2));
 }
 
+/// As Postfix takes them; and in a further instance.
+#[test]
+fn accept_is_found_however_and_wherever_it_is_written() {
+    let [port] = free_ports::<1>();
+    let folder = tempfile::tempdir().unwrap();
+    let (main, further) = (folder.path().join("main"), folder.path().join("further"));
+    let ours = format!("inet:127.0.0.1:{port}");
+    main_cf(&main, &ours, "tempfail");
+    let mut site = site(port, &format!("[{main:?}]"), &[]);
+    site.mailtap.as_mut().unwrap().stop();
+    let check = || {
+        let checked = site.command().args(["config", "check"]).output().unwrap();
+        (checked.status.code(), said(&checked))
+    };
+    for entry in [
+        format!("{{ {ours}, {{default_action = accept}} }}"),
+        format!("{{ {ours}, {{ connect_timeout = 5s }}, {{ default_action = accept }} }}"),
+        format!("{{ {ours}, default_action=tempfail, default_action=Accept }}"),
+        format!("unix:other, {{{ours} connect_timeout=5s default_action=QUARANTINE}}"),
+    ] {
+        main_cf(&main, &entry, "tempfail");
+        let (code, text) = check();
+        assert!(code == Some(78) && text.contains(DIFFERS), "{entry}: {text}");
+    }
+    main_cf(
+        &main,
+        &format!("{{ {ours}, {{ connect_timeout = 5s }}, {{ default_action = tempfail }} }}"),
+        "accept",
+    );
+    assert_eq!(check().0, Some(0), "{}", check().1);
+
+    main_cf(&further, &ours, "accept");
+    let lists_it = fs::read_to_string(main.join("main.cf")).unwrap()
+        + &format!("multi_instance_directories = {}\n", further.display());
+    fs::write(main.join("main.cf"), lists_it).unwrap();
+    let (code, text) = check();
+    assert!(code == Some(78) && text.contains(further.to_str().unwrap()), "{text}");
+}
+
 /// The socket that systemd hands over counts, not the one in mailtap.toml.
 #[test]
 fn an_inherited_socket_is_what_postfix_is_asked_about() {

@@ -3,18 +3,21 @@
 //! - Layer: decision
 //! - Takes: what `postconf` printed of main.cf and master.cf; which milter addresses are ours.
 //! - Gives: the default action for our address.
-//! - On failure: what can't be understood names no milter.
+//! - On failure: what can't be understood names no milter; in an entry for ours it counts as `accept`, which asks for care.
 //! - Limits: linear.
 //! - See: postconf(5) `smtpd_milters`, `smtpd_milter_maps`, `milter_default_action`; `MILTER_README`, "Advanced policy"
 
 /// What Postfix does when we fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DefaultAction {
-    /// `accept`: the mail goes on as it came; or `quarantine`: it does once it is released. Half-edited, if we die meanwhile.
+    /// `accept`: the mail goes on as it came; or `quarantine`: it does once it is released. Half-edited, if we die meanwhile. And
+    /// whatever else is not certain to keep it back.
     Accept,
-    /// `tempfail` and all others: nothing goes on half-edited.
+    /// `tempfail`, `reject` or `shutdown`: nothing goes on half-edited.
     NotAccept,
 }
+
+const KEEPS_BACK: [&str; 3] = ["tempfail", "reject", "shutdown"];
 
 /// Finds the default action for our address; `None` when no list of milters names it.
 ///
@@ -27,7 +30,7 @@ pub fn default_action(settings: &str, is_ours: impl Fn(&str) -> bool) -> Option<
             .filter_map(|line| line.split_once('='))
             .map(|(name, value)| (last(name), value.trim()))
     };
-    let goes_on = |action: &str| matches!(action, "accept" | "quarantine");
+    let goes_on = |action: &str| !KEEPS_BACK.iter().any(|keeps| action.eq_ignore_ascii_case(keeps));
     let accept_by_default = pairs().any(|(name, value)| name == "milter_default_action" && goes_on(value));
     let mut found = None;
     for (_, list) in pairs().filter(|(name, _)| matches!(*name, "smtpd_milters" | "non_smtpd_milters")) {
@@ -104,27 +107,24 @@ struct Entry<'a> {
     default_action: Option<&'a str>,
 }
 
-/// Splits a list of milters, some with settings of their own in braces.
+/// Splits a list of milters, some with settings of their own in braces: each of these may stand in braces again, and the last
+/// one of a name counts.
 fn entries(list: &str) -> Vec<Entry<'_>> {
-    let mut entries = Vec::new();
-    let mut rest = list;
-    loop {
-        rest = rest.trim_start_matches(|c: char| c == ',' || c.is_whitespace());
-        if rest.is_empty() {
-            return entries;
-        }
-        let (text, after) = match rest.strip_prefix('{') {
-            Some(inner) => inner.split_once('}').unwrap_or((inner, "")),
-            None => rest.split_at(rest.find(|c: char| c == ',' || c.is_whitespace()).unwrap_or(rest.len())),
-        };
-        rest = after;
-        let mut words =
-            text.split(|c: char| c == ',' || c == '=' || c.is_whitespace()).filter(|word| !word.is_empty());
-        if let Some(address) = words.next() {
-            let default_action = words.find(|word| *word == "default_action").and_then(|_| words.next());
-            entries.push(Entry { address, default_action });
-        }
-    }
+    items(list).into_iter().filter_map(entry).collect()
+}
+
+fn entry(item: &str) -> Option<Entry<'_>> {
+    let words = |text| {
+        let ends = |c: char| matches!(c, ',' | '=' | '{' | '}') || c.is_whitespace();
+        str::split(text, ends).filter(|word| !word.is_empty()).collect::<Vec<_>>()
+    };
+    let is_action = |word: &&str| word.to_ascii_lowercase().contains("default_action");
+    let words = words(item);
+    let (address, settings) = words.split_first()?;
+    let at = settings.iter().rposition(|word| is_action(&word));
+    // A value that is missing is none that we know.
+    let default_action = at.map(|at| settings.get(at + 1).copied().unwrap_or_default());
+    Some(Entry { address, default_action })
 }
 
 #[cfg(test)]
@@ -144,6 +144,38 @@ mod tests {
         assert_eq!(of(&format!("milter_default_action = accept\n{plain}")), Some(DefaultAction::Accept));
         assert_eq!(of(&format!("{plain}milter_default_action = shutdown\n")), Some(DefaultAction::NotAccept));
         assert_eq!(of(&format!("{plain}milter_default_action = quarantine\n")), Some(DefaultAction::Accept));
+    }
+
+    /// How Postfix reads them was tried: 3.7.11 takes the mail with each of these when nobody listens.
+    #[test]
+    fn accept_is_seen_however_it_is_written() {
+        for entry in [
+            "{ unix:mailtap/milter.sock, {default_action = accept} }",
+            "{ unix:mailtap/milter.sock, { connect_timeout = 5s }, { default_action = accept } }",
+            "{unix:mailtap/milter.sock,{default_action=accept}}",
+            "{unix:mailtap/milter.sock default_action=ACCEPT}",
+            "{unix:mailtap/milter.sock, default_action=tempfail, default_action=accept}",
+            "inet:127.0.0.1:8891, {unix:mailtap/milter.sock, {connect_timeout=5s}, default_action=Quarantine}, unix:x",
+            "{unix:mailtap/milter.sock, default_action=unheard-of}",
+            "{unix:mailtap/milter.sock, default_action=}",
+            "{unix:mailtap/milter.sock, default_action",
+        ] {
+            let settings = format!("smtpd_milters = {entry}\nmilter_default_action = tempfail\n");
+            assert_eq!(of(&settings), Some(DefaultAction::Accept), "{entry}");
+        }
+        for action in ["Accept", "QUARANTINE", "", "unheard-of"] {
+            let settings =
+                format!("smtpd_milters = unix:mailtap/milter.sock\nmilter_default_action = {action}\n");
+            assert_eq!(of(&settings), Some(DefaultAction::Accept), "{action}");
+        }
+        for entry in [
+            "{ unix:mailtap/milter.sock, { connect_timeout = 5s }, { default_action = tempfail } }",
+            "{unix:mailtap/milter.sock, default_action=accept, {default_action=Reject}}",
+            "{unix:x, default_action=accept} {unix:mailtap/milter.sock, {connect_timeout=5s}}",
+        ] {
+            let settings = format!("smtpd_milters = {entry}\nmilter_default_action = shutdown\n");
+            assert_eq!(of(&settings), Some(DefaultAction::NotAccept), "{entry}");
+        }
     }
 
     #[test]

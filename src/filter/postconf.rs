@@ -19,8 +19,15 @@ use super::main_cf::{DefaultAction, default_action, lists, tables};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const MOST_BYTES: u64 = 1 << 20;
-const PARAMETERS: [&str; 5] =
-    ["queue_directory", "smtpd_milters", "smtpd_milter_maps", "non_smtpd_milters", "milter_default_action"];
+const PARAMETERS: [&str; 6] = [
+    "queue_directory",
+    "smtpd_milters",
+    "smtpd_milter_maps",
+    "non_smtpd_milters",
+    "milter_default_action",
+    INSTANCES,
+];
+const INSTANCES: &str = "multi_instance_directories";
 /// Where `postconf` lies, whatever a service's PATH.
 const USUAL: [&str; 3] = ["/usr/sbin/postconf", "/usr/local/sbin/postconf", "/usr/bin/postconf"];
 
@@ -53,12 +60,26 @@ pub enum Trouble {
     Table(String),
 }
 
-/// Asks each Postfix.
+/// Asks each Postfix, and each further instance that one of them names.
 #[must_use]
 pub fn ask(directories: &[PathBuf], listens: &Endpoint) -> Vec<Said> {
-    let ask =
-        |directory: &PathBuf| Said { directory: directory.clone(), action: ask_one(directory, listens) };
-    directories.iter().map(ask).collect()
+    let mut said = Vec::new();
+    let mut further = Vec::new();
+    for directory in directories {
+        let (action, instances) = match ask_one(directory, listens) {
+            Ok((action, instances)) => (Ok(action), instances),
+            Err(trouble) => (Err(trouble), Vec::new()),
+        };
+        said.push(Said { directory: directory.clone(), action });
+        further.extend(instances);
+    }
+    for directory in further {
+        if said.iter().all(|said| real(&said.directory) != real(&directory)) {
+            let action = ask_one(&directory, listens).map(|(action, _)| action);
+            said.push(Said { directory, action });
+        }
+    }
+    said
 }
 
 /// The program: the first in PATH, or where it usually lies.
@@ -70,12 +91,16 @@ pub fn program() -> PathBuf {
     found.unwrap_or_else(|| "postconf".into())
 }
 
-fn ask_one(directory: &Path, listens: &Endpoint) -> Result<Option<DefaultAction>, Trouble> {
+/// What it says of us, and the directories of further instances.
+fn ask_one(directory: &Path, listens: &Endpoint) -> Result<(Option<DefaultAction>, Vec<PathBuf>), Trouble> {
     File::open(directory.join("main.cf")).map_err(|error| Trouble::MainCf(error.kind()))?;
     let main = postconf(directory, &[&["-x"], &PARAMETERS[..]].concat())?;
     let master = postconf(directory, &["-xP"])?;
-    let queue = main.lines().find_map(|line| line.strip_prefix("queue_directory = "));
-    let queue = queue.ok_or_else(|| Trouble::Fails("it names no queue_directory".into()))?.to_owned();
+    let value = |name: &str| main.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" ="));
+    let queue = value("queue_directory").map(|value| value.trim().to_owned());
+    let queue = queue.ok_or_else(|| Trouble::Fails("it names no queue_directory".into()))?;
+    let words = value(INSTANCES).unwrap_or_default().split([',', ' ', '\t']);
+    let instances = words.map(PathBuf::from).filter(|path| path.is_absolute()).collect();
     let mut settings = main + &master;
     let mut in_tables = String::new();
     for table in tables(&settings) {
@@ -83,7 +108,7 @@ fn ask_one(directory: &Path, listens: &Endpoint) -> Result<Option<DefaultAction>
         in_tables += &lists(table, text.as_deref());
     }
     settings.push_str(&in_tables);
-    Ok(default_action(&settings, |entry| is_ours(entry, Path::new(&queue), listens)))
+    Ok((default_action(&settings, |entry| is_ours(entry, Path::new(&queue), listens)), instances))
 }
 
 /// The text that a table is made of.
