@@ -183,23 +183,43 @@ fn systemd_hands_over_its_socket() {
     assert!(path.exists(), "the socket is not the milter's to remove");
 }
 
-/// What is handed over and can't be listened on is an error, not a reason to listen elsewhere.
+/// Starts a role with descriptors from 3 on, all of them this one; gives what it said when it had ended by itself.
+fn refusal(site: &Site, role: &str, descriptors: &str, count: usize, first: OwnedFd) -> String {
+    let mut command = Command::new("bash");
+    command
+        .args([
+            "-c",
+            &format!("exec {descriptors} </dev/null; LISTEN_PID=$$ LISTEN_FDS={count} exec \"$@\""),
+            "bash",
+        ])
+        .arg(site.command().get_program())
+        .args(site.command().get_args())
+        .arg(role)
+        .stdin(Stdio::from(first));
+    let mut refused = site.daemon(&format!("refused-{role}"), &mut command);
+    harness::wait_for("its end", Duration::from_secs(20), || !refused.is_running());
+    let said = std::fs::read_to_string(site.dir.join(format!("refused-{role}.log"))).unwrap();
+    assert_eq!(refused.exit_code(), Some(69), "{said}");
+    said
+}
+
+/// What is handed over and can't be listened on is an error, not a reason to listen elsewhere; nor is one of two served alone.
 #[test]
-fn a_wrong_descriptor_is_refused() {
+fn wrong_descriptors_are_refused() {
     let options = Options { milter_only: true, without_postfix: true, ..Options::default() };
     let mut site = Site::start(&options);
     site.mailtap.as_mut().unwrap().stop();
     let file = std::fs::File::open(site.config()).unwrap();
-    let mut command = Command::new("bash");
-    command
-        .args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"", "bash"])
-        .arg(site.command().get_program())
-        .args(site.command().get_args())
-        .arg("milter")
-        .stdin(Stdio::from(file));
-    let output = command.output().unwrap();
-    let said = harness::said(&output);
-    assert!(!output.status.success() && said.contains("LISTEN_FDS"), "{said}");
+    let said = refusal(&site, "milter", "3<&0", 1, file.into());
+    assert!(said.contains("LISTEN_FDS"), "{said}");
+    let held = [
+        ("milter", OwnedFd::from(UnixListener::bind(site.dir.join("held.sock")).unwrap())),
+        ("tracker", TcpListener::bind("127.0.0.1:0").unwrap().into()),
+    ];
+    for (role, held) in held {
+        let said = refusal(&site, role, "3<&0 4<&0", 2, held);
+        assert!(said.contains("LISTEN_FDS: 2 ") && said.contains("one ListenStream="), "{said}");
+    }
 }
 
 /// Under systemd the umask is 0077: Postfix must get to a socket in a directory that the milter made all the same.

@@ -101,6 +101,12 @@ pub enum ListenError {
          ListenStream= and nothing else"
     )]
     Inherited(std::io::Error),
+    /// systemd hands over more than one: nobody would answer on the others.
+    #[error(
+        "LISTEN_FDS: {0} descriptors were handed over, and the milter listens on one socket: who connects to the others would wait \
+         in vain; in the .socket unit, write one ListenStream= (in a drop-in, an empty ListenStream= before it takes back those above)"
+    )]
+    Several(usize),
     /// The group does not exist.
     #[error(
         "milter.socket_group in mailtap.toml: there is no group {0:?} on this system (getent group {0}); groupadd {0}, or name one \
@@ -128,11 +134,13 @@ pub(super) fn bind(address: &Address) -> Result<(Listener, Endpoint), ListenErro
     Ok((listener, endpoint))
 }
 
-/// The first descriptor handed over. One that can't be used is an error: the supervisor would go on holding a socket that
-/// nobody answers on.
+/// The descriptor handed over. One that can't be used is an error, and so is a second one: the supervisor would go on holding
+/// a socket that nobody answers on.
 fn handed_over(inherited: &mut listenfd::ListenFd) -> Result<Option<(Listener, Endpoint)>, ListenError> {
-    if inherited.len() == 0 {
-        return Ok(None);
+    match inherited.len() {
+        0 => return Ok(None),
+        1 => {}
+        several => return Err(ListenError::Several(several)),
     }
     if let Ok(Some(listener)) = inherited.take_unix_listener(0) {
         let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));

@@ -16,7 +16,16 @@ const BACKLOG: u32 = 4_096;
 
 /// Listens; with `inherit`, a socket that systemd hands over comes before the address.
 pub(super) fn bind(address: SocketAddr, inherit: bool) -> io::Result<TcpListener> {
-    if inherit && let Some(listener) = listenfd::ListenFd::from_env().take_tcp_listener(0)? {
+    let mut inherited = if inherit { listenfd::ListenFd::from_env() } else { listenfd::ListenFd::empty() };
+    if inherited.len() > 1 {
+        // Who connects to the others would wait in vain.
+        return Err(io::Error::other(format!(
+            "LISTEN_FDS: {} descriptors were handed over, and the tracker listens on one socket; in the .socket unit, write one \
+             ListenStream= (in a drop-in, an empty ListenStream= before it takes back those above)",
+            inherited.len()
+        )));
+    }
+    if let Some(listener) = inherited.take_tcp_listener(0)? {
         listener.set_nonblocking(true)?;
         return TcpListener::from_std(listener);
     }
