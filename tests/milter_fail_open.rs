@@ -8,12 +8,12 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use harness::letters::{Fate, Kind, fate, letter, number};
 use harness::session::Session;
-use harness::{Options, SENDER, Site, run, said, wait_for};
+use harness::{Daemon, Options, SENDER, Site, run, said, wait_for};
 
 fn site(default_action: &'static str) -> Site {
     Site::start(&Options {
@@ -181,6 +181,37 @@ fn a_broken_keyring_at_reload_changes_nothing() {
         assert!(send(&site, number).starts_with("250 "));
     }
     assert_eq!(fates(&site), [(1, Fate::Rewritten), (2, Fate::Rewritten)]);
+}
+
+/// Whoever should read the log does not, or can't write it down: neither mail nor reload nor stop waits for that.
+#[test]
+fn a_log_that_nobody_takes_holds_up_nothing() {
+    let mut site = site("tempfail");
+    let (_unread, mut full_pipe) = std::io::pipe().unwrap();
+    full_pipe.write_all(&vec![b'.'; 65_536]).unwrap();
+    let full_disk = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (unread, no_reader) = std::io::pipe().unwrap();
+    drop(unread);
+    let mut number = 0;
+    for stderr in [Stdio::from(full_pipe), Stdio::from(full_disk), Stdio::from(no_reader)] {
+        assert_eq!(site.mailtap.as_mut().unwrap().stop(), Some(0));
+        let milter = Daemon::start(site.command().arg("milter").stdout(Stdio::null()).stderr(stderr));
+        site.mailtap = Some(milter);
+        wait_for("the milter", Duration::from_secs(30), || site.is_ready());
+        for _ in 0..3 {
+            number += 1;
+            assert!(send(&site, number).starts_with("250 "));
+            site.mailtap.as_ref().unwrap().signal("HUP");
+        }
+        let metrics = harness::http(site.admin, "GET", "/metrics", &[]).unwrap();
+        let metrics = String::from_utf8(metrics.body).unwrap();
+        let rewritten = metrics
+            .lines()
+            .find(|line| line.starts_with("mailtap_milter_messages_total{outcome=\"rewritten\""));
+        assert!(rewritten.is_some_and(|line| line.ends_with(" 3")), "{metrics}");
+    }
+    let expected: Vec<_> = (1..=number).map(|number| (number, Fate::Rewritten)).collect();
+    assert_eq!(fates(&site), expected);
 }
 
 /// The milter begins without its keyring, so that no mail waits, and takes it as soon as it is there; where it is beside others,

@@ -42,6 +42,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::Config;
+use crate::telemetry;
 use exit::{Exit, Failure, OrExit, Result};
 
 /// Turns the mail flow of your own Postfix relays into Google Analytics 4 events.
@@ -144,7 +145,9 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(Exit::Usage as u8) } else { ExitCode::SUCCESS };
         }
     };
-    match cli.run() {
+    let ended = cli.run();
+    telemetry::finish_logs();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {

@@ -77,6 +77,7 @@ pub(super) fn run(config: &Config, which: Which) -> Result {
         drain: config.milter.drain.max(config.tracker.drain).max(Duration::from_secs(5))
             + Duration::from_secs(5),
         refresh: Box::new(move |asked| {
+            telemetry::tell_lost_lines();
             for file in &mut files {
                 file.refresh(asked);
             }

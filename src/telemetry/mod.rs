@@ -3,13 +3,21 @@
 //! - Layer: edge
 //! - Takes: the log level and format.
 //! - Gives: logs on standard error (text on a terminal, JSON lines otherwise), metrics as Prometheus text.
-//! - On failure: a second initialisation in one process is an error; a line that can't be written is dropped.
+//! - On failure: a second initialisation in one process is an error; a line that can't be written is lost and counted, and
+//!   whoever reads no lines holds up nobody.
 //! - See: `docs/operations.md`.
 
+mod lines;
+
+use std::fs::File;
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
+
+use lines::Lines;
 
 /// Its target in logs.
 const AMQP_LIBRARY: &str = "lapin";
@@ -32,17 +40,48 @@ pub enum TelemetryError {
     /// The level is not one of `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,mailtap::tap=debug`.
     #[error("log level {0:?}: expected error, warn, info, debug or trace")]
     Level(String),
+    /// Nobody can write the log.
+    #[error("the log can't begin: {0}")]
+    Thread(#[source] std::io::Error),
     /// Logs or metrics were set up already.
     #[error("logs or metrics were set up already in this process")]
     Twice,
 }
 
-/// Begins to log, on standard error.
+/// The way of the lines of this process.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
+/// Waits until what was logged is out, but not for long: the process is about to end.
+pub fn finish_logs() {
+    if let Some(lines) = LINES.get() {
+        lines.finish();
+    }
+}
+
+/// Counts lines that were lost since the last call, and says so.
+pub fn tell_lost_lines() {
+    let lost = LINES.get().map_or(0, Lines::take_lost);
+    if lost > 0 {
+        metrics::counter!("mailtap_log_lines_lost_total").increment(lost);
+        tracing::warn!(lines = lost, "lines of the log were lost: standard error did not take them");
+    }
+}
+
+/// Begins to log, on standard error; panics too.
 ///
 /// # Errors
 /// See [`TelemetryError`].
 pub fn start_logs(level: &str, format: Format) -> Result<(), TelemetryError> {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter(level)?).with_writer(std::io::stderr);
+    let filter = filter(level)?;
+    // Not through the handle that the whole process shares, which is locked while a write waits.
+    let to = std::io::stderr().as_fd().try_clone_to_owned().map(File::from);
+    let lines = to.and_then(Lines::start).map_err(TelemetryError::Thread)?;
+    LINES.set(lines.clone()).map_err(|_| TelemetryError::Twice)?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(lines)
+        // It would say so on standard error, and panic where that can't be written.
+        .log_internal_errors(false);
     let terminal = std::io::stderr().is_terminal();
     let as_text = match format {
         Format::Auto => terminal,
@@ -54,7 +93,14 @@ pub fn start_logs(level: &str, format: Format) -> Result<(), TelemetryError> {
     } else {
         builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
     };
-    done.map_err(|_| TelemetryError::Twice)
+    done.map_err(|_| TelemetryError::Twice)?;
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
+        let backtrace = std::backtrace::Backtrace::capture();
+        tracing::error!(thread, %backtrace, "{panic}");
+        finish_logs();
+    }));
+    Ok(())
 }
 
 /// The level, without what the AMQP library says of its own, unless somebody asks for it by name: it writes down each message that
@@ -157,10 +203,8 @@ mod tests {
             [("info", false), ("debug", false), ("trace,mailtap=info", false), ("info,lapin=warn", true)]
         {
             let lines = Captured::default();
-            let log = tracing_subscriber::fmt()
-                .with_env_filter(filter(level).unwrap())
-                .with_writer(lines.clone())
-                .finish();
+            let log =
+                tracing_subscriber::fmt().with_env_filter(filter(level).unwrap()).with_writer(lines).finish();
             tracing::subscriber::with_default(log, || {
                 tracing::warn!(target: "lapin::returned_messages", "a message whole");
                 tracing::error!(target: "lapin::channel", "closed");
