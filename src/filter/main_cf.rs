@@ -118,10 +118,10 @@ fn entry(item: &str) -> Option<Entry<'_>> {
         let ends = |c: char| matches!(c, ',' | '=' | '{' | '}') || c.is_whitespace();
         str::split(text, ends).filter(|word| !word.is_empty()).collect::<Vec<_>>()
     };
-    let is_action = |word: &&str| word.to_ascii_lowercase().contains("default_action");
+    let is_action = |word: &str| word.to_ascii_lowercase().contains("default_action");
     let words = words(item);
     let (address, settings) = words.split_first()?;
-    let at = settings.iter().rposition(|word| is_action(&word));
+    let at = settings.iter().rposition(|word| is_action(word));
     // A value that is missing is none that we know.
     let default_action = at.map(|at| settings.get(at + 1).copied().unwrap_or_default());
     Some(Entry { address, default_action })

@@ -203,8 +203,10 @@ mod tests {
             [("info", false), ("debug", false), ("trace,mailtap=info", false), ("info,lapin=warn", true)]
         {
             let lines = Captured::default();
-            let log =
-                tracing_subscriber::fmt().with_env_filter(filter(level).unwrap()).with_writer(lines).finish();
+            let log = tracing_subscriber::fmt()
+                .with_env_filter(filter(level).unwrap())
+                .with_writer(lines.clone())
+                .finish();
             tracing::subscriber::with_default(log, || {
                 tracing::warn!(target: "lapin::returned_messages", "a message whole");
                 tracing::error!(target: "lapin::channel", "closed");
