@@ -113,21 +113,28 @@ pub(super) fn served(config: &Config) -> Result<Option<Served>> {
 
 /// Opens the keyring.
 pub(super) fn keyring(config: &Config) -> Result<Keys> {
-    Keys::open(&config.keyring).map_err(|error| Failure::new(Exit::Config, keyring_trouble(&error)))
+    Keys::open(&config.keyring).map_err(|error| Failure::new(Exit::Config, keyring_trouble(KEYRING, &error)))
 }
 
-/// What to say of a keyring that can't be read.
-pub(super) fn keyring_trouble(error: &KeyFileError) -> String {
+/// The configuration's keys for keyrings.
+pub(super) const KEYRING: &str = "keys.keyring";
+pub(super) const HANDOFF: &str = "keys.handoff";
+
+/// What to say of a keyring, the one of this key of the configuration, that can't be read.
+pub(super) fn keyring_trouble(key: &str, error: &KeyFileError) -> String {
     let remedy = match error {
         KeyFileError::OpenToOthers { .. } => "",
         _ => "; give it to the user mailtap runs as, mode 0600, or restore it from where it was made",
     };
-    format!("keys.keyring: {error}{remedy}")
+    format!("{key}: {error}{remedy}")
 }
 
 /// Opens the keyring of hand-offs, where there are some.
 pub(super) fn handoff(config: &Config) -> Result<Option<Keys>> {
-    let open = |path: &PathBuf| Keys::open_for(path, Use::Handoff).or_exit(Exit::Config);
+    let open = |path: &PathBuf| {
+        let opened = Keys::open_for(path, Use::Handoff);
+        opened.map_err(|error| Failure::new(Exit::Config, keyring_trouble(HANDOFF, &error)))
+    };
     config.handoff_keys.as_ref().map(open).transpose()
 }
 

@@ -37,10 +37,10 @@ With --via-milter the message goes through a running milter, ours or any other. 
 counted, and its event is stored.")]
 pub(super) struct Args {
     /// The envelope sender; empty for the null sender.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     sender: String,
     /// An envelope recipient; may be repeated.
-    #[arg(long = "recipient", value_name = "ADDRESS", required = true, num_args = 1..)]
+    #[arg(long = "recipient", value_name = "ADDRESS", required = true, num_args = 1.., value_parser = address)]
     recipients: Vec<String>,
     /// Say on standard error what was done with the message, each part and each link, and why.
     #[arg(long)]
@@ -106,6 +106,16 @@ impl Args {
         }
         Ok(())
     }
+}
+
+/// An address as a client of SMTP could give it; the null sender is empty.
+fn address(text: &str) -> std::result::Result<String, String> {
+    let is_odd = |c: char| c.is_whitespace() || c.is_control();
+    // Within quotes blanks may stand.
+    if text.contains(is_odd) && !text.contains('"') {
+        return Err("an address has no blanks, as in news@example.org".into());
+    }
+    Ok(text.to_owned())
 }
 
 fn read_input() -> Result<Vec<u8>> {

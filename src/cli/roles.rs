@@ -133,11 +133,12 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Vec<Watched>)> {
         if milter || tracker { assemble::consents(config)? } else { (Strictest(Vec::new()), None) };
     let consents: Arc<dyn Consents> = Arc::new(consents);
     let handoff = if tracker { assemble::handoff(config)? } else { None };
-    let mut files: Vec<Watched> = keys.iter().map(|keys| Watched::keys("keyring", keys)).collect();
+    let mut files: Vec<Watched> =
+        keys.iter().map(|keys| Watched::keys("keyring", assemble::KEYRING, keys)).collect();
     if let (Some(file), Some(trouble)) = (files.first_mut(), waited.flatten()) {
         file.trouble = Some(trouble);
     }
-    files.extend(handoff.iter().map(|keys| Watched::keys("keyring of hand-offs", keys)));
+    files.extend(handoff.iter().map(|keys| Watched::keys("keyring of hand-offs", assemble::HANDOFF, keys)));
     files.extend(withdrawn.map(Watched::withdrawn));
     let mut roles = Vec::new();
     if let (Some(keys), Some(spool)) = (&keys, &spool) {
@@ -195,12 +196,12 @@ fn keyring(config: &Config, milter: bool) -> Result<(Keys, Option<String>)> {
         return Ok((assemble::keyring(config)?, None));
     }
     let (keys, error) = Keys::open_or_wait(&config.keyring);
-    if let Some(error) = &error {
-        let trouble = assemble::keyring_trouble(error);
+    let trouble = error.map(|error| assemble::keyring_trouble(assemble::KEYRING, &error));
+    if let Some(trouble) = &trouble {
         tracing::error!("{trouble}; until it can be read, all mail passes as it came");
         metrics::counter!("mailtap_keyring_failures_total", "file" => "keyring").increment(1);
     }
-    Ok((keys, error.map(|error| error.to_string())))
+    Ok((keys, trouble))
 }
 
 /// A role that begins once there is a keyring: without one the tap would lose events, and the tracker send people away.
@@ -290,9 +291,10 @@ struct Watched {
 }
 
 impl Watched {
-    fn keys(name: &'static str, keys: &Keys) -> Self {
+    fn keys(name: &'static str, key: &'static str, keys: &Keys) -> Self {
         let keys = keys.clone();
-        let refresh = Box::new(move || keys.refresh().map_err(|error| error.to_string()));
+        let refresh =
+            Box::new(move || keys.refresh().map_err(|error| assemble::keyring_trouble(key, &error)));
         Self { name, refresh, trouble: None }
     }
 

@@ -29,14 +29,16 @@ pub(super) fn run(address: &str, sender: &str, recipients: &[String], message: &
     let listen = units::listen(address).or_exit(Exit::Usage)?;
     let mailbox = |address: &str| Mailbox::new(format!("<{}>", bare(address)));
     let recipients = recipients.iter().map(|address| mailbox(address)).collect();
-    let mail = Mail::parse(mailbox(sender), recipients, message);
+    let mail = Mail::parse(mailbox(sender), recipients, &without_stray_cr(message));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Software)?;
     let conversation = async { tokio::time::timeout(PATIENCE, deliver(&listen, &mail)).await };
     let delivery = match runtime.block_on(conversation) {
         Ok(Ok(delivery)) => delivery,
         Ok(Err(error)) => {
-            return Err(Failure::new(Exit::Unavailable, format!("{address}: {}", chain(&error))));
+            let no_frame = matches!(error, ClientError::Frame(_) | ClientError::Reply(_));
+            let question = if no_frame { "; is that a milter?" } else { "" };
+            return Err(Failure::new(Exit::Unavailable, format!("{address}: {}{question}", chain(&error))));
         }
         Err(_) => {
             let text = format!("{address}: no verdict within {} s", PATIENCE.as_secs());
@@ -144,6 +146,19 @@ fn like(original: &[u8], message: Vec<u8>) -> Vec<u8> {
     output
 }
 
+/// As Postfix takes it: a CR that ends no line becomes a blank (postconf(5), `cleanup_replace_stray_cr_lf`).
+fn without_stray_cr(message: &[u8]) -> Vec<u8> {
+    let mut message = message.to_vec();
+    let stray: Vec<usize> =
+        memchr::memchr_iter(b'\r', &message).filter(|at| message.get(at + 1) != Some(&b'\n')).collect();
+    for at in stray {
+        if let Some(byte) = message.get_mut(at) {
+            *byte = b' ';
+        }
+    }
+    message
+}
+
 fn bare(address: &str) -> &str {
     address.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(address)
 }
@@ -184,6 +199,11 @@ mod tests {
                 "to be held: looks\u{241b} odd",
             ]
         );
+    }
+
+    #[test]
+    fn a_cr_that_ends_no_line_is_a_blank() {
+        assert_eq!(without_stray_cr(b"a\rb\r\nc\r\r\nd\r"), b"a b\r\nc \r\nd ");
     }
 
     #[test]

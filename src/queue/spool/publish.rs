@@ -82,7 +82,7 @@ impl Work for Publishing {
 
     fn work(&mut self, puts: Vec<Put>) {
         let now = (self.clock)();
-        let reserved = self.room.reserve_is_touched();
+        let reserved = self.room.refuses_all();
         let (mut taken, mut news) = (Vec::with_capacity(puts.len()), false);
         for put in puts {
             match put {

@@ -6,6 +6,7 @@
 //! - On failure: what other processes added since the last look is not known: the limits may be passed by that much.
 //! - Limits: those of `Settings`.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -46,6 +47,9 @@ impl Level {
 #[derive(Debug)]
 pub(super) struct Room {
     directory: PathBuf,
+    /// The store's file, and its inode when it was opened.
+    store: PathBuf,
+    inode: Option<u64>,
     max_rows: u64,
     max_bytes: u64,
     reserve_bytes: u64,
@@ -66,16 +70,27 @@ struct Known {
     gone: Level,
     /// When this process took something last.
     took: Option<Instant>,
-    /// When the disk was asked, and what it has.
-    disk: Option<(Instant, Option<u64>)>,
+    /// When the disk was asked, and what it said.
+    disk: Option<(Instant, Disk)>,
     /// Bytes of the store's file that are free for use.
     free_pages: u64,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Disk {
+    /// Bytes.
+    free: Option<u64>,
+    /// Whether the store's file is still the one that was opened.
+    has_store: bool,
+}
+
 impl Room {
     pub(super) fn new(settings: &Settings) -> Self {
+        let store = settings.path();
         Self {
             directory: settings.directory.clone(),
+            inode: inode(&store),
+            store,
             max_rows: settings.max_rows,
             max_bytes: settings.max_bytes,
             reserve_bytes: settings.reserve_bytes,
@@ -164,19 +179,25 @@ impl Room {
         Ok(())
     }
 
-    /// Why nothing may be added: the rest of the disk is for getting rid of what is there. Free pages of the file count
-    /// as free; a disk that can't be asked passes.
-    pub(super) fn reserve_is_touched(&self) -> Option<PublishError> {
+    /// Why nothing may be added: the store is gone from under us, or the rest of the disk is for getting rid of what is there.
+    /// Free pages of the file count as free; a disk that can't be asked passes.
+    pub(super) fn refuses_all(&self) -> Option<PublishError> {
         let mut known = self.known();
         let disk = match known.disk {
-            Some((asked, free)) if asked.elapsed() < LOOK_EVERY => free,
+            Some((asked, disk)) if asked.elapsed() < LOOK_EVERY => disk,
             _ => {
-                let free = free(&self.directory);
-                known.disk = Some((Instant::now(), free));
-                free
+                let disk = Disk { free: free(&self.directory), has_store: inode(&self.store) == self.inode };
+                known.disk = Some((Instant::now(), disk));
+                disk
             }
         };
-        let free = disk?.saturating_add(known.free_pages);
+        if !disk.has_store {
+            let store = self.store.display();
+            return Some(PublishError::Storage(format!(
+                "{store} was removed or replaced while it was in use: put it back, or restart mailtap"
+            )));
+        }
+        let free = disk.free?.saturating_add(known.free_pages);
         (free < self.reserve_bytes)
             .then(|| PublishError::Storage(format!("the disk has only {free} bytes left")))
     }
@@ -191,4 +212,8 @@ impl Known {
 fn free(directory: &Path) -> Option<u64> {
     let disk = nix::sys::statvfs::statvfs(directory).ok()?;
     Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    std::fs::metadata(path).ok().map(|found| found.ino())
 }

@@ -236,6 +236,30 @@ fn what_was_given_up_before_its_turn_is_not_written() {
     assert_eq!(files(), 1, "what was refused is not revoked");
 }
 
+#[tokio::test]
+async fn a_store_that_is_gone_takes_nothing_before_it_is_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let spool = Spool::open(settings(directory.path())).unwrap();
+    spool.publish(vec![event(1)]).await.unwrap();
+    let (store, away) = (spool.settings().path(), directory.path().join("away"));
+    let look_again = Duration::from_millis(150);
+    std::fs::hard_link(&store, &away).unwrap();
+    std::fs::remove_file(&store).unwrap();
+    for replaced in [false, true] {
+        if replaced {
+            std::fs::write(&store, "").unwrap();
+        }
+        tokio::time::sleep(look_again).await;
+        let refused = spool.publish(vec![event(2)]).await.unwrap_err().to_string();
+        assert!(refused.contains(store.to_str().unwrap()) && refused.contains("restart"), "{refused}");
+    }
+    std::fs::remove_file(&store).unwrap();
+    std::fs::hard_link(&away, &store).unwrap();
+    tokio::time::sleep(look_again).await;
+    spool.publish(vec![event(2)]).await.unwrap();
+    assert_eq!(status(directory.path()).pending, 2);
+}
+
 #[test]
 fn what_nobody_took_in_time_becomes_a_dead_letter_or_is_dropped() {
     const HOUR: Duration = Duration::from_secs(3_600);
