@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use harness::letters::{Fate, Kind, fate, letter, number};
-use harness::{Options, SENDER, Site, free_ports, smtp};
+use harness::{Options, SENDER, Site, smtp};
 use mailtap_milter::client::{Mail, Mailbox};
 use mailtap_milter::driver::{Client, Peer};
 use mailtap_milter::wire::Offer;
@@ -34,36 +34,28 @@ fn restarts(site: &mut Site, over: &AtomicBool, socket: impl Fn() -> OwnedFd) {
     over.store(true, Ordering::Relaxed);
 }
 
-/// The configuration of a second instance: another address for health and metrics, else the same.
-fn second_configuration(site: &Site, admin: u16) -> std::path::PathBuf {
-    let text = std::fs::read_to_string(site.config()).unwrap();
-    let other = text.replace(&format!("127.0.0.1:{}", site.admin), &format!("127.0.0.1:{admin}"));
-    assert_ne!(text, other);
-    let path = site.config().with_file_name("second.toml");
-    std::fs::write(&path, other).unwrap();
-    path
-}
-
-/// Starts each instance before the one before it ends: the one drains while the other already serves.
+/// Starts each instance before the one before it ends, with the same configuration: the one drains while the other already
+/// serves, and shows its health and metrics as soon as the address is free.
 fn overlapping(site: &mut Site, over: &AtomicBool, socket: impl Fn() -> OwnedFd) {
-    let [admin] = free_ports::<1>();
-    let (first, second) = (site.admin, admin);
-    let configurations = [site.config(), second_configuration(site, second)];
     for round in 1..=RESTARTS {
         thread::sleep(Duration::from_millis(400));
         let mut before = site.mailtap.take().unwrap();
-        site.admin = if round % 2 == 0 { first } else { second };
+        let name = format!("instance-{round}");
+        let mailtap = site.command();
         let mut command = Command::new("bash");
         command
             .args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"", "bash"])
-            .arg(site.command().get_program())
-            .arg("--config")
-            .arg(&configurations[round % 2])
+            .arg(mailtap.get_program())
+            .args(mailtap.get_args())
             .arg("milter")
             .stdin(Stdio::from(socket()));
-        site.start_mailtap_by(&mut command);
-        assert!(before.is_running(), "both serve");
+        site.mailtap = Some(site.daemon(&name, &mut command));
+        let log = || site.log(&name);
+        harness::wait_for("the next instance", Duration::from_secs(30), || log().contains("milter listens"));
+        assert!(before.is_running() && site.is_ready(), "both serve");
         assert_eq!(before.stop(), Some(0));
+        harness::wait_for("its health", Duration::from_secs(30), || site.is_ready());
+        assert_eq!(log().matches("no metrics until the address is free").count(), 1);
     }
     thread::sleep(Duration::from_millis(400));
     over.store(true, Ordering::Relaxed);
@@ -198,7 +190,7 @@ fn refusal(site: &Site, role: &str, descriptors: &str, count: usize, first: Owne
         .stdin(Stdio::from(first));
     let mut refused = site.daemon(&format!("refused-{role}"), &mut command);
     harness::wait_for("its end", Duration::from_secs(20), || !refused.is_running());
-    let said = std::fs::read_to_string(site.dir.join(format!("refused-{role}.log"))).unwrap();
+    let said = site.log(&format!("refused-{role}"));
     assert_eq!(refused.exit_code(), Some(69), "{said}");
     said
 }

@@ -119,7 +119,13 @@ impl Args {
                 tracing::info!(%address, "collector: POST /mp/collect, POST /debug/mp/collect, GET /collector/summary");
             })
         });
-        let plan = Plan { admin: None, metrics, drain: Duration::from_secs(5), refresh: Box::new(|_| {}) };
+        let plan = Plan {
+            admin: None,
+            takes_over: false,
+            metrics,
+            drain: Duration::from_secs(5),
+            refresh: Box::new(|_| {}),
+        };
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().build().or_exit(Exit::Software)?;
         runtime.block_on(process::run(vec![role], plan)).or_exit(Exit::Unavailable)

@@ -72,6 +72,7 @@ pub(super) fn run(config: &Config, which: Which) -> Result {
     }
     let plan = Plan {
         admin: config.admin_address(which.name()),
+        takes_over: std::env::var_os("LISTEN_FDS").is_some(),
         metrics,
         // The longest that any role takes, and some time for its last words.
         drain: config.milter.drain.max(config.tracker.drain).max(Duration::from_secs(5))

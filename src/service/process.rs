@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::admin::{self, AdminError};
+use super::admin::{self, AdminError, Shown};
 use super::{Health, Lifecycle};
 use crate::telemetry::Metrics;
 
@@ -68,6 +68,8 @@ impl Role {
 pub struct Plan {
     /// Where `/metrics` and the rest are shown.
     pub admin: Option<SocketAddr>,
+    /// Whether it takes over a socket, perhaps from an instance that still shows itself there.
+    pub takes_over: bool,
     /// What is shown there.
     pub metrics: Metrics,
     /// How long roles may take to end.
@@ -130,7 +132,8 @@ pub async fn run(roles: Vec<Role>, mut plan: Plan) -> Result<(), ProcessError> {
         let _ = health.component(role.name);
     }
     if let Some(address) = plan.admin {
-        admin::listen(address, health.clone(), plan.metrics.clone(), admin_stop.clone()).await?;
+        let shown = Shown { health: health.clone(), metrics: plan.metrics.clone(), stop: admin_stop.clone() };
+        admin::listen(address, plan.takes_over, shown).await?;
     }
     let mut running: JoinSet<Ended> = JoinSet::new();
     for role in roles {
@@ -270,7 +273,13 @@ mod tests {
             async { Err::<(), _>(std::io::Error::other("at once")) }
         });
         let metrics = crate::telemetry::start_metrics().unwrap();
-        let plan = Plan { admin: None, metrics, drain: Duration::from_secs(1), refresh: Box::new(|_| {}) };
+        let plan = Plan {
+            admin: None,
+            takes_over: false,
+            metrics,
+            drain: Duration::from_secs(1),
+            refresh: Box::new(|_| {}),
+        };
         assert!(run(vec![role], plan).await.is_err());
         assert_eq!(troubles.recv().await.unwrap(), [("slow", "starting".to_owned())]);
     }
