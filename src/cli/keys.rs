@@ -177,7 +177,7 @@ fn change(
 fn failure(error: KeyFileError) -> Failure {
     let exit = match &error {
         KeyFileError::Io { .. } => Exit::NoInput,
-        KeyFileError::Exists { .. } => Exit::CantCreate,
+        KeyFileError::Save { .. } | KeyFileError::Exists { .. } => Exit::CantCreate,
         KeyFileError::Ring {
             error:
                 RingError::NoSuchKey(_)

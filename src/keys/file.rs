@@ -34,6 +34,15 @@ pub enum KeyFileError {
         #[source]
         error: io::Error,
     },
+    /// It can't be replaced by a new one, which is made beside it.
+    #[error("{}: no new one can be made in {}: {error}{}", .path.display(), directory_of(.path).display(), remedy(.error))]
+    Save {
+        /// The file.
+        path: PathBuf,
+        /// What the file system said.
+        #[source]
+        error: io::Error,
+    },
     /// Others can read or write the file.
     #[error("{path}: others can read this secret; run: chmod 600 {path}", path = .path.display())]
     OpenToOthers {
@@ -220,7 +229,7 @@ pub fn update_ring<T>(
     change: impl FnOnce(&mut Keyring, [u8; Key::BYTES]) -> Result<T, RingError>,
 ) -> Result<T, KeyFileError> {
     let io = |error| KeyFileError::Io { path: path.to_owned(), error };
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = directory_of(path);
     // The directory is locked, not the file: the file is replaced.
     let lock = fs::File::open(directory).map_err(io)?;
     lock.lock().map_err(io)?;
@@ -252,6 +261,20 @@ pub fn load_pseudonym_key(path: &Path) -> Result<PseudonymKey, KeyFileError> {
     secret.map(|secret| PseudonymKey::new(&secret)).ok_or(KeyFileError::Pseudonym { path: path.to_owned() })
 }
 
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// What helps who may not write the directory, whoever owns the file in it.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; this directory has to be writable too: both belong to the user mailtap runs as, who runs this command"
+        }
+        _ => "",
+    }
+}
+
 fn refuse_existing(path: &Path) -> Result<(), KeyFileError> {
     if path.exists() { Err(KeyFileError::Exists { path: path.to_owned() }) } else { Ok(()) }
 }
@@ -259,7 +282,7 @@ fn refuse_existing(path: &Path) -> Result<(), KeyFileError> {
 fn save(path: &Path, bytes: &[u8]) -> Result<(), KeyFileError> {
     // A file handed to the service's user stays that user's, whoever changes it (usually root).
     let owner = fs::metadata(path).ok();
-    files::replace(path, bytes, MODE).map_err(|error| KeyFileError::Io { path: path.to_owned(), error })?;
+    files::replace(path, bytes, MODE).map_err(|error| KeyFileError::Save { path: path.to_owned(), error })?;
     if let Some(owner) = owner {
         use std::os::unix::fs::MetadataExt;
         std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()))
@@ -307,6 +330,25 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let error = load_pseudonym_key(&path).unwrap_err();
         assert!(error.to_string().contains("chmod 600"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_that_takes_no_new_file_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keyring.json");
+        create_ring(&path).unwrap();
+        fs::create_dir(directory.path().join(format!("keyring.json.{}.new", std::process::id()))).unwrap();
+        let now = clock::now();
+        let error = update_ring(&path, |ring, secret| ring.rotate(secret, now, now)).unwrap_err();
+        let (named, place) = (error.to_string(), format!(" in {}: ", directory.path().display()));
+        assert!(named.contains(&place) && !named.contains("writable"), "{named}");
+        let denied = KeyFileError::Save {
+            path: path.clone(),
+            error: io::Error::from(io::ErrorKind::PermissionDenied),
+        };
+        let named = denied.to_string();
+        assert!(named.contains(&place) && named.contains("writable"), "{named}");
+        assert_eq!(Keys::open(&path).unwrap().current().keys().len(), 1);
     }
 
     #[test]
