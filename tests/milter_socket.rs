@@ -6,6 +6,7 @@ mod harness;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 
 use harness::{Options, Site, said};
 use nix::unistd::{Gid, Group};
@@ -64,6 +65,36 @@ fn mode_and_group_are_as_configured_also_in_a_setgid_directory() {
         restart_in(&mut site, &directory, directorys.gid, settings);
         let found = fs::metadata(directory.join("milter.sock")).unwrap();
         assert_eq!((found.mode() & 0o7777, found.gid()), (mode, group.as_raw()), "{settings:?}");
+    }
+}
+
+/// In a user namespace, as PrivateUsers= makes one, other groups are not known: the socket has its directory's all the same, and
+/// who wants another hears what is in the way.
+#[test]
+fn where_groups_are_unknown_the_directory_gives_the_socket_its_group() {
+    let Some([directorys, other]) = groups() else {
+        return assert!(std::env::var_os("MAILTAP_TEST_REQUIRED").is_none());
+    };
+    let namespace = ["--user", "--map-root-user"];
+    if !Command::new("unshare").args(namespace).arg("true").status().is_ok_and(|status| status.success()) {
+        eprintln!("not checked: no user namespaces here");
+        return assert!(std::env::var_os("MAILTAP_TEST_REQUIRED").is_none());
+    }
+    let mut site = site(Vec::new());
+    let directory = site.dir.join("setgid");
+    for (group, told) in [("", false), (other.name.as_str(), true)] {
+        restart_in(&mut site, &directory, directorys.gid, ("0660", group));
+        site.mailtap.as_mut().unwrap().stop();
+        let mailtap = site.command();
+        let mut command = Command::new("unshare");
+        command.args(namespace).arg(mailtap.get_program()).args(mailtap.get_args()).arg("milter");
+        let before = site.log("mailtap").len();
+        site.start_mailtap_by(&mut command);
+        let said = site.log("mailtap").split_off(before);
+        let found = fs::metadata(directory.join("milter.sock")).unwrap();
+        assert_eq!((found.mode() & 0o7777, found.gid()), (0o660, directorys.gid.as_raw()), "{group:?}");
+        assert_eq!(said.contains("keeps the one it was made with"), told, "{said}");
+        assert_eq!(said.contains("PrivateUsers=yes") && said.contains("install -d"), told, "{said}");
     }
 }
 

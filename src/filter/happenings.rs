@@ -254,7 +254,11 @@ impl GroupKept<'_> {
             path = %self.path.display(),
             group = self.group,
             why,
-            "the socket can't be given to this group (milter.socket_group): only a member can; it keeps the one it was made with"
+            "the socket can't be given to this group (milter.socket_group) and keeps the one it was made with: only a member of the \
+             group can, and under systemd nobody with PrivateUsers=yes or without SystemCallFilter=@chown; a setgid directory \
+             gives the socket its own group (install -d -o mailtap -g {} -m 2750 {})",
+            self.group,
+            self.path.parent().unwrap_or(self.path).display(),
         );
     }
 }
