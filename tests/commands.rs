@@ -172,13 +172,14 @@ fn files_that_cannot_be_used_are_found_by_the_check() {
 fn the_milters_patience_fits_postfixs() {
     let site = installed(&[]);
     let printed = run(&mut site.command(&["postfix"]));
-    assert!(printed.contains("content_timeout=120s"), "{printed}");
+    assert!(printed.contains("command_timeout=30s, content_timeout=120s"), "{printed}");
     assert!(!run(&mut site.command(&["config", "check"])).contains("idle_timeout"));
     let text = fs::read_to_string(site.config()).unwrap();
     let text = text.replace("#message_timeout = \"20s\"", "message_timeout = \"300s\"");
+    let text = text.replace("#drain = \"20s\"", "drain = \"90s\"");
     fs::write(site.config(), text.replace("#idle_timeout = \"7210s\"", "idle_timeout = \"5m\"")).unwrap();
     let printed = run(&mut site.command(&["postfix"]));
-    assert!(printed.contains("content_timeout=360s"), "{printed}");
+    assert!(printed.contains("command_timeout=100s, content_timeout=360s"), "{printed}");
     let checked = run(&mut site.command(&["config", "check"]));
     assert!(
         checked.contains("warning: milter.idle_timeout") && checked.contains("smtpd_timeout"),

@@ -6,7 +6,7 @@ mod harness;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -212,6 +212,30 @@ fn wrong_descriptors_are_refused() {
         let said = refusal(&site, role, "3<&0 4<&0", 2, held);
         assert!(said.contains("LISTEN_FDS: 2 ") && said.contains("one ListenStream="), "{said}");
     }
+}
+
+/// Else systemd would kill it after TimeoutStopSec= of the unit.
+#[test]
+fn systemd_hears_how_long_a_stop_may_take() {
+    let changes = vec![("#drain = \"20s\"", "drain = \"90s\"".into())];
+    let mut site =
+        Site::start(&Options { milter_only: true, without_postfix: true, changes, ..Options::default() });
+    site.mailtap.as_mut().unwrap().stop();
+    let path = site.dir.join("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    site.start_mailtap_by(site.command().arg("milter").env("NOTIFY_SOCKET", &path));
+    assert_eq!(site.mailtap.as_mut().unwrap().stop(), Some(0));
+    let mut buffer = [0; 4096];
+    let told = loop {
+        let length = systemd.recv(&mut buffer).unwrap();
+        let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        if message.contains("STOPPING=1") {
+            break message;
+        }
+    };
+    let stop = told.lines().find_map(|line| line.strip_prefix("EXTEND_TIMEOUT_USEC=")).unwrap();
+    assert!(stop.parse::<u64>().unwrap() > 95_000_000, "{told}");
 }
 
 /// Under systemd the umask is 0077: Postfix must get to a socket in a directory that the milter made all the same.

@@ -44,6 +44,13 @@ fn content_timeout(config: &Config) -> Duration {
     Duration::from_secs(120).max(config.milter.message_timeout + Duration::from_secs(60))
 }
 
+/// How long Postfix has to wait for the answer to a command: where systemd holds the socket, longer than the process before
+/// drains, since the next one answers only after that.
+fn command_timeout(config: &Config) -> Duration {
+    let drain = config.milter.drain.max(config.tracker.drain);
+    Duration::from_secs(30).max(drain + Duration::from_secs(10))
+}
+
 /// The settings, with why.
 pub(super) fn settings(config: &Config, queue_dir: &Path) -> String {
     let action = if config.milter.tempfail { "tempfail" } else { "accept" };
@@ -55,12 +62,13 @@ pub(super) fn settings(config: &Config, queue_dir: &Path) -> String {
         },
     };
     let content_timeout = content_timeout(config).as_secs();
+    let command_timeout = command_timeout(config).as_secs();
     let mut text = String::new();
     let _ = write!(
         text,
         "\
 # main.cf: mail goes through mailtap. Put mailtap before the milter that signs with DKIM.
-smtpd_milters = {{ {address}, connect_timeout=5s, command_timeout=30s, content_timeout={content_timeout}s, default_action={action} }}
+smtpd_milters = {{ {address}, connect_timeout=5s, command_timeout={command_timeout}s, content_timeout={content_timeout}s, default_action={action} }}
 non_smtpd_milters = $smtpd_milters
 
 # main.cf: Postfix logs mailtap's two headers, from which `mailtap tap` knows each message.

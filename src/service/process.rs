@@ -2,7 +2,7 @@
 //!
 //! - Layer: edge
 //! - Takes: the roles to run, each a future that ends when it is told to stop.
-//! - Gives: their common end; systemd is told READY, RELOADING, STOPPING and kept from its watchdog.
+//! - Gives: their common end; systemd is told READY, RELOADING, STOPPING with the time it takes, and kept from its watchdog.
 //! - On failure: a role that ends by itself stops the others, and the process ends with an error, so that systemd
 //!   starts it again.
 //! - Limits: roles get `Plan::drain` to end after a signal; a second signal ends the process at once.
@@ -23,6 +23,9 @@ use tokio_util::sync::CancellationToken;
 use super::admin::{self, AdminError, Shown};
 use super::{Health, Lifecycle};
 use crate::telemetry::Metrics;
+
+/// From the end of the roles to that of the process.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// An error of any role.
 pub type RoleError = Box<dyn std::error::Error + Send + Sync>;
@@ -169,7 +172,10 @@ pub async fn run(roles: Vec<Role>, mut plan: Plan) -> Result<(), ProcessError> {
             () = stops.next() => break None,
         }
     };
-    notify(&[NotifyState::Stopping]);
+    // TimeoutStopSec= of the unit knows nothing of how long we were told to drain.
+    let stop_usec = (plan.drain + LAST_WORDS).as_micros();
+    let stop_usec = u32::try_from(stop_usec).unwrap_or(u32::MAX);
+    notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(stop_usec)]);
     life.stop.cancel();
     let failure = ended.and_then(|ended| failure_of(ended, true));
     let drained = drain(&mut running, &mut stops, plan.drain).await;
