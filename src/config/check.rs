@@ -26,7 +26,7 @@ use crate::delivery::{Providers, Replies};
 use crate::rewrite::{DEFAULT_LOGIN_PATTERNS, LinkPatterns, PixelAt, check_pixel};
 use crate::service::files;
 use crate::service::secret::Secret;
-use crate::telemetry::Format;
+use crate::telemetry::{self, Format};
 
 const MAX_SECRET_BYTES: u64 = 4_096;
 /// Collects what is wrong while values are read.
@@ -146,6 +146,7 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
     let (mapping, unmapped) = mapping::mapping(&raw.ga4);
     at.problems.extend(unmapped);
     let formats = [("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json)];
+    let _ = at.some("log.level", telemetry::directives(&raw.log.level));
     let log_format = at.one_of("log.format", &raw.log.format, &formats);
     let config = Config {
         state_dir: dir.join(&raw.state_dir),

@@ -81,7 +81,7 @@ table! {
 table! {
     /// `[log]`
     Log {
-        /// error, warn, info, debug, trace, or a filter.
+        /// error, warn, info, debug, trace or off, and `,PART=LEVEL` for some parts.
         level: String = text("info"),
         /// auto, text or json.
         format: String = text("auto"),

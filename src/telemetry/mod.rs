@@ -7,6 +7,7 @@
 //!   whoever reads no lines holds up nobody.
 //! - See: `docs/operations.md`.
 
+mod level;
 mod lines;
 
 use std::fs::File;
@@ -14,6 +15,7 @@ use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
+pub use level::directives;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
@@ -37,8 +39,8 @@ pub enum Format {
 /// Why telemetry can't begin.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The level is not one of `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,mailtap::tap=debug`.
-    #[error("log level {0:?}: expected error, warn, info, debug or trace")]
+    /// It is no level, as the sentence says.
+    #[error("log.level: {0}")]
     Level(String),
     /// Nobody can write the log.
     #[error("the log can't begin: {0}")]
@@ -106,9 +108,9 @@ pub fn start_logs(level: &str, format: Format) -> Result<(), TelemetryError> {
 /// The level, without what the AMQP library says of its own, unless somebody asks for it by name: it writes down each message that
 /// comes back, whole, and what else it says is said by who uses it.
 fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
-    let own =
-        if level.contains(AMQP_LIBRARY) { level.to_owned() } else { format!("{level},{AMQP_LIBRARY}=off") };
-    EnvFilter::try_new(own).map_err(|_| TelemetryError::Level(level.to_owned()))
+    let asked = directives(level).map_err(TelemetryError::Level)?;
+    let own = if asked.contains(AMQP_LIBRARY) { asked } else { format!("{asked},{AMQP_LIBRARY}=off") };
+    EnvFilter::try_new(own).map_err(|error| TelemetryError::Level(error.to_string()))
 }
 
 /// For tests that capture the log of their thread. A place in the code that is first reached while nobody listens, by another
@@ -217,5 +219,13 @@ mod tests {
             assert!(text.contains("ours"), "{level}: {text}");
         }
         assert!(filter("loud=loud").is_err());
+    }
+
+    /// The filter itself takes such a word for a target, and logs nothing.
+    #[test]
+    fn a_word_that_is_no_level_does_not_silence_the_log() {
+        for word in ["warning", "loud", "debug,,=", ""] {
+            assert!(filter(word).is_err(), "{word}");
+        }
     }
 }
