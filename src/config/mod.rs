@@ -315,12 +315,11 @@ impl Config {
     /// # Errors
     /// `ConfigError` with all problems.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let (raw, mut problems) = parse::parse(&read(path)?);
+        let (raw, mut problems) = raw_of(path)?;
         let (config, more) = check::check(raw, &directory_of(path));
         let known: Vec<String> = problems.iter().map(|problem| problem.key.clone()).collect();
-        problems.extend(
-            more.into_iter().filter(|problem| problem.key.is_empty() || !known.contains(&problem.key)),
-        );
+        // What could not be read is not missing.
+        problems.extend(more.into_iter().filter(|problem| !known.iter().any(|key| is_of(key, &problem.key))));
         let path = path.to_owned();
         if problems.is_empty() { Ok(Self { path, ..config }) } else { Err(ConfigError { path, problems }) }
     }
@@ -330,7 +329,7 @@ impl Config {
     /// # Errors
     /// `ConfigError` when the file can't be read or is no TOML.
     pub fn keyring_path(path: &Path) -> Result<PathBuf, ConfigError> {
-        Ok(directory_of(path).join(raw_of(path)?.keys.keyring))
+        Ok(directory_of(path).join(raw_of(path)?.0.keys.keyring))
     }
 
     /// As `keyring_path`, for the keyring of hand-offs.
@@ -338,7 +337,7 @@ impl Config {
     /// # Errors
     /// As `keyring_path`.
     pub fn handoff_path(path: &Path) -> Result<PathBuf, ConfigError> {
-        Ok(directory_of(path).join(raw_of(path)?.keys.handoff))
+        Ok(directory_of(path).join(raw_of(path)?.0.keys.handoff))
     }
 
     /// As `keyring_path`: the list of those who withdrew, if there is to be one, and the pseudonym key.
@@ -346,7 +345,7 @@ impl Config {
     /// # Errors
     /// As `keyring_path`.
     pub fn consent_paths(path: &Path) -> Result<(Option<PathBuf>, PathBuf), ConfigError> {
-        let (raw, directory) = (raw_of(path)?, directory_of(path));
+        let (raw, directory) = (raw_of(path)?.0, directory_of(path));
         let file = Some(raw.consent.withdrawn_file).filter(|file| !file.is_empty());
         Ok((file.map(|file| directory.join(file)), directory.join(raw.keys.pseudonym_key)))
     }
@@ -373,13 +372,16 @@ impl Config {
     }
 }
 
-/// The file as it is, whatever is wrong with its values.
-fn raw_of(path: &Path) -> Result<Raw, ConfigError> {
-    let (raw, problems) = parse::parse(&read(path)?);
-    match problems.into_iter().find(|problem| problem.key.is_empty()) {
-        Some(problem) => Err(ConfigError { path: path.to_owned(), problems: vec![problem] }),
-        None => Ok(raw),
-    }
+/// The file as it is, whatever is wrong with its values, and what could not be read of it.
+fn raw_of(path: &Path) -> Result<(Raw, Vec<Problem>), ConfigError> {
+    parse::parse(&read(path)?)
+        .map_err(|problem| ConfigError { path: path.to_owned(), problems: vec![problem] })
+}
+
+/// Whether what could not be read of one key tells of another: the same, one within it, or the list that it is an item of.
+fn is_of(unread: &str, key: &str) -> bool {
+    let within = key.strip_prefix(unread).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+    within || unread.strip_prefix(key).is_some_and(|rest| rest.starts_with('[') && !rest.contains('.'))
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {

@@ -3,9 +3,10 @@
 //! - Layer: decision
 //! - Takes: TOML text.
 //! - Gives: `Raw` of all that could be understood, and the problems: unknown keys with a suggestion, wrong types.
-//! - On failure: text that is no TOML is one problem, with its line.
+//! - On failure: text that is no TOML is one problem, with its line, and nothing else is said of it.
 //! - Limits: 1 MiB is the caller's limit for the file.
 
+use toml::de::DeTable;
 use toml::{Table, Value};
 
 use super::raw::Raw;
@@ -27,31 +28,60 @@ impl Problem {
 }
 
 /// Reads the text.
-#[must_use]
-pub(super) fn parse(text: &str) -> (Raw, Vec<Problem>) {
+///
+/// # Errors
+/// The problem of text of which nothing can be understood: what it leaves out is not known.
+pub(super) fn parse(text: &str) -> Result<(Raw, Vec<Problem>), Problem> {
     let mut problems = Vec::new();
-    let mut table: Table = match toml::from_str(text) {
-        Ok(table) => table,
-        Err(error) => return (Raw::default(), vec![syntax_problem(text, &error)]),
-    };
+    let mut table: Table = toml::from_str(text).map_err(|error| syntax_problem(text, &error))?;
     let Ok(Value::Table(known)) = Value::try_from(Raw::sample()) else {
-        return (
-            Raw::default(),
-            vec![Problem::new("", "mailtap can't list its own keys: please report this")],
-        );
+        return Err(Problem::new("", "mailtap can't list its own keys: please report this"));
     };
     compare(&mut table, &known, "", &mut problems);
-    let raw = Value::Table(table).try_into().unwrap_or_else(|error: toml::de::Error| {
-        problems.push(Problem::new("", error.message()));
-        Raw::default()
-    });
-    (raw, problems)
+    if let Ok(places) = DeTable::parse(text) {
+        for problem in &mut problems {
+            if let Some(at) = place(places.get_ref(), &problem.key) {
+                problem.what += &format!(" (line {})", line(text, at));
+            }
+        }
+    }
+    let raw = Value::Table(table).try_into();
+    let raw = raw.map_err(|error: toml::de::Error| Problem::new("", error.message().trim()))?;
+    Ok((raw, problems))
 }
 
 fn syntax_problem(text: &str, error: &toml::de::Error) -> Problem {
-    let at = error.span().map_or(0, |span| span.start);
-    let line = text.get(..at).unwrap_or_default().matches('\n').count() + 1;
+    let line = line(text, error.span().map_or(0, |span| span.start));
     Problem::new("", format!("line {line}: {}", error.message().trim()))
+}
+
+/// The number of the line with this byte.
+fn line(text: &str, at: usize) -> usize {
+    text.get(..at).unwrap_or_default().matches('\n').count() + 1
+}
+
+/// Where a key like `ga4.properties[0].path` stands in the text.
+fn place(table: &DeTable<'_>, key: &str) -> Option<usize> {
+    let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
+    let (name, index) = step(first)?;
+    let (word, mut value) = table.iter().find(|(word, _)| word.get_ref() == name)?;
+    let mut at = word.span().start;
+    if let Some(index) = index {
+        value = value.get_ref().as_array()?.get(index)?;
+        at = value.span().start;
+    }
+    match rest {
+        None => Some(at),
+        Some(rest) => place(value.get_ref().as_table()?, rest),
+    }
+}
+
+/// `properties[0]` as name and number.
+fn step(text: &str) -> Option<(&str, Option<usize>)> {
+    match text.split_once('[') {
+        None => Some((text, None)),
+        Some((name, rest)) => Some((name, Some(rest.strip_suffix(']')?.parse().ok()?))),
+    }
 }
 
 /// Removes from `table` what `known` has not, or has with another type, and notes it.
@@ -68,7 +98,7 @@ fn compare(table: &mut Table, known: &Table, path: &str, problems: &mut Vec<Prob
                 true
             }
             (Value::Array(items), Value::Array(samples)) => compare_list(items, samples, &full, problems),
-            (value, expected) if value.same_type(expected) => true,
+            (value, expected) if value.same_type(expected) => not_negative(value, &full, problems),
             (value, expected) => {
                 let (want, have) = (kind(expected), kind(value));
                 problems.push(Problem::new(&full, format!("expected {want}, found {have}")));
@@ -86,7 +116,7 @@ fn compare_list(items: &mut [Value], samples: &[Value], path: &str, problems: &m
         let full = format!("{path}[{at}]");
         match (item, &sample) {
             (Value::Table(inner), Value::Table(known)) => compare(inner, known, &full, problems),
-            (item, sample) if item.same_type(sample) => {}
+            (item, sample) if item.same_type(sample) => good &= not_negative(item, &full, problems),
             (item, sample) => {
                 problems.push(Problem::new(full, format!("expected {}, found {}", kind(sample), kind(item))));
                 good = false;
@@ -94,6 +124,15 @@ fn compare_list(items: &mut [Value], samples: &[Value], path: &str, problems: &m
         }
     }
     good
+}
+
+/// Numbers of ours count something.
+fn not_negative(value: &Value, path: &str, problems: &mut Vec<Problem>) -> bool {
+    let negative = value.as_integer().filter(|number| *number < 0);
+    if let Some(number) = negative {
+        problems.push(Problem::new(path, format!("{number} is too few: must be at least 0")));
+    }
+    negative.is_none()
 }
 
 const fn kind(value: &Value) -> &'static str {
@@ -141,26 +180,35 @@ fn distance(a: &str, b: &str) -> usize {
 mod tests {
     use super::*;
 
+    fn either(text: &str) -> Vec<Problem> {
+        parse(text).map_or_else(|problem| vec![problem], |(_, problems)| problems)
+    }
+
     fn problems(text: &str) -> Vec<String> {
-        parse(text).1.into_iter().map(|problem| format!("{}: {}", problem.key, problem.what)).collect()
+        either(text).into_iter().map(|problem| format!("{}: {}", problem.key, problem.what)).collect()
     }
 
     #[test]
     fn all_structural_problems_come_at_once_and_the_rest_is_read() {
         let text = "state_dri = \"/x\"\n[tracker]\nlisten = 8025\nmax_connections = 7\n[policy]\nsender_domains = [1]\n\
                     [[ga4.properties]]\nmesurement_id = \"G-1\"\n[zzzzzz]\n";
-        let (raw, _) = parse(text);
+        let Ok((raw, _)) = parse(text) else { panic!("it is TOML") };
         assert_eq!(raw.tracker.max_connections, 7);
         assert_eq!(raw.tracker.listen, "127.0.0.1:8025");
         let found = problems(text);
         assert_eq!(found.len(), 5, "{found:#?}");
-        assert!(found.contains(&"state_dri: unknown key; did you mean `state_dir`?".into()), "{found:#?}");
-        assert!(found.contains(&"tracker.listen: expected text in quotes, found a whole number".into()));
         assert!(
-            found.contains(&"policy.sender_domains[0]: expected text in quotes, found a whole number".into())
+            found.contains(&"state_dri: unknown key; did you mean `state_dir`? (line 1)".into()),
+            "{found:#?}"
+        );
+        assert!(
+            found.contains(&"tracker.listen: expected text in quotes, found a whole number (line 3)".into())
         );
         assert!(found.contains(
-            &"ga4.properties[0].mesurement_id: unknown key; did you mean `measurement_id`?".into()
+            &"policy.sender_domains[0]: expected text in quotes, found a whole number (line 6)".into()
+        ));
+        assert!(found.contains(
+            &"ga4.properties[0].mesurement_id: unknown key; did you mean `measurement_id`? (line 8)".into()
         ));
         assert!(found.iter().any(|line| line.starts_with("zzzzzz: unknown key; here are: ")));
     }
@@ -171,14 +219,26 @@ mod tests {
     }
 
     #[test]
+    fn a_negative_number_is_named_with_its_line_and_the_rest_is_read() {
+        let text = "[milter]\nmax_connections = -1\nmax_headers = 7\n[relay]\nqueues = [\n1,\n-2]\n";
+        let Ok((raw, problems)) = parse(text) else { panic!("it is TOML") };
+        assert_eq!(raw.milter.max_headers, 7);
+        let expected = [
+            ("milter.max_connections", "-1 is too few: must be at least 0 (line 2)"),
+            ("relay.queues[1]", "-2 is too few: must be at least 0 (line 7)"),
+        ];
+        assert_eq!(problems, expected.map(|(key, what)| Problem::new(key, what)));
+    }
+
+    #[test]
     fn an_unknown_key_is_found_in_every_table() {
         let Ok(sample) = toml::to_string(&Raw::sample()) else { panic!("the sample can be written") };
-        assert!(parse(&sample).1.is_empty());
+        assert!(either(&sample).is_empty());
         let lines: Vec<&str> = sample.lines().collect();
         for (at, _) in lines.iter().enumerate().filter(|(_, line)| line.starts_with('[')) {
             let mut changed = lines.clone();
             changed.insert(at + 1, "zzz_unknown = 1");
-            assert_eq!(parse(&changed.join("\n")).1.len(), 1, "after {}", lines[at]);
+            assert_eq!(either(&changed.join("\n")).len(), 1, "after {}", lines[at]);
         }
     }
 }

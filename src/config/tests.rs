@@ -25,7 +25,7 @@ fn all_keys() -> String {
 
 #[test]
 fn the_example_says_the_defaults() {
-    let (raw, problems) = parse::parse(&all_keys());
+    let (raw, problems) = parse::parse(&all_keys()).unwrap();
     assert_eq!(problems, []);
     let mut expected = Raw::default();
     expected.tracking.url = "https://t.example.org".into();
@@ -39,8 +39,7 @@ fn the_example_says_the_defaults() {
     found.tracking.hosts.clear();
     found.ga4.properties.clear();
     assert_eq!(found, expected);
-    let (uncommented, problems) = parse::parse(EXAMPLE);
-    assert_eq!((uncommented, problems), (expected, vec![]));
+    assert_eq!(parse::parse(EXAMPLE), Ok((expected, vec![])));
 }
 
 #[test]
@@ -129,6 +128,32 @@ fn all_problems_are_reported_at_once() {
         "ga4.api_secret_file: is missing",
     ] {
         assert!(report.contains(part), "{part} is not in:\n{report}");
+    }
+}
+
+/// What could not be read is not missing.
+#[test]
+fn a_mistake_in_the_text_is_the_only_problem() {
+    for (from, to, problem) in [
+        ("[milter]", "[milter", "line "),
+        ("[milter]", "[milter]\nenabled = true\nenabled = true", "line "),
+        ("#max_connections = 1000\n", "max_connections = -1\n", "milter.max_connections: -1 is too few"),
+        (
+            "sender_domains = [\"example.org\"]",
+            "sender_domains = [1]",
+            "policy.sender_domains[0]: expected text",
+        ),
+        ("url = \"https://t.example.org\"", "url = 1", "tracking.url: expected text"),
+        ("#level = \"info\"", "level = \"warning\"", "log.level: `warning` is not a level: write \"warn\""),
+        ("#level = \"info\"", "level = \"debug,,=\"", "log.level: `` is not a level"),
+    ] {
+        assert!(EXAMPLE.contains(from), "{from}");
+        let (_directory, path) = site(&EXAMPLE.replacen(from, to, 1));
+        let report = Config::load(&path).unwrap_err().to_string();
+        let (head, said) = report.split_once('\n').unwrap();
+        assert!(head.ends_with(": 1 problem") && said.trim().starts_with(problem), "{to}: {report}");
+        let has_line = said.contains("line ") || said.contains("log.level");
+        assert!(has_line && said.lines().count() == 1, "{report}");
     }
 }
 
