@@ -64,6 +64,12 @@ pub(super) fn run(config: &Config, which: Which) -> Result {
     let metrics = telemetry::start_metrics().or_exit(Exit::Software)?;
     let (roles, mut files) = roles(config, which)?;
     let file = ConfigFile::of(config);
+    metrics::gauge!("mailtap_config_restart_needed").set(0.0);
+    for part in
+        ["config", "keyring", "log", "queue", "spool"].into_iter().chain(roles.iter().map(|role| role.name))
+    {
+        telemetry::count_from_zero(part);
+    }
     if roles.is_empty() {
         return Err(Failure::new(
             Exit::Config,

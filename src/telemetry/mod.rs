@@ -7,6 +7,7 @@
 //!   whoever reads no lines holds up nobody.
 //! - See: `docs/operations.md`.
 
+mod catalogue;
 mod level;
 mod lines;
 
@@ -15,6 +16,7 @@ use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
+pub use catalogue::count_from_zero;
 pub use level::directives;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
@@ -175,6 +177,7 @@ pub fn start_metrics() -> Result<Metrics, TelemetryError> {
         .map_err(|_| TelemetryError::Twice)?
         .install_recorder()
         .map_err(|_| TelemetryError::Twice)?;
+    catalogue::describe();
     metrics::gauge!("mailtap_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(Metrics(handle))
 }
