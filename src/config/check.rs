@@ -121,11 +121,11 @@ impl<'a> Checker<'a> {
         usize::try_from(number).unwrap_or(usize::MAX)
     }
 
-    fn up_to(&mut self, key: &str, number: u64, most: u64) {
-        self.count(key, number);
+    fn up_to(&mut self, key: &str, number: u64, most: u64) -> usize {
         if number > most {
             self.note(key, format!("must not be more than {most}"));
         }
+        self.count(key, number)
     }
 
     fn size(&mut self, key: &str, text: &str) -> usize {

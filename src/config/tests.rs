@@ -293,6 +293,14 @@ fn a_milter_that_could_not_work_is_none() {
         }
         assert_eq!(with(&format!("\n{line}"), &format!("\n{key} = \"1000s\"")), "");
     }
+    let header = |size: &str| with("#max_header_size = \"1MiB\"", &format!("max_header_size = \"{size}\""));
+    for few in ["0KiB", "1023B"] {
+        let report = header(few);
+        assert!(report.contains(&format!("milter.max_header_size: `{few}` is too small")), "{report}");
+    }
+    assert_eq!(header("1KiB"), "");
+    let report = with("#max_connections = 1000\n", "max_connections = 10000000\n");
+    assert!(report.contains("milter.max_connections: must not be more than 100000"), "{report}");
     let report = with("#socket_mode = \"0660\"", "socket_mode = \"66\"");
     assert!(report.contains("milter.socket_mode: `66`"), "{report}");
     let listen = |place: &str| {

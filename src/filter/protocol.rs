@@ -16,6 +16,7 @@ use mailtap_milter::session::Stage;
 
 use super::agreement::Agreement;
 use super::happenings::MessageDone;
+use crate::service::open_files;
 
 /// Between two lines on the same crowd.
 const SELDOM: Duration = Duration::from_secs(60);
@@ -54,7 +55,8 @@ impl Wire {
             Happening::Opened => metrics::gauge!("mailtap_milter_connections").increment(1.0),
             Happening::Closed { end, cut_off, .. } => self.closed(end, cut_off.as_ref()),
             Happening::AcceptFailed(error) => {
-                tracing::warn!(%error, "can't accept a connection; going on");
+                let remedy = open_files::remedy(error);
+                tracing::warn!(%error, remedy, "can't accept a connection; going on");
                 metrics::counter!("mailtap_milter_accept_failures_total").increment(1);
             }
             Happening::TooManyConnections => {

@@ -9,6 +9,7 @@ pub mod admin;
 pub mod clock;
 pub mod files;
 mod health;
+pub mod open_files;
 pub mod process;
 pub mod secret;
 

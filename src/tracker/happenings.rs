@@ -15,6 +15,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use super::hit::Refusal;
 use crate::event::{Event, Kind, Machine};
 use crate::queue::PublishError;
+use crate::service::open_files;
 
 /// A link was followed or a pixel loaded.
 pub(super) struct Recorded<'a> {
@@ -369,6 +370,7 @@ pub(super) struct AcceptFailed<'a> {
 impl AcceptFailed<'_> {
     pub(super) fn emit(&self) {
         counter!("mailtap_tracker_accept_errors_total").increment(1);
-        tracing::warn!(error = %self.error, "can't accept a connection; going on");
+        let remedy = open_files::remedy(self.error);
+        tracing::warn!(error = %self.error, remedy, "can't accept a connection; going on");
     }
 }

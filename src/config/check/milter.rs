@@ -19,6 +19,9 @@ use crate::config::units::{self, Listen};
 const LONGEST_SOCKET_PATH_BYTES: usize = 107;
 /// Anything less only lets mail pass unmodified, or cuts its connections.
 const SHORTEST: Duration = Duration::from_secs(1);
+const LEAST_HEADER_BYTES: u64 = 1 << 10;
+/// Far more than Postfix has processes.
+const MOST_CONNECTIONS: u64 = 100_000;
 
 pub(super) fn milter(at: &mut Checker<'_>, raw: &Raw) -> MilterConfig {
     let milter = &raw.milter;
@@ -37,7 +40,7 @@ pub(super) fn milter(at: &mut Checker<'_>, raw: &Raw) -> MilterConfig {
             &[("accept", false), ("tempfail", true)],
         ),
         postfix_config_dirs: milter.postfix_config_dirs.iter().map(|dir| at.path(dir)).collect(),
-        max_connections: at.count("milter.max_connections", milter.max_connections),
+        max_connections: at.up_to("milter.max_connections", milter.max_connections, MOST_CONNECTIONS),
         message_timeout: patience(at, "milter.message_timeout", &milter.message_timeout),
         idle_timeout: patience(at, "milter.idle_timeout", &milter.idle_timeout),
         first_timeout: patience(at, "milter.first_timeout", &milter.first_timeout),
@@ -45,10 +48,20 @@ pub(super) fn milter(at: &mut Checker<'_>, raw: &Raw) -> MilterConfig {
         write_timeout: patience(at, "milter.write_timeout", &milter.write_timeout),
         max_memory_bytes: at.size("milter.max_memory", &milter.max_memory),
         max_headers: at.count("milter.max_headers", milter.max_headers),
-        max_header_bytes: at.size("milter.max_header_size", &milter.max_header_size),
+        max_header_bytes: header_size(at, &milter.max_header_size),
         max_recipients: at.count("milter.max_recipients", milter.max_recipients),
         drain: at.ok("milter.drain", units::duration(&milter.drain)),
     }
+}
+
+/// Where headers have no room, all mail would pass as it came.
+fn header_size(at: &mut Checker<'_>, text: &str) -> usize {
+    let key = "milter.max_header_size";
+    let size = at.some(key, units::bytes(text));
+    if size.is_some_and(|size| size < LEAST_HEADER_BYTES) {
+        at.note(key, format!("`{text}` is too small for the headers of any message: write \"1KiB\" or more, better \"1MiB\""));
+    }
+    usize::try_from(size.unwrap_or_default()).unwrap_or(usize::MAX)
 }
 
 fn patience(at: &mut Checker<'_>, key: &str, text: &str) -> Duration {

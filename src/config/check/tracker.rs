@@ -19,6 +19,8 @@ use crate::tracker::language::Language;
 use crate::tracker::terms::{CookieTerms, HandoffTerms, Terms};
 
 const LONGEST_HOLD: Duration = Duration::from_secs(600);
+/// What a process may have open at most, on most systems.
+const MOST_CONNECTIONS: u64 = 1_000_000;
 const LONGEST_HANDOFF: Duration = Duration::from_secs(600);
 
 /// `[tracker]`, checked.
@@ -324,7 +326,7 @@ pub(super) fn tracker(at: &mut Checker<'_>, raw: &Raw) -> TrackerConfig {
         rules_file: rules,
         late_after: at.ok("tracker.late_after", units::duration(&tracker.late_after)),
         answer_wait: at.ok("tracker.answer_wait", units::duration(&tracker.answer_wait)),
-        max_connections: at.count("tracker.max_connections", tracker.max_connections),
+        max_connections: at.up_to("tracker.max_connections", tracker.max_connections, MOST_CONNECTIONS),
         max_connections_per_client: at
             .count("tracker.max_connections_per_client", tracker.max_connections_per_client),
         max_head_bytes: head_bytes(at, &tracker.max_head),
