@@ -290,6 +290,7 @@ pub(super) fn milter_address(config: &Config) -> filter::Address {
     let milter = &config.milter;
     match &milter.listen {
         Listen::Tcp(address) => filter::Address::Tcp(*address),
+        Listen::Named { host, port } => filter::Address::Named { host: host.clone(), port: *port },
         Listen::Unix(path) => filter::Address::Unix {
             path: path.clone(),
             mode: milter.socket_mode,

@@ -17,6 +17,7 @@ use super::own_hosts::own_hosts;
 use super::print;
 use super::terminal::{CARE, GOOD, paint};
 use crate::config::Config;
+use crate::config::units::Listen;
 use crate::consent::file::WithdrawnFile;
 use crate::event::Kind;
 use crate::filter::agreement::{Told, Verdict};
@@ -54,7 +55,7 @@ impl Args {
                 open_files(&config, problem, path)?;
                 let warnings = super::assemble_tracker::warnings(&config);
                 for warning in
-                    warnings.into_iter().chain(careful).chain(short_idle(&config)).chain(names(&config))
+                    warnings.into_iter().chain(careful).chain(milter(&config)).chain(names(&config))
                 {
                     print(format!("{}: {}: {warning}\n", path.display(), paint(CARE, "warning")))?;
                 }
@@ -151,12 +152,35 @@ fn default_action(config: &Config) -> (Option<String>, Option<String>) {
 /// Postfix waits for an SMTP client as long between two commands, and within a message: `smtpd_timeout`.
 const POSTFIX_WAITS: Duration = Duration::from_secs(300);
 
+/// What of the milter may not do as it stands, here or for Postfix.
+fn milter(config: &Config) -> impl Iterator<Item = String> {
+    let enabled = config.raw.milter.enabled;
+    let unknown = enabled.then(|| assemble::milter_address(config).check_name().err()).flatten();
+    let unknown = unknown.map(|error| format!("{error}; the milter can't start before it does"));
+    let all = [unknown, private_socket(config), short_idle(config)];
+    all.into_iter().flatten().filter(move |_| enabled)
+}
+
+/// Whether Postfix, which is another user, is kept from the socket.
+fn private_socket(config: &Config) -> Option<String> {
+    let mode = config.milter.socket_mode;
+    let private = matches!(config.milter.listen, Listen::Unix(_)) && mode & 0o022 == 0;
+    private.then(|| {
+        format!(
+            "milter.socket_mode = {:?}: only the user of mailtap can connect, and Postfix is another one; leave it at \"0660\", with \
+             a group that Postfix's user is in",
+            config.raw.milter.socket_mode
+        )
+    })
+}
+
 /// Whether sessions end that Postfix goes on with.
 fn short_idle(config: &Config) -> Option<String> {
-    let short = config.raw.milter.enabled && config.milter.idle_timeout <= POSTFIX_WAITS;
+    let short = config.milter.idle_timeout <= POSTFIX_WAITS;
     short.then(|| {
         format!(
-            "milter.idle_timeout = {:?}: Postfix waits {} s for an SMTP client between two commands (smtpd_timeout), and does not              connect again within a session: mail after a longer pause meets default_action; leave it at \"7210s\"",
+            "milter.idle_timeout = {:?}: Postfix waits {} s for an SMTP client between two commands (smtpd_timeout), and does not \
+             connect again within a session: mail after a longer pause meets default_action; leave it at \"7210s\"",
             config.raw.milter.idle_timeout,
             POSTFIX_WAITS.as_secs()
         )

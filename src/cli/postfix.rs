@@ -56,6 +56,7 @@ pub(super) fn settings(config: &Config, queue_dir: &Path) -> String {
     let action = if config.milter.tempfail { "tempfail" } else { "accept" };
     let address = match &config.milter.listen {
         Listen::Tcp(address) => format!("inet:{}:{}", address.ip(), address.port()),
+        Listen::Named { host, port } => format!("inet:{host}:{port}"),
         Listen::Unix(path) => match path.strip_prefix(queue_dir) {
             Ok(relative) => format!("unix:{}", relative.display()),
             Err(_) => format!("unix:{}", path.display()),

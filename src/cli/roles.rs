@@ -18,7 +18,9 @@ use crate::keys::Keys;
 use crate::queue::spool::Spool;
 use crate::queue::{Publisher, acceptances, deliveries};
 use crate::service::Lifecycle;
+use crate::service::open_files;
 use crate::service::process::{self, Plan, ProcessError, Role, RoleFuture};
+use crate::telemetry::Format;
 use crate::{filter, forward, relay, tap, telemetry, tracker};
 
 /// Options that roles have beside the configuration: none.
@@ -58,11 +60,28 @@ impl Which {
 
 /// Runs roles until a signal.
 pub(super) fn run(config: &Config, which: Which) -> Result {
-    telemetry::start_logs(&config.raw.log.level, config.log_format).or_exit(Exit::Config)?;
+    let format = telemetry::start_logs(&config.raw.log.level, config.log_format).or_exit(Exit::Config)?;
+    run_roles(config, which).map_err(|failure| told(failure, format))
+}
+
+/// Has a log of JSON lines end with one: what reads it would not understand another.
+fn told(failure: Failure, format: Format) -> Failure {
+    if format != Format::Json || failure.message.is_empty() || !tracing::enabled!(tracing::Level::ERROR) {
+        return failure;
+    }
+    tracing::error!(exit_code = failure.exit as u8, "{}", failure.message);
+    Failure::silent(failure.exit)
+}
+
+fn run_roles(config: &Config, which: Which) -> Result {
     // Fails only when a provider is installed already, which then serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let metrics = telemetry::start_metrics().or_exit(Exit::Software)?;
+    let open_files = open_files::raise();
     let (roles, mut files) = roles(config, which)?;
+    if let Some(warning) = open_files::too_few(open_files, &connections(config, &roles)) {
+        tracing::warn!("{warning}");
+    }
     let file = ConfigFile::of(config);
     metrics::gauge!("mailtap_config_restart_needed").set(0.0);
     for part in
@@ -102,6 +121,21 @@ pub(super) fn run(config: &Config, which: Which) -> Result {
     // Threads that still wait for a disk or a peer don't hold up the end.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended.map_err(|error| Failure::new(exit_of(&error), error))
+}
+
+/// How many connections the roles may have, by the setting that says so.
+fn connections(config: &Config, roles: &[Role]) -> Vec<(&'static str, u64)> {
+    let has = |name| roles.iter().any(|role| role.name == name);
+    let raw = &config.raw;
+    let mut connections = Vec::new();
+    if has("milter") {
+        // Those beyond the limit are answered too, up to so many.
+        connections.push(("milter.max_connections", raw.milter.max_connections.saturating_mul(5)));
+    }
+    if has("tracker") {
+        connections.push(("tracker.max_connections", raw.tracker.max_connections));
+    }
+    connections
 }
 
 /// Beside each processor that the milter has, Postfix needs several; and threads that find too little to do wake each other

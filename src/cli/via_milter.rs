@@ -52,6 +52,9 @@ async fn deliver(listen: &Listen, mail: &Mail) -> std::result::Result<Delivery, 
     match listen {
         Listen::Unix(path) => converse(UnixStream::connect(path).await?, mail).await,
         Listen::Tcp(address) => converse(TcpStream::connect(address).await?, mail).await,
+        Listen::Named { host, port } => {
+            converse(TcpStream::connect((host.as_str(), *port)).await?, mail).await
+        }
     }
 }
 

@@ -77,6 +77,13 @@ pub enum Listen {
     Unix(PathBuf),
     /// A TCP address.
     Tcp(SocketAddr),
+    /// A host by its name, which is looked up when it is needed.
+    Named {
+        /// The name.
+        host: String,
+        /// The port.
+        port: u16,
+    },
 }
 
 /// `unix:/path` or `inet:HOST:PORT`, as Postfix writes milters.
@@ -87,10 +94,17 @@ pub fn listen(text: &str) -> Result<Listen, String> {
     if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
         return Ok(Listen::Unix(path.into()));
     }
-    match text.strip_prefix("inet:").map(address) {
-        Some(Ok(address)) => Ok(Listen::Tcp(address)),
-        _ => Err(format!("`{text}` is not a milter address: write unix:/PATH or inet:HOST:PORT")),
-    }
+    let place = text.strip_prefix("inet:").unwrap_or_default();
+    address(place).map(Listen::Tcp).ok().or_else(|| named(place)).ok_or_else(|| {
+        format!("`{text}` is not a milter address: write unix:/PATH or inet:HOST:PORT, like \"inet:127.0.0.1:8891\"")
+    })
+}
+
+fn named(place: &str) -> Option<Listen> {
+    let (host, port) = place.rsplit_once(':')?;
+    // What is all digits and dots was meant as an address.
+    let is_name = is_domain(host) && host.bytes().any(|byte| byte.is_ascii_alphabetic());
+    is_name.then(|| Some(Listen::Named { host: host.to_owned(), port: port.parse().ok()? })).flatten()
 }
 
 /// `127.0.0.1:8025`, `[::1]:8025`, `localhost:8025`.
@@ -98,7 +112,11 @@ pub fn listen(text: &str) -> Result<Listen, String> {
 /// # Errors
 /// A sentence for people.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
-    let expected = || format!("`{text}` is not an address: write HOST:PORT, like \"127.0.0.1:8025\"");
+    let expected = || {
+        format!(
+            "`{text}` is not an IP address and a port: write \"127.0.0.1:8025\", \"[::1]:8025\" or \"localhost:8025\""
+        )
+    };
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
@@ -167,7 +185,23 @@ mod tests {
     fn milter_addresses_are_written_as_in_postfix() {
         assert_eq!(listen("unix:/run/m.sock").unwrap(), Listen::Unix("/run/m.sock".into()));
         assert_eq!(listen("inet:127.0.0.1:8891").unwrap(), Listen::Tcp(([127, 0, 0, 1], 8891).into()));
-        for bad in ["/run/m.sock", "unix:", "inet:8891", "inet:8891@localhost"] {
+        let named = Listen::Named { host: "milter.internal.invalid".into(), port: 8893 };
+        assert_eq!(
+            listen("inet:milter.internal.invalid:8893").unwrap(),
+            named,
+            "whether it resolves is seen later"
+        );
+        for bad in [
+            "/run/m.sock",
+            "unix:",
+            "inet:8891",
+            "inet:8891@localhost",
+            "inet:relay.test:x",
+            "inet:relay.test:70000",
+            "inet:300.0.0.1:8891",
+            "inet::8891",
+            "relay.test:8891",
+        ] {
             assert!(listen(bad).is_err(), "{bad}");
         }
     }

@@ -8,7 +8,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,13 @@ const POSTFIX: &str = "postfix";
 pub enum Address {
     /// A TCP address.
     Tcp(SocketAddr),
+    /// A host by its name.
+    Named {
+        /// The name.
+        host: String,
+        /// The port.
+        port: u16,
+    },
     /// A Unix socket.
     Unix {
         /// Where it lies.
@@ -47,11 +54,26 @@ impl Address {
         }
     }
 
-    /// Where connections are taken, if the socket is made here.
+    /// Looks whether the host's name resolves, if there is one.
+    ///
+    /// # Errors
+    /// [`ListenError::Name`].
+    pub fn check_name(&self) -> Result<(), ListenError> {
+        match self {
+            Self::Named { host, port } => resolve(host, *port).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where connections are taken, if the socket is made here. Of a name that does not resolve the port is known.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
         match self {
             Self::Tcp(address) => Endpoint::Tcp(*address),
+            Self::Named { host, port } => {
+                let address = resolve(host, *port);
+                Endpoint::Tcp(address.unwrap_or_else(|_| (Ipv4Addr::UNSPECIFIED, *port).into()))
+            }
             Self::Unix { path, .. } => Endpoint::Unix(path.clone()),
         }
     }
@@ -79,7 +101,7 @@ impl fmt::Display for Endpoint {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The system or another process is in the way.
-    #[error("milter.listen: {error}{}", .error.source().map(|why| format!(": {why}")).unwrap_or_default())]
+    #[error("milter.listen: {error}{}{}", .error.source().map(|why| format!(": {why}")).unwrap_or_default(), in_use(.error))]
     Bind {
         /// What the system said.
         error: BindError,
@@ -107,12 +129,40 @@ pub enum ListenError {
          in vain; in the .socket unit, write one ListenStream= (in a drop-in, an empty ListenStream= before it takes back those above)"
     )]
     Several(usize),
+    /// The host's name is not known, or nobody can be asked.
+    #[error(
+        "milter.listen: the name {host} does not resolve ({error}); correct it, look at /etc/hosts and the resolver \
+         (getent ahosts {host}), or write an IP address"
+    )]
+    Name {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        error: std::io::Error,
+    },
     /// The group does not exist.
     #[error(
-        "milter.socket_group in mailtap.toml: there is no group {0:?} on this system (getent group {0}); groupadd {0}, or name one \
+        "milter.socket_group: there is no group {0:?} on this system (getent group {0}); groupadd {0}, or name one \
          that Postfix's user is in; \"\" keeps the group of the socket's directory"
     )]
     Group(String),
+}
+
+/// What to do where another process answers.
+fn in_use(error: &BindError) -> &'static str {
+    let in_use = match error {
+        BindError::InUse { .. } => true,
+        error => {
+            let why = error.source().and_then(|why| why.downcast_ref::<std::io::Error>());
+            why.is_some_and(|why| why.kind() == std::io::ErrorKind::AddrInUse)
+        }
+    };
+    if in_use {
+        "; `ss -xlp` (on TCP `ss -tlp`) names it: stop it, or listen elsewhere; where systemd holds the socket (mailtap-milter.socket), \
+         start the service, which takes it over"
+    } else {
+        ""
+    }
 }
 
 impl From<BindError> for ListenError {
@@ -128,6 +178,7 @@ pub(super) fn bind(address: &Address) -> Result<(Listener, Endpoint), ListenErro
     }
     let listener = match address {
         Address::Tcp(address) => Listener::tcp(*address)?,
+        Address::Named { host, port } => Listener::tcp(resolve(host, *port)?)?,
         Address::Unix { path, mode, group } => bind_unix(path, *mode, group.as_deref())?,
     };
     let endpoint = listener.tcp_address().map_or_else(|| address.endpoint(), Endpoint::Tcp);
@@ -155,6 +206,13 @@ fn handed_over(inherited: &mut listenfd::ListenFd) -> Result<Option<(Listener, E
         Ok(None) => Ok(None),
         Err(error) => Err(ListenError::Inherited(error)),
     }
+}
+
+/// The first address of a host.
+fn resolve(host: &str, port: u16) -> Result<SocketAddr, ListenError> {
+    let none = || std::io::Error::other("it has no address");
+    let first = (host, port).to_socket_addrs().and_then(|mut all| all.next().ok_or_else(none));
+    first.map_err(|error| ListenError::Name { host: host.to_owned(), error })
 }
 
 /// Makes the directory of the socket where there is none, for others to pass through whatever the umask.

@@ -71,11 +71,11 @@ pub fn tell_lost_lines() {
     }
 }
 
-/// Begins to log, on standard error; panics too.
+/// Begins to log, on standard error; panics too. Gives the format, which is never `Auto` then.
 ///
 /// # Errors
 /// See [`TelemetryError`].
-pub fn start_logs(level: &str, format: Format) -> Result<(), TelemetryError> {
+pub fn start_logs(level: &str, format: Format) -> Result<Format, TelemetryError> {
     let filter = filter(level)?;
     // Not through the handle that the whole process shares, which is locked while a write waits.
     let to = std::io::stderr().as_fd().try_clone_to_owned().map(File::from);
@@ -104,7 +104,7 @@ pub fn start_logs(level: &str, format: Format) -> Result<(), TelemetryError> {
         tracing::error!(thread, %backtrace, "{panic}");
         finish_logs();
     }));
-    Ok(())
+    Ok(if as_text { Format::Text } else { Format::Json })
 }
 
 /// The level, without what the AMQP library says of its own, unless somebody asks for it by name: it writes down each message that
