@@ -242,6 +242,29 @@ async fn a_tail_of_rabbitmq_shows_what_passes_and_takes_nothing() {
     assert_eq!(site.ready(&work).await, 400, "everything is still there for the relay");
 }
 
+/// What is no event is shown by its beginning, and only where it is asked for; a time that nobody knows is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_that_is_no_event_can_be_looked_at() {
+    let Some(site) = Site::with_broker("malformed") else { return };
+    let mut letter = site.letter(1, "dead", "not an event");
+    letter.body = [b"ann@example.org \xff ".as_slice(), &[b'x'; 900]].concat();
+    letter.time_s = 0;
+    letter.headers.retain(|(name, _)| *name != "x-mailtap-since");
+    site.publish(vec![letter]).await;
+    let listed = site.run(&["dead", "list"]) + &site.run(&["dead", "list", "--json"]);
+    assert!(
+        listed.contains("not an event") && !listed.contains("1970") && !listed.contains("ann@"),
+        "{listed}"
+    );
+    let shown: Value = serde_json::from_str(&site.run(&["dead", "show"])).unwrap();
+    let body = shown["body"].as_str().unwrap();
+    assert!(body.starts_with("ann@example.org \u{fffd} x") && body.chars().count() == 400, "{shown}");
+    assert_eq!((&shown["bytes"], &shown["event"]), (&918.into(), &Value::Null));
+    assert_eq!(shown["content_type"], "application/cloudevents+json");
+    assert!(shown["since"].is_null() && shown["published"].is_null(), "{shown}");
+    site.run(&["dead", "drop", "--all"]);
+}
+
 /// An event whose every consumer breaks away: the broker itself makes a dead letter of it, and nobody has to find out why.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_handed_out_too_often_becomes_a_dead_letter_with_a_reason() {

@@ -51,7 +51,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show dead letters whole, as JSON lines
+    /// Show dead letters whole, as JSON lines; of what is no event, the first 400 characters
     Show {
         #[command(flatten)]
         which: One,
@@ -118,7 +118,7 @@ impl Args {
                     let text = "no dead letter is like that; `mailtap dead list` shows those that are there";
                     return Err(Failure::new(Exit::No, text));
                 }
-                print(events::as_json(&found))
+                print(events::as_json_whole(&found))
             }
             Command::Replay { which, all } => {
                 let filter = which.chosen(all, "replay")?;

@@ -4,10 +4,12 @@
 //! - Takes: the configuration, a filter.
 //! - Gives: letters; the number of those that were changed.
 //! - On failure: exit code 69 where the broker does not answer or the relay has never been, 75 where it ended in the middle.
-//!   What was not changed by then is in the queue as before; Ctrl-C ends it between two letters.
-//! - Limits: 100,000 letters at a time are looked at.
+//!   What was not changed by then is in the queue as before; Ctrl-C ends it between two letters, a second one at once.
+//! - Limits: 100,000 letters at a time are looked at. While the broker takes no messages, replays wait, until they are interrupted.
 
 use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
@@ -16,11 +18,16 @@ use tokio_util::sync::CancellationToken;
 use super::assemble;
 use super::events::{Place, Placed};
 use super::exit::{Exit, Failure, OrExit, Result};
-use crate::config::Config;
-use crate::queue::amqp::{DeadLetters, Refused};
+use crate::config::{AmqpConfig, Config};
+use crate::queue::amqp::{DeadLetters, Link, Refused};
 use crate::queue::spool::Filter;
 
 const LOOKED_AT: usize = 100_000;
+/// How long an interrupted command waits for what is on its way.
+const LAST_REPLAYS: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// The exit code of what was ended by force.
+const INTERRUPTED: i32 = 130;
 
 /// What to do with letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,14 +50,19 @@ pub(super) fn list(config: &Config, filter: &Filter, max: usize) -> Result<Vec<P
     let Some(amqp) = &config.amqp else { return Ok(Vec::new()) };
     runtime()?.block_on(async {
         let stop = stop_on_signal();
-        let mut letters = DeadLetters::open(&assemble::broker(amqp)?).await.or_exit(Exit::Unavailable)?;
+        let mut letters = opened(amqp, &stop).await?;
         let mut found = Vec::new();
         let mut looked_at = 0;
         while found.len() < max && looked_at < LOOKED_AT && !stop.is_cancelled() {
-            let Some(letter) = letters.next().await.or_exit(Exit::Unavailable)? else { break };
+            let next = tokio::select! {
+                () = stop.cancelled() => break,
+                next = letters.next() => next,
+            };
+            let Some(letter) = next.or_exit(Exit::Unavailable)? else { break };
             looked_at += 1;
             if letter.is_meant_by(filter) {
-                found.push(Placed { place: Place::Broker, stored: letter.stored });
+                let (bytes, content_type) = letter.form();
+                found.push(Placed { place: Place::Broker, bytes, content_type, stored: letter.stored });
             }
         }
         if looked_at == LOOKED_AT && letters.left() > 0 {
@@ -67,9 +79,11 @@ pub(super) fn change(config: &Config, filter: &Filter, change: Change) -> Result
     let Some(amqp) = &config.amqp else { return Ok(0) };
     runtime()?.block_on(async {
         let stop = stop_on_signal();
-        let mut letters = DeadLetters::open(&assemble::broker(amqp)?).await.or_exit(Exit::Unavailable)?;
+        let mut letters = opened(amqp, &stop).await?;
         let mut count = 0;
+        let telling = tokio::spawn(tell_of_an_alarm(letters.publishing()));
         let ended = each(&mut letters, filter, change, &stop, &mut count).await;
+        telling.abort();
         let closed = letters.close().await;
         match ended.and_then(|()| closed.map_err(|error| error.to_string())) {
             Ok(()) => Ok(count),
@@ -88,16 +102,21 @@ async fn each(
     stop: &CancellationToken,
     count: &mut u64,
 ) -> std::result::Result<(), String> {
+    let interrupted = || Err("interrupted".to_owned());
+    let publishing = letters.publishing();
     let mut replays = FuturesUnordered::new();
     // Those that are meant leave the queue; those that are not are held until the end, so there is a bound on them.
     let mut held = 0;
     let mut ended = Ok(());
     while ended.is_ok() {
-        let letter = match letters.next().await {
-            Ok(Some(_)) if stop.is_cancelled() => {
-                ended = Err("interrupted".into());
+        let next = tokio::select! {
+            () = stop.cancelled() => {
+                ended = interrupted();
                 break;
             }
+            next = letters.next() => next,
+        };
+        let letter = match next {
             Ok(Some(letter)) => letter,
             Ok(None) => break,
             Err(error) => {
@@ -123,14 +142,53 @@ async fn each(
             }
         }
         let full = replays.len() >= DeadLetters::REPLAYS;
-        let done = if full { replays.next().await } else { replays.next().now_or_never().flatten() };
+        let done = if full {
+            tokio::select! {
+                done = replays.next() => done,
+                () = stop.cancelled() => {
+                    ended = interrupted();
+                    break;
+                }
+            }
+        } else {
+            replays.next().now_or_never().flatten()
+        };
         ended = counted(done, count);
     }
     // What was published is a dead letter too until it is taken out.
-    while let Some(done) = replays.next().await {
+    loop {
+        let done = tokio::select! {
+            done = replays.next() => done,
+            () = given_up(stop, &publishing) => return ended.and_then(|()| interrupted()),
+        };
+        let Some(done) = done else { return ended };
         ended = ended.and(counted(Some(done), count));
     }
-    ended
+}
+
+/// Waits until it was interrupted and nothing is worth to be waited for.
+async fn given_up(stop: &CancellationToken, publishing: &Link) {
+    stop.cancelled().await;
+    let end = tokio::time::Instant::now() + LAST_REPLAYS;
+    while !publishing.is_blocked() && tokio::time::Instant::now() < end {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Says once that replays wait.
+async fn tell_of_an_alarm(publishing: Arc<Link>) {
+    while !publishing.is_blocked() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    say("RabbitMQ takes no messages (it is short of memory or disk): waiting; Ctrl-C ends it");
+}
+
+async fn opened(amqp: &AmqpConfig, stop: &CancellationToken) -> Result<DeadLetters> {
+    let settings = assemble::broker(amqp)?;
+    tokio::select! {
+        () = stop.cancelled() => Err(Failure::new(Exit::TempFail, "interrupted; nothing was changed in RabbitMQ")),
+        letters = DeadLetters::open(&settings) => letters.or_exit(Exit::Unavailable),
+    }
 }
 
 fn counted(
@@ -150,7 +208,7 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().or_exit(Exit::Software)
 }
 
-/// Cancelled by the first SIGINT or SIGTERM.
+/// Cancelled by the first SIGINT, SIGTERM or SIGHUP; the second one of a kind ends the process.
 pub(super) fn stop_on_signal() -> CancellationToken {
     use tokio::signal::unix::{SignalKind, signal};
     let stop = CancellationToken::new();
@@ -161,6 +219,8 @@ pub(super) fn stop_on_signal() -> CancellationToken {
             tokio::spawn(async move {
                 signal.recv().await;
                 stop.cancel();
+                signal.recv().await;
+                std::process::exit(INTERRUPTED);
             });
         }
     }

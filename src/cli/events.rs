@@ -17,9 +17,12 @@ use super::tail;
 use super::terminal::table;
 use crate::config::{Config, units};
 use crate::event::{Event, Kind};
-use crate::identity::CampaignId;
+use crate::identity::{CampaignId, Timestamp};
 use crate::queue::spool::{Admin, Filter, State, Stored};
 use crate::service::clock;
+
+/// How many characters are shown of what is no event.
+const SHOWN: usize = 400;
 
 /// The directory of the spool.
 pub(super) fn spool_directory(config: &Config) -> PathBuf {
@@ -124,12 +127,17 @@ impl Place {
 #[derive(Debug)]
 pub(super) struct Placed {
     pub(super) place: Place,
+    /// Of its body, which may be no text.
+    pub(super) bytes: usize,
+    pub(super) content_type: Option<String>,
     pub(super) stored: Stored,
 }
 
 /// Events of the spool.
 pub(super) fn in_spool(stored: Vec<Stored>) -> Vec<Placed> {
-    stored.into_iter().map(|stored| Placed { place: Place::Spool, stored }).collect()
+    let placed =
+        |stored: Stored| Placed { place: Place::Spool, bytes: stored.body.len(), content_type: None, stored };
+    stored.into_iter().map(placed).collect()
 }
 
 /// Rows for people.
@@ -153,7 +161,7 @@ pub(super) fn show(found: &[Placed]) -> String {
                 Err(error) => {
                     let blank = String::new;
                     vec![
-                        stored.added.to_string(),
+                        known(stored.added).map_or_else(|| "-".to_owned(), |time| time.to_string()),
                         format!("({error})"),
                         blank(),
                         blank(),
@@ -168,20 +176,39 @@ pub(super) fn show(found: &[Placed]) -> String {
     table(&["time", "type", "campaign", "message", "event id", "state", "reason"], &rows)
 }
 
+/// A time, unless nobody knows it.
+fn known(time: Timestamp) -> Option<Timestamp> {
+    Some(time).filter(|time| time.as_millis() > 0)
+}
+
 /// One JSON object a line: the event, where it lies and how it stands.
 pub(super) fn as_json(found: &[Placed]) -> String {
-    let lines = found.iter().map(|Placed { place, stored }| {
-        let event: serde_json::Value = serde_json::from_str(&stored.body).unwrap_or(json!(null));
-        let at = match stored.state {
-            State::Pending => "due",
-            State::Claimed => "claimed_until",
-            State::Dead | State::Uncertain => "since",
-        };
-        let line = json!({ "in": place.as_str(), "state": stored.state.as_str(), at: stored.at, "published": stored.added,
-                           "attempts": stored.attempts, "reason": stored.reason, "event": event });
+    found.iter().map(|placed| line(placed).to_string() + "\n").collect()
+}
+
+/// The same, with the beginning of what is no event: it may hold anything, so only who asks for it sees it.
+pub(super) fn as_json_whole(found: &[Placed]) -> String {
+    let lines = found.iter().map(|placed| {
+        let (mut line, stored) = (line(placed), &placed.stored);
+        if line["event"].is_null() {
+            let shown: String = stored.body.chars().take(SHOWN).collect();
+            line["body"] = shown.into();
+            (line["bytes"], line["content_type"]) = (placed.bytes.into(), placed.content_type.clone().into());
+        }
         line.to_string() + "\n"
     });
     lines.collect()
+}
+
+fn line(Placed { place, stored, .. }: &Placed) -> serde_json::Value {
+    let event: serde_json::Value = serde_json::from_str(&stored.body).unwrap_or(json!(null));
+    let at = match stored.state {
+        State::Pending => "due",
+        State::Claimed => "claimed_until",
+        State::Dead | State::Uncertain => "since",
+    };
+    json!({ "in": place.as_str(), "state": stored.state.as_str(), at: known(stored.at), "published": known(stored.added),
+            "attempts": stored.attempts, "reason": stored.reason, "event": event })
 }
 
 /// Look at events, stored or as they come.

@@ -28,6 +28,8 @@ use crate::queue::spool::{Filter, Seq, State, Stored};
 #[derive(Debug)]
 pub struct DeadLetters {
     link: Arc<Link>,
+    /// Of its own: while the broker takes no messages, a connection that publishes is blocked whole.
+    publishing: Arc<Link>,
     channel: Channel,
     publisher: Publisher,
     queue: ShortString,
@@ -46,6 +48,13 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
+    /// Its bytes, and what they are said to be.
+    #[must_use]
+    pub fn form(&self) -> (usize, Option<String>) {
+        let said = self.properties.content_type();
+        (self.body.len(), said.as_ref().map(ToString::to_string))
+    }
+
     /// Whether the filter lets it through.
     #[must_use]
     pub fn is_meant_by(&self, filter: &Filter) -> bool {
@@ -65,14 +74,22 @@ impl DeadLetters {
     pub async fn open(settings: &Settings) -> Result<Self, AmqpError> {
         let settings = Settings { topology: Mode::Check, ..settings.clone() };
         let link = Link::open(&settings, "mailtap dead").await?;
-        let publisher = Publisher::open(&link, settings.confirm_timeout).await?;
+        let publishing = Link::open(&settings, "mailtap dead, publishing").await?;
+        let publisher = Publisher::open(&publishing, settings.confirm_timeout).await?;
         let channel = link.channel().await?;
         let queue = ShortString::from(link.topology().dead_queue());
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let declared =
             within(link.timeout(), channel.queue_declare(queue.clone(), passive, FieldTable::default()))
                 .await?;
-        Ok(Self { link: Arc::new(link), channel, publisher, queue, left: declared.message_count() })
+        let (link, publishing) = (Arc::new(link), Arc::new(publishing));
+        Ok(Self { link, publishing, channel, publisher, queue, left: declared.message_count() })
+    }
+
+    /// The connection that replays are published over, to see whether the broker takes any.
+    #[must_use]
+    pub fn publishing(&self) -> Arc<Link> {
+        self.publishing.clone()
     }
 
     /// How many are still to be looked at.
@@ -104,9 +121,10 @@ impl DeadLetters {
     /// # Errors
     /// `Refused`: it is still a dead letter.
     pub fn replay(&self, letter: DeadLetter) -> impl Future<Output = Result<(), Refused>> + Send + use<> {
-        let (link, publisher) = (self.link.clone(), self.publisher.clone());
+        let (link, publishing) = (self.link.clone(), self.publishing.clone());
+        let publisher = self.publisher.clone();
         async move {
-            publisher.publish(&link, &replayed(&letter, link.topology().to_work())).await?;
+            publisher.publish(&publishing, &replayed(&letter, link.topology().to_work())).await?;
             link.acknowledge(&letter.acker, false).await;
             Ok(())
         }
@@ -124,6 +142,10 @@ impl DeadLetters {
     pub async fn close(self) -> Result<(), AmqpError> {
         let stood = self.link.is_connected();
         self.link.close().await;
+        // A blocked one would not be heard before the alarm is over.
+        if !self.publishing.is_blocked() {
+            self.publishing.close().await;
+        }
         if stood { Ok(()) } else { Err(AmqpError::Client("the connection broke".into())) }
     }
 }

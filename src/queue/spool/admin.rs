@@ -99,9 +99,9 @@ pub struct Stored {
     pub seq: Seq,
     /// What it waits for.
     pub state: State,
-    /// Pending: not before; claimed: the end of the lease; dead or uncertain: since when.
+    /// Pending: not before; claimed: the end of the lease; dead or uncertain: since when; 0: nobody knows.
     pub at: Timestamp,
-    /// When it was published.
+    /// When it was published; 0: nobody knows.
     pub added: Timestamp,
     /// How often it was claimed.
     pub attempts: u32,
