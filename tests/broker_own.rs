@@ -9,14 +9,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use harness::{Daemon, free_ports, mailtap, repository, run, said, wait_for};
+use harness::{Daemon, free_ports, http, mailtap, repository, run, said, wait_for};
 use mailtap::collector::report;
 use mailtap::event::{Data, Event, EventId, Kind};
 use mailtap::identity::MessageId;
 use mailtap::queue::Publish;
+use mailtap::queue::amqp::{Link, Message, Publisher, Settings};
 use mailtap::queue::dedupe::{Dedupe, Known};
 use mailtap::queue::spool::{self, Admin, Spool};
 use mailtap::service::clock;
+use mailtap::service::secret::Secret;
 use serde_json::Value;
 
 struct Site {
@@ -123,11 +125,15 @@ impl Site {
     }
 
     fn publish_in(&self, state: &str, numbers: std::ops::Range<u64>) {
+        self.publish_events(state, numbers.map(event).collect());
+    }
+
+    fn publish_events(&self, state: &str, events: Vec<Event>) {
         let directory = self.file(state).join("spool");
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let spool = Spool::open(spool::Settings { directory, ..spool::Settings::default() }).unwrap();
-            spool.publish(numbers.map(event).collect()).await.unwrap();
+            spool.publish(events).await.unwrap();
         });
     }
 
@@ -349,6 +355,105 @@ fn an_alarm_of_the_broker_loses_nothing_and_stops_no_draining() {
     assert_eq!(site.arrived().len(), 500, "the disk alarm goes on");
     site.ctl(&["set_disk_free_limit", "50MB"]);
     site.wait_for_arrived(900);
+}
+
+/// What a user may not do is told, and costs nobody else anything: neither a connection nor deliveries, which end as dead letters too.
+#[test]
+fn a_dead_letter_that_lacks_a_permission_waits_and_takes_nothing_along() {
+    let mut site = Site::start();
+    let port = site.port;
+    site.configure("etc", &format!("url = \"amqp://guest@127.0.0.1:{port}/%2f\""), "[relay]");
+    site.configure(
+        "lim",
+        &format!("url = \"amqp://lim@127.0.0.1:{port}/%2f\"\ntopology = \"check\""),
+        "[relay]",
+    );
+    fs::write(site.file("lim").join("amqp.password"), "no-default\n").unwrap();
+    let [admin] = free_ports::<1>();
+    let config = site.file("lim").join("mailtap.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("relay = \"\"", &format!("relay = \"127.0.0.1:{admin}\""))).unwrap();
+    site.ctl(&["add_user", "lim", "no-default"]);
+    let permit = |site: &Site, write: &str| site.ctl(&["set_permissions", "lim", "^mailtap\\.", write, ".*"]);
+    permit(&site, r"^(mailtap\.events|mailtap\.ga4.*|amq\.default)$");
+
+    site.role("etc", "forward");
+    let old = Event { time: clock::now().minus(Duration::from_secs(72 * 3_600)), ..event(1_000) };
+    site.publish_events("state", vec![old.clone()]);
+    site.publish(0..20);
+    let queues = |site: &Site| site.ctl(&["list_queues", "name", "messages"]);
+    wait_for("all of it in the work queue", Duration::from_secs(60), || {
+        queues(&site).contains("mailtap.ga4\t21")
+    });
+    let denied = site.command("lim", &["amqp", "check"]).output().unwrap();
+    assert_eq!(denied.status.code(), Some(1), "{}", said(&denied));
+    assert!(said(&denied).contains("access to exchange 'mailtap.dead'"), "{}", said(&denied));
+    site.collector();
+    site.role("lim", "relay");
+    site.wait_for_arrived(20);
+    let ask = |path: &str| {
+        let answer = http(admin, "GET", path, &[]).unwrap();
+        (answer.status, String::from_utf8(answer.body).unwrap())
+    };
+    wait_for("readiness to say so", Duration::from_secs(30), || {
+        ask("/readyz").1.contains("access to exchange 'mailtap.dead'")
+    });
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(ask("/readyz").0, 503);
+    let log = site.log("relay");
+    assert_eq!(log.matches("connected to RabbitMQ").count(), 1, "{log}");
+    assert_eq!(log.matches("can't be settled").count(), 1, "{log}");
+    assert!(!ask("/metrics").1.contains("mailtap_relay_dead_total"), "nothing is dead yet");
+    assert!(queues(&site).contains("mailtap.ga4.dead\t0"), "{}", queues(&site));
+
+    permit(&site, ".*");
+    wait_for("the dead letter", Duration::from_secs(30), || queues(&site).contains("mailtap.ga4.dead\t1"));
+    wait_for("readiness", Duration::from_secs(30), || ask("/readyz").0 == 200);
+    assert!(ask("/metrics").1.contains("mailtap_relay_dead_total{reason=\"expired\"} 1"), "once");
+    let listed = run(&mut site.command("etc", &["dead", "list", "--json"]));
+    let letter: Value = serde_json::from_str(listed.trim()).unwrap();
+    assert_eq!((&letter["reason"], &letter["event"]["id"]), (&"expired".into(), &old.id.to_string().into()));
+    run(&mut site.command("lim", &["amqp", "check"]));
+}
+
+/// A replay during an alarm says that it waits, and ends when it is told to; what it had in hand is a dead letter as before.
+#[test]
+fn a_replay_that_waits_for_an_alarm_says_so_and_can_be_ended() {
+    const LETTERS: u64 = 40;
+    let site = Site::start();
+    let url = format!("amqp://guest:guest@127.0.0.1:{}/%2f", site.port);
+    site.configure("etc", &format!("url = \"amqp://guest@127.0.0.1:{}/%2f\"", site.port), "[relay]");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let settings = Settings { uris: vec![Secret::new(url)], ..Settings::default() };
+        let link = Link::open(&settings, "test").await.unwrap();
+        let publisher = Publisher::open(&link, Duration::from_secs(10)).await.unwrap();
+        for number in 0..LETTERS {
+            publisher.publish(&link, &Message::of(&event(number), "mailtap.dead".into())).await.unwrap();
+        }
+        link.close().await;
+    });
+    let listed = || run(&mut site.command("etc", &["dead", "list", "--json"])).lines().count() as u64;
+    assert_eq!(listed(), LETTERS);
+    site.ctl(&["set_vm_memory_high_watermark", "0.00000001"]);
+    for signal in ["INT", "TERM"] {
+        let log = site.file("replay.log");
+        let file = fs::File::create(&log).unwrap();
+        let mut command = site.command("etc", &["dead", "replay", "--all"]);
+        let mut replay = Daemon::start(command.stdout(file.try_clone().unwrap()).stderr(file));
+        wait_for("the command to say that it waits", Duration::from_secs(30), || {
+            fs::read_to_string(&log).unwrap().contains("takes no messages")
+        });
+        replay.signal(signal);
+        wait_for("its end", Duration::from_secs(8), || !replay.is_running());
+        assert_eq!(replay.exit_code(), Some(75));
+        let said = fs::read_to_string(&log).unwrap();
+        assert!(said.contains("interrupted; replayed 0") && said.matches("waiting").count() == 1, "{said}");
+        assert_eq!(listed(), LETTERS);
+    }
+    site.ctl(&["set_vm_memory_high_watermark", "0.6"]);
+    run(&mut site.command("etc", &["dead", "replay", "--all"]));
+    assert_eq!(listed(), 0);
 }
 
 /// Which queue an event belongs to is said by its recipient alone. Published again after the broker died and came back, it comes to the relay

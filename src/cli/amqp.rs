@@ -34,9 +34,9 @@ Example, with amqp.topology = \"check\" in the configuration:
         #[arg(long, default_value = "/")]
         vhost: String,
     },
-    /// Look whether exchanges and queues are there and as they should be
+    /// Look whether exchanges and queues are there and as they should be, and whether the user may write and read
     ///
-    /// Arguments are compared where the user may declare. Bindings can't be asked for over AMQP: those that are needed are listed.
+    /// Nothing is published or taken. Arguments are compared where the user may declare. Bindings can't be asked for over AMQP: those that are needed are listed.
     /// A missing one shows in /readyz of the forwarder when the first event is published; nothing is lost by that.
     Check,
 }
@@ -69,7 +69,11 @@ fn check(settings: Settings) -> Result {
         let queues = topology.queues.iter().map(|queue| &queue.name);
         let names: Vec<_> =
             topology.exchanges.iter().chain(&topology.spread).chain(queues).cloned().collect();
+        let lacking = link.lacking().await.or_exit(Exit::Unavailable)?;
         link.close().await;
+        if !lacking.is_empty() {
+            return Err(Failure::new(Exit::No, AmqpError::Topology(lacking).at(link.broker())));
+        }
         print(names.join("\n") + "\n" + &bindings_note(topology))
     })
 }

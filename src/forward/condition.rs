@@ -26,6 +26,7 @@ pub(super) struct Condition {
     blocked: bool,
     unroutable: Option<Burst>,
     nacked: Option<Burst>,
+    denied: Option<Burst>,
 }
 
 /// Events that come back.
@@ -39,7 +40,7 @@ struct Burst {
 
 impl Condition {
     pub(super) fn new(health: Component, exchange: String) -> Self {
-        Self { health, exchange, blocked: false, unroutable: None, nacked: None }
+        Self { health, exchange, blocked: false, unroutable: None, nacked: None, denied: None }
     }
 
     /// The broker is there. That events came back is not over with that.
@@ -57,8 +58,9 @@ impl Condition {
     pub(super) fn refused(&mut self, refused: &[Refused], now: Instant) {
         for refused in refused {
             let (burst, kind) = match refused {
-                Refused::Unroutable(_) => (&mut self.unroutable, "unroutable"),
+                Refused::Unroutable { .. } => (&mut self.unroutable, "unroutable"),
                 Refused::Nack => (&mut self.nacked, "nack"),
+                Refused::Denied(_) => (&mut self.denied, "denied"),
                 Refused::Lost(_) => continue,
             };
             let begins = burst.is_none();
@@ -82,7 +84,7 @@ impl Condition {
             _ => {}
         }
         self.blocked = blocked;
-        for burst in [&mut self.unroutable, &mut self.nacked] {
+        for burst in [&mut self.denied, &mut self.unroutable, &mut self.nacked] {
             // A broker that takes nothing gives nothing back either.
             if let Some(over) =
                 burst.take_if(|burst| !blocked && now.saturating_duration_since(burst.last) >= QUIET)
@@ -100,7 +102,7 @@ impl Condition {
         if self.blocked {
             return self.health.not_ready("RabbitMQ takes no messages: it is short of memory or disk");
         }
-        match self.unroutable.as_ref().or(self.nacked.as_ref()) {
+        match self.denied.as_ref().or(self.unroutable.as_ref()).or(self.nacked.as_ref()) {
             Some(burst) => self.health.not_ready(burst.why.clone()),
             None => self.health.ready(),
         }
@@ -109,7 +111,8 @@ impl Condition {
 
 fn reason(refused: &Refused, exchange: &str) -> String {
     match refused {
-        Refused::Unroutable(said) => format!(
+        Refused::Denied(_) => format!("RabbitMQ gives events back: {refused}"),
+        Refused::Unroutable { said, .. } => format!(
             "RabbitMQ gives events back: no queue is bound to {exchange} for them ({said}); `mailtap amqp check` lists the bindings \
              that are needed, `mailtap amqp definitions` has them to import"
         ),
@@ -133,7 +136,9 @@ mod tests {
         condition.connected();
         assert!(health.troubles().is_empty());
         for _ in 0..5 {
-            condition.refused(&[Refused::Unroutable("NO_ROUTE".into()), Refused::Nack], now);
+            let said = "NO_ROUTE".to_owned();
+            let unroutable = Refused::Unroutable { exchange: "m.events".into(), key: "k".into(), said };
+            condition.refused(&[unroutable, Refused::Nack], now);
             now += NOT_TAKEN_WAIT + Duration::from_secs(1);
             condition.look(false, now);
         }

@@ -71,7 +71,7 @@ impl Forwarded {
 /// The broker gave an event back, which stays in the spool. Told when it begins; each is counted, each try of it.
 #[derive(Debug)]
 pub(super) struct NotTaken<'a> {
-    /// `unroutable` or `nack`.
+    /// `unroutable`, `nack` or `denied`.
     pub(super) kind: &'static str,
     pub(super) why: &'a str,
     pub(super) begins: bool,

@@ -234,7 +234,7 @@ async fn drain(
 fn end_of(error: SourceError) -> End {
     match error {
         SourceError::Store(error) => End::Spool(error),
-        SourceError::Broker(why) => End::Broker(AmqpError::Client(why)),
+        other => End::Broker(AmqpError::Client(other.to_string())),
     }
 }
 

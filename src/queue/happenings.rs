@@ -44,6 +44,25 @@ impl BrokerLost<'_> {
     }
 }
 
+/// A message found no exchange or no queue: the topology was declared again.
+#[derive(Debug)]
+pub(super) struct DeclaredAgain<'a> {
+    /// Why that failed.
+    pub(super) error: Option<&'a AmqpError>,
+}
+
+impl DeclaredAgain<'_> {
+    pub(super) fn emit(&self) {
+        match self.error {
+            None => tracing::warn!("exchanges, queues or bindings were missing in RabbitMQ: declared again"),
+            Some(why) => {
+                tracing::debug!(%why, "exchanges, queues or bindings are missing in RabbitMQ, and can't be declared")
+            }
+        }
+        metrics::counter!("mailtap_queue_declared_again_total").increment(1);
+    }
+}
+
 /// A message in the work queue is no event of ours; it goes to the dead letters.
 #[derive(Debug)]
 pub(super) struct Malformed<'a> {
@@ -54,6 +73,28 @@ impl Malformed<'_> {
     pub(super) fn emit(&self) {
         tracing::error!(why = self.why, "a message is no event: it goes to the dead letters");
         metrics::counter!("mailtap_queue_malformed_total").increment(1);
+    }
+}
+
+/// Such a message is among the dead letters.
+#[derive(Debug)]
+pub(super) struct Buried;
+
+impl Buried {
+    pub(super) fn emit(&self) {
+        metrics::counter!("mailtap_relay_dead_total", "reason" => "malformed").increment(1);
+    }
+}
+
+/// So many dead letters are in RabbitMQ: those of this relay, and of the broker itself, which tells of none.
+#[derive(Debug)]
+pub(super) struct DeadLettersThere {
+    pub(super) count: u32,
+}
+
+impl DeadLettersThere {
+    pub(super) fn emit(&self) {
+        metrics::gauge!("mailtap_relay_dead_letters").set(f64::from(self.count));
     }
 }
 

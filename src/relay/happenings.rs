@@ -95,29 +95,22 @@ impl Failed<'_> {
     }
 }
 
-/// An event can't be sent.
+/// An event that can't be sent is among the dead letters. Refused ones were told of with their request.
 #[derive(Debug)]
-pub(super) struct Dead {
+pub(super) struct Dead<'a> {
     pub(super) id: EventId,
-    pub(super) reason: &'static str,
+    pub(super) reason: &'a str,
 }
 
-impl Dead {
+impl Dead<'_> {
     pub(super) fn emit(&self) {
-        tracing::error!(id = %self.id, reason = self.reason, "an event can't be sent: to the dead letters");
-        metrics::counter!("mailtap_relay_dead_total", "reason" => self.reason).increment(1);
-    }
-}
-
-/// Events were refused with their request, which is told of by itself.
-#[derive(Debug)]
-pub(super) struct Refused {
-    pub(super) events: usize,
-}
-
-impl Refused {
-    pub(super) fn emit(&self) {
-        metrics::counter!("mailtap_relay_dead_total", "reason" => "refused").increment(self.events as u64);
+        let reason = if self.reason.starts_with("HTTP ") {
+            "refused"
+        } else {
+            tracing::error!(id = %self.id, reason = self.reason, "an event can't be sent: it is a dead letter now");
+            self.reason
+        };
+        metrics::counter!("mailtap_relay_dead_total", "reason" => reason.to_owned()).increment(1);
     }
 }
 

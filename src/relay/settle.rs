@@ -3,7 +3,7 @@
 //! - Layer: role
 //! - Takes: deliveries and what became of each.
 //! - Gives: every delivery settled once, after what became of it is remembered; the events in hand, so that a second copy of one
-//!   never goes out beside it.
+//!   never goes out beside it. Dead letters are told of once they are there.
 //! - On failure: what the source refuses is told again after a second, and nothing else with it; while there is such, the relay
 //!   takes no events. An uncertain event is remembered only after it was settled: killed in between, the next life finds it
 //!   again and sets it aside again.
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::breaker::{Breakers, Fate};
-use super::happenings::QueueTrouble;
+use super::happenings::{Dead, QueueTrouble};
 use crate::event::EventId;
 use crate::queue::dedupe::Dedupe;
 use crate::queue::source::{Settle, Settlement, SourceError, Tag};
@@ -57,6 +57,8 @@ pub(super) struct Told {
     /// It had been refused before.
     again: bool,
     taken: Vec<Settled>,
+    /// They come again.
+    gone: Vec<Settled>,
     refused: Vec<(Settled, SourceError)>,
 }
 
@@ -154,8 +156,13 @@ impl Settler {
 
     /// Takes note of what was told.
     pub(super) fn close(&mut self, told: Told, breakers: &mut Breakers) {
-        for id in told.taken.iter().filter_map(|settled| settled.id) {
+        for id in told.taken.iter().chain(&told.gone).filter_map(|settled| settled.id) {
             self.in_hand.remove(&id);
+        }
+        for settled in &told.taken {
+            if let Settlement::Dead { reason } = &settled.what {
+                Dead { id: settled.event, reason }.emit();
+            }
         }
         self.retrying &= !told.again;
         if let Some((_, error)) = told.refused.first() {
@@ -173,9 +180,10 @@ async fn tell(source: &dyn Settle, dedupe: &Dedupe, mut settled: Vec<Settled>, a
     note(dedupe, &mut settled).await;
     let outcomes = settled.iter().map(|settled| (settled.tag, settled.what.clone())).collect();
     let mut unsettled: HashMap<Tag, SourceError> = source.settle(outcomes).await.into_iter().collect();
-    let (mut taken, mut refused) = (Vec::new(), Vec::new());
+    let (mut taken, mut gone, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for settled in settled {
         match unsettled.remove(&settled.tag) {
+            Some(SourceError::Gone) => gone.push(settled),
             Some(error) => refused.push((settled, error)),
             None => taken.push(settled),
         }
@@ -183,7 +191,7 @@ async fn tell(source: &dyn Settle, dedupe: &Dedupe, mut settled: Vec<Settled>, a
     let uncertain = taken.iter().filter(|settled| settled.what == Settlement::Uncertain);
     let uncertain: Vec<EventId> = uncertain.filter_map(|settled| settled.id).collect();
     write(dedupe, Write::Aside, &uncertain).await;
-    Told { again, taken, refused }
+    Told { again, taken, gone, refused }
 }
 
 /// Writes down, once and for all of them in one go, what has to be known before they are settled.

@@ -19,7 +19,7 @@ use super::Settings;
 use super::batch::{self, Request};
 use super::breaker::Fate;
 use super::happenings::{
-    Dead, Duplicates, Failed, GivenBack, PutOff, QueueTrouble, Refused, Repaired, Retried, Sent, SwitchedOff,
+    Duplicates, Failed, GivenBack, PutOff, QueueTrouble, Repaired, Retried, Sent, SwitchedOff,
 };
 use super::map::Mapping;
 use super::send::{Outcome, Sender};
@@ -238,7 +238,6 @@ impl Relay {
                 each(items, blocked, Noted::Nothing, |_| Settlement::Uncertain)
             }
             Outcome::Refused(status) => {
-                Refused { events: items.len() }.emit();
                 let reason = format!("HTTP {status}");
                 each(items, through, Noted::Unsent, |_| Settlement::Dead { reason: reason.clone() })
             }
@@ -310,7 +309,6 @@ fn unknown(item: &Item, suspect: bool) -> Settled {
 }
 
 fn dead(item: &Item, reason: &'static str) -> Settled {
-    Dead { id: item.event, reason }.emit();
     item.settled(Settlement::Dead { reason: reason.to_owned() }, Fate::Neither)
 }
 

@@ -7,7 +7,7 @@
 //! - Limits: `connect_timeout` for each question.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lapin::Acker;
 use lapin::options::{
@@ -21,10 +21,13 @@ use lapin::{Channel, Connect, Connection, ConnectionProperties, Consumer, Exchan
 
 use super::topology::{Argument, Queue, Topology};
 use super::{AmqpError, Fault, Mode, Settings, certificates, words};
+use crate::queue::happenings::DeclaredAgain;
 use crate::service::secret::Secret;
 
 /// How long an ack may take: it only has to be written.
 const ACK_LIMIT: Duration = Duration::from_secs(5);
+/// How often the topology is declared again at most.
+const MEND_EVERY: Duration = Duration::from_secs(5);
 /// How often to look whether the connection broke under an ack.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -35,6 +38,9 @@ pub struct Link {
     /// Host and port.
     broker: String,
     topology: Topology,
+    mode: Mode,
+    /// When the topology was last declared again, and whether all of it is there since.
+    mended: tokio::sync::Mutex<Option<(Instant, bool)>>,
     timeout: Duration,
 }
 
@@ -81,7 +87,14 @@ impl Link {
             .map_err(|_| AmqpError::Timeout { after: limit })?
             .map_err(|error| AmqpError::Client(words::connecting(&error, &uri, has_certificate)))?;
         let topology = Topology::new(settings.shape.clone());
-        let link = Self { connection, broker: broker.to_owned(), topology, timeout: limit };
+        let link = Self {
+            connection,
+            broker: broker.to_owned(),
+            topology,
+            mode: settings.topology,
+            mended: tokio::sync::Mutex::default(),
+            timeout: limit,
+        };
         link.prepare(settings.topology).await?;
         Ok(link)
     }
@@ -133,6 +146,13 @@ impl Link {
         within(self.timeout, self.connection.create_channel()).await
     }
 
+    /// How many messages are ready in a queue.
+    pub(in crate::queue) async fn ready(&self, channel: &Channel, queue: &str) -> Result<u32, AmqpError> {
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(queue.into(), passive, FieldTable::default());
+        Ok(within(self.timeout, declared).await?.message_count())
+    }
+
     /// Consumes these queues over one channel, at most `prefetch` messages of each at once.
     pub(in crate::queue) async fn consume(
         &self,
@@ -170,6 +190,25 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// Declares the topology again, where it is ours to declare, since something of it is missing; a moment ago is not done again.
+    /// Whether it was declared after `since`.
+    pub(super) async fn mend(&self, since: Instant) -> bool {
+        if self.mode != Mode::Declare {
+            return false;
+        }
+        let mut mended = self.mended.lock().await;
+        match *mended {
+            Some((when, whole)) if when >= since => return whole,
+            Some((when, _)) if when.elapsed() < MEND_EVERY => return false,
+            _ => {}
+        }
+        let declared = self.prepare(Mode::Declare).await;
+        DeclaredAgain { error: declared.as_ref().err() }.emit();
+        let whole = declared.is_ok();
+        *mended = Some((Instant::now(), whole));
+        whole
     }
 
     /// Goes through all of it, so that all that is wrong is told at once.

@@ -14,6 +14,7 @@ mod error;
 pub(in crate::queue) mod headers;
 mod link;
 mod owner;
+mod permissions;
 mod publisher;
 pub mod topology;
 mod watch;

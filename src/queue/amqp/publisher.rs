@@ -4,22 +4,33 @@
 //! - Takes: messages: an event's JSON, where to, and headers.
 //! - Gives: whether the broker has it on its disks.
 //! - On failure: `Refused`; a message that was refused may still have arrived: publish it again, its id tells them apart.
-//! - Limits: `confirm_timeout`, which stands still while the broker says that it is blocked.
+//!   An exchange that the user may not write to, or that is gone, costs the channel, which is opened again, and no other message.
+//!   What is missing is declared again where the topology is ours to declare.
+//! - Limits: `confirm_timeout`, which stands still while the broker says that it is blocked. An exchange that was denied is asked again
+//!   after half a second: each question costs a channel.
 //! - See: RabbitMQ, "Publisher Confirms". lapin reports a mandatory message without a queue as `Ack(Some(returned))`.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::{BasicProperties, Channel, Confirmation, ErrorKind};
 
 use super::headers::{PARTITION, RECIPIENT};
 use super::topology::Topology;
-use super::{AmqpError, Link};
+use super::{AmqpError, Link, words};
 use crate::event::Event;
 
 /// How often to look whether the broker is blocked while a confirm is late.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// For how long an exchange counts as denied.
+const DENIED_FOR: Duration = Duration::from_millis(500);
+/// Over how many channels a message is tried that others cost theirs.
+const CHANNELS: usize = 4;
+/// What RabbitMQ calls the default exchange.
+const DEFAULT: &str = "amq.default";
 /// AMQP's number for: keep it on disk.
 const PERSISTENT: u8 = 2;
 const CONTENT_TYPE: &str = "application/cloudevents+json";
@@ -27,8 +38,24 @@ const CONTENT_TYPE: &str = "application/cloudevents+json";
 /// Publishes on a channel with confirms. Many messages may be on their way at once.
 #[derive(Debug, Clone)]
 pub struct Publisher {
-    channel: Channel,
+    state: Arc<Mutex<State>>,
+    opening: Arc<tokio::sync::Mutex<()>>,
     confirm_timeout: Duration,
+}
+
+#[derive(Debug)]
+struct State {
+    channel: Arc<Channel>,
+    /// Exchanges that cost a channel: when, and what the broker said.
+    denied: BTreeMap<String, (Instant, String)>,
+}
+
+/// Why a message is not known to be taken.
+enum Failed {
+    /// It was refused by itself.
+    Refused(Refused),
+    /// Its channel was closed, perhaps for another one; what the broker said, or the client library.
+    Closed(String),
 }
 
 /// A message to publish.
@@ -75,8 +102,18 @@ impl Message {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// No queue is bound for it; the broker says why.
-    #[error("no queue takes the message: {0}")]
-    Unroutable(String),
+    #[error("{}: {said}", nowhere(.exchange, .key))]
+    Unroutable {
+        /// The exchange; empty for the default one.
+        exchange: String,
+        /// The routing key; with the default exchange, the queue.
+        key: String,
+        /// The broker's word.
+        said: String,
+    },
+    /// The user may not write to the exchange, or it is not there; the broker names it.
+    #[error("{}", remedy(.0))]
+    Denied(String),
     /// The broker could not keep it, or a queue is full.
     #[error("the broker did not take the message")]
     Nack,
@@ -85,23 +122,102 @@ pub enum Refused {
     Lost(#[from] AmqpError),
 }
 
+fn nowhere(exchange: &str, key: &str) -> String {
+    match exchange {
+        "" => format!("there is no queue {key}"),
+        exchange => format!("no queue is bound to exchange {exchange} for {key}"),
+    }
+}
+
+fn remedy(said: &str) -> String {
+    let remedy = if said.starts_with("ACCESS_REFUSED") {
+        "give the user of amqp.url the permission to write to it"
+    } else {
+        "import what `mailtap amqp definitions` prints, or set amqp.topology = \"declare\""
+    };
+    format!("{said}; {remedy}")
+}
+
 impl Publisher {
     /// Opens a channel with confirms on the link.
     ///
     /// # Errors
     /// `AmqpError`.
     pub async fn open(link: &Link, confirm_timeout: Duration) -> Result<Self, AmqpError> {
-        Ok(Self { channel: link.confirming().await?, confirm_timeout })
+        let channel = Arc::new(link.confirming().await?);
+        let state = Arc::new(Mutex::new(State { channel, denied: BTreeMap::new() }));
+        Ok(Self { state, opening: Arc::default(), confirm_timeout })
     }
 
-    /// Publishes, and waits until the broker has taken the message.
+    /// Publishes, and waits until the broker has taken the message. `link` is the one that it was opened on.
     ///
     /// # Errors
     /// `Refused`.
     pub async fn publish(&self, link: &Link, message: &Message) -> Result<(), Refused> {
+        let began = Instant::now();
+        let published = self.publish_once(link, message).await;
+        let is_missing = match &published {
+            Err(Refused::Unroutable { .. }) => true,
+            Err(Refused::Denied(said)) => said.starts_with("NOT_FOUND"),
+            _ => false,
+        };
+        if is_missing && link.mend(began).await {
+            self.lock().denied.clear();
+            return self.publish_once(link, message).await;
+        }
+        published
+    }
+
+    async fn publish_once(&self, link: &Link, message: &Message) -> Result<(), Refused> {
+        let exchange = if message.exchange.is_empty() { DEFAULT } else { &message.exchange };
+        let mut last = String::new();
+        for _ in 0..CHANNELS {
+            if let Some(said) = self.denied(exchange) {
+                return Err(Refused::Denied(said));
+            }
+            let channel = self.channel(link).await?;
+            last = match self.publish_over(&channel, link, message).await {
+                Ok(()) => return Ok(()),
+                Err(Failed::Refused(refused)) => return Err(refused),
+                Err(Failed::Closed(said)) => said,
+            };
+            if last.contains(&format!("exchange '{exchange}'")) {
+                self.lock().denied.insert(exchange.to_owned(), (Instant::now(), last.clone()));
+            }
+        }
+        Err(AmqpError::Client(last).into())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the broker said of an exchange a moment ago.
+    fn denied(&self, exchange: &str) -> Option<String> {
+        let state = self.lock();
+        let (when, said) = state.denied.get(exchange)?;
+        (when.elapsed() < DENIED_FOR).then(|| said.clone())
+    }
+
+    /// The channel; a new one where the broker closed it.
+    async fn channel(&self, link: &Link) -> Result<Arc<Channel>, AmqpError> {
+        let open = || Some(self.lock().channel.clone()).filter(|channel| channel.status().connected());
+        if let Some(channel) = open() {
+            return Ok(channel);
+        }
+        let _one = self.opening.lock().await;
+        if let Some(channel) = open() {
+            return Ok(channel);
+        }
+        let channel = Arc::new(link.confirming().await?);
+        self.lock().channel = channel.clone();
+        Ok(channel)
+    }
+
+    async fn publish_over(&self, channel: &Channel, link: &Link, message: &Message) -> Result<(), Failed> {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let confirmed = async {
-            self.channel
+            channel
                 .basic_publish(
                     message.exchange.as_str().into(),
                     message.key.as_str().into(),
@@ -120,25 +236,37 @@ impl Publisher {
                 () = tokio::time::sleep(LOOK_EVERY) => {
                     late = if link.is_blocked() { Duration::ZERO } else { late + LOOK_EVERY };
                     if late >= self.confirm_timeout {
-                        return Err(AmqpError::Timeout { after: late }.into());
+                        return Err(Failed::Refused(AmqpError::Timeout { after: late }.into()));
                     }
                 }
             }
         };
-        judge(confirmation)
+        judge(confirmation, message, link)
     }
 }
 
-fn judge(confirmation: lapin::Result<Confirmation>) -> Result<(), Refused> {
-    match confirmation {
-        Ok(Confirmation::Ack(None)) => Ok(()),
-        Ok(Confirmation::Ack(Some(returned))) => Err(Refused::Unroutable(returned.reply_text.to_string())),
-        Ok(Confirmation::Nack(_)) => Err(Refused::Nack),
+fn judge(confirmation: lapin::Result<Confirmation>, message: &Message, link: &Link) -> Result<(), Failed> {
+    let refused = match confirmation {
+        Ok(Confirmation::Ack(None)) => return Ok(()),
+        Ok(Confirmation::Ack(Some(returned))) => Refused::Unroutable {
+            exchange: message.exchange.clone(),
+            key: message.key.clone(),
+            said: returned.reply_text.to_string(),
+        },
+        Ok(Confirmation::Nack(_)) => Refused::Nack,
         Ok(Confirmation::NotRequested) => {
-            Err(Refused::Lost(AmqpError::Client("the channel gives no confirms".into())))
+            Refused::Lost(AmqpError::Client("the channel gives no confirms".into()))
         }
-        Err(error) => Err(Refused::Lost(error.into())),
-    }
+        Err(error) => {
+            let of_channel =
+                matches!(error.kind(), ErrorKind::ProtocolError(_) | ErrorKind::InvalidChannelState(..));
+            if of_channel && link.is_connected() {
+                return Err(Failed::Closed(words::plain(&error)));
+            }
+            Refused::Lost(error.into())
+        }
+    };
+    Err(Failed::Refused(refused))
 }
 
 fn properties(message: &Message, topology: &Topology) -> BasicProperties {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lapin::options::BasicGetOptions;
+use lapin::options::{BasicGetOptions, ExchangeDeleteOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +32,9 @@ async fn the_topology_is_declared_once_and_found_by_a_check() {
 #[tokio::test]
 async fn a_message_without_a_queue_is_not_taken() {
     let Some(settings) = broker("unroutable") else { return };
-    let link = Link::open(&settings, "test").await.unwrap();
+    Link::open(&settings, "test").await.unwrap().close().await;
+    let check = Settings { topology: Mode::Check, ..settings.clone() };
+    let link = Link::open(&check, "test").await.unwrap();
     let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
     let message = Message::of(&event(1), link.topology().events_exchange());
     publisher.publish(&link, &message).await.unwrap();
@@ -48,13 +50,81 @@ async fn a_message_without_a_queue_is_not_taken() {
         .await
         .unwrap();
     let refused = publisher.publish(&link, &message).await.unwrap_err();
-    assert!(matches!(refused, Refused::Unroutable(_)), "{refused}");
+    assert!(matches!(refused, Refused::Unroutable { .. }), "{refused}");
+    let said = refused.to_string();
+    assert!(said.starts_with(&format!("no queue is bound to exchange {exchange} for mailtap.")), "{said}");
     let got = unbound.basic_get(queue.as_str().into(), BasicGetOptions::default()).await.unwrap().unwrap();
     let properties = &got.delivery.properties;
     assert_eq!(*properties.delivery_mode(), Some(2));
     assert_eq!(properties.message_id().as_ref().unwrap().to_string(), event(1).id.to_string());
     assert_eq!(properties.content_type().as_ref().unwrap().to_string(), "application/cloudevents+json");
     assert_eq!(properties.kind().as_ref().unwrap().to_string(), event(1).kind.as_str());
+    remove(&settings).await;
+}
+
+/// An exchange that can't be written to costs a channel, and none of the messages that are on their way over it; nor does what can't
+/// be settled for it come again.
+#[tokio::test]
+async fn an_exchange_that_is_denied_costs_nobody_else_anything() {
+    let Some(settings) = broker("denied") else { return };
+    publish(&settings, (0..2).map(event)).await;
+    let check = Settings { topology: Mode::Check, ..settings.clone() };
+    let link = Link::open(&check, "test").await.unwrap();
+    let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
+    let mut source = AmqpSource::new(check, 10, &Lifecycle::detached());
+    let held = receive(&mut source, 2).await;
+    let (events, dead) = (link.topology().events_exchange(), link.topology().dead_exchange());
+    let channel = link.channel().await.unwrap();
+    channel.exchange_delete(dead.as_str().into(), ExchangeDeleteOptions::default()).await.unwrap();
+    for _ in 0..3 {
+        let messages: Vec<_> = (10..40)
+            .map(|number| {
+                Message::of(&event(number), if number % 3 == 0 { dead.clone() } else { events.clone() })
+            })
+            .collect();
+        let published = messages.iter().map(|message| publisher.publish(&link, message));
+        let published = futures_util::future::join_all(published).await;
+        for (message, published) in messages.iter().zip(published) {
+            let denied = matches!(&published, Err(Refused::Denied(said)) if said.contains(&dead));
+            assert_eq!((denied, published.is_ok()), (message.exchange == dead, message.exchange == events));
+        }
+    }
+    assert!(link.is_connected());
+
+    let (epoch, what) = (source.epoch(), Settlement::Dead { reason: "odd".into() });
+    let refused = source.settle(vec![(held[0].tag, what.clone())]).await.unwrap_err().to_string();
+    assert!(refused.contains(&format!("no exchange '{dead}'")), "{refused}");
+    source.settle(vec![(held[1].tag, Settlement::Done)]).await.unwrap();
+    Link::open(&settings, "test").await.unwrap().close().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    source.settle(vec![(held[0].tag, what)]).await.unwrap();
+    wait_for(&link, &link.topology().dead_queue(), 1).await;
+    assert_eq!(source.epoch(), epoch, "the connection stood all the time");
+    remove(&settings).await;
+}
+
+/// Where the topology is ours to declare, what is deleted meanwhile is made again by the first message that needs it.
+#[tokio::test]
+async fn what_was_deleted_is_declared_again() {
+    let Some(settings) = broker("mended") else { return };
+    let link = Link::open(&settings, "test").await.unwrap();
+    let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
+    let topology = link.topology().clone();
+    let retry =
+        Message { key: topology.retry_queue(Duration::ZERO), ..Message::of(&event(1), String::new()) };
+    let dead = Message::of(&event(2), topology.dead_exchange());
+    let channel = link.channel().await.unwrap();
+    let options = QueueDeleteOptions::default();
+    channel.queue_delete(retry.key.as_str().into(), options).await.unwrap();
+    channel.queue_delete(topology.dead_queue().into(), options).await.unwrap();
+    let (one, two) = tokio::join!(publisher.publish(&link, &retry), publisher.publish(&link, &dead));
+    assert_eq!((one, two), (Ok(()), Ok(())));
+    wait_for(&link, &topology.dead_queue(), 1).await;
+    channel.queue_delete(retry.key.as_str().into(), options).await.unwrap();
+    let again = publisher.publish(&link, &retry).await.unwrap_err().to_string();
+    assert!(again.starts_with(&format!("there is no queue {}: ", retry.key)), "not at each message: {again}");
+    link.close().await;
+    Link::open(&settings, "test").await.unwrap().close().await;
     remove(&settings).await;
 }
 

@@ -18,6 +18,7 @@ use futures_util::stream::{self, BoxStream, SelectAll};
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery as Handed;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::held::{Desk, Session};
@@ -26,13 +27,17 @@ use crate::event::Event;
 use crate::queue::amqp::headers::{self, ATTEMPTS, REPLAY};
 use crate::queue::amqp::{self, AmqpError, Link, Owner, Publisher};
 use crate::queue::backoff::Backoff;
-use crate::queue::happenings::{BrokerLost, BrokerReached, Malformed};
+use crate::queue::happenings::{BrokerLost, BrokerReached, DeadLettersThere, Malformed};
 use crate::queue::outage::Outage;
 use crate::service::{Component, Lifecycle};
 
 /// How long messages are held by default, that nothing is begun with: a third of the broker's `consumer_timeout`, so that there is
 /// time for what holds up their going back.
 const HOLD: Duration = Duration::from_secs(600);
+/// A connection that lasted so long worked.
+const QUIET: Duration = Duration::from_secs(60);
+/// How often dead letters are counted.
+const COUNT_EVERY: Duration = Duration::from_secs(60);
 /// How often to look whether some have been.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// So many messages are taken out of the client library in one go.
@@ -67,10 +72,14 @@ pub struct AmqpSource {
     stop: CancellationToken,
     health: Component,
     backoff: Backoff,
+    /// When the connection was made that stands.
+    since: Instant,
     outage: Outage,
     desk: Arc<Desk>,
     messages: Option<Messages>,
     connecting: Option<JoinHandle<Result<Opened, AmqpError>>>,
+    /// Counts dead letters.
+    counting: Option<JoinHandle<()>>,
     ready: VecDeque<Delivery>,
     queues: Vec<Taken>,
 }
@@ -120,10 +129,12 @@ impl AmqpSource {
             stop: life.stop.clone(),
             health: life.health.component("rabbitmq"),
             backoff: Backoff::default(),
+            since: Instant::now(),
             outage: Outage::default(),
             desk: Arc::default(),
             messages: None,
             connecting: None,
+            counting: None,
             ready: VecDeque::new(),
             queues: Vec::new(),
         }
@@ -265,15 +276,18 @@ impl AmqpSource {
         let opened = opened.map_err(|_| AmqpError::Client("connecting was ended".into()))??;
         BrokerReached { broker: opened.session.link.broker() }.emit();
         self.desk.begin(opened.session);
+        self.counting.take().inspect(JoinHandle::abort);
+        self.counting = self.desk.session().map(|session| tokio::spawn(count_dead_letters(session)));
         self.messages = Some(opened.messages);
         self.queues = opened.queues;
-        self.backoff.worked();
+        self.since = Instant::now();
         self.outage.over();
         self.health.ready();
         Ok(())
     }
 
     fn stop_clearing(&mut self) {
+        self.counting.take().inspect(JoinHandle::abort);
         for clearing in self.queues.iter_mut().filter_map(|queue| queue.clearing.take()) {
             clearing.abort();
         }
@@ -288,8 +302,12 @@ impl AmqpSource {
         let why = error.to_string();
         BrokerLost { error: &error, is_news: self.outage.is_news(&why) }.emit();
         self.health.not_ready(format!("{}: {why}", error.headline()));
-        self.messages = None;
         self.stop_clearing();
+        // A connection alone proves nothing: each costs a delivery of all that was held.
+        if self.desk.has_worked() || (self.messages.is_some() && self.since.elapsed() >= QUIET) {
+            self.backoff.worked();
+        }
+        self.messages = None;
         // What waits here comes again, over the next connection.
         self.desk.end(self.ready.drain(..).map(|delivery| delivery.tag));
         let wait = self.backoff.failed(rand::random());
@@ -298,6 +316,21 @@ impl AmqpSource {
             tokio::time::sleep(wait).await;
             open(&settings, &taking).await
         }));
+    }
+}
+
+/// Says how many dead letters there are, for as long as the connection lasts.
+async fn count_dead_letters(session: Arc<Session>) {
+    let queue = session.link.topology().dead_queue();
+    while session.link.is_connected() {
+        // A queue that is gone costs the channel.
+        if let Ok(channel) = session.link.channel().await {
+            while let Ok(count) = session.link.ready(&channel, &queue).await {
+                DeadLettersThere { count }.emit();
+                tokio::time::sleep(COUNT_EVERY).await;
+            }
+        }
+        tokio::time::sleep(COUNT_EVERY).await;
     }
 }
 

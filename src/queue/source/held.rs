@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::{BoxFuture, Settle, Settlement, SourceError, Tag, Unsettled};
 use crate::queue::amqp::headers::{self, ATTEMPTS, REASON, RECIPIENT, REPLAY, SINCE, STATE};
 use crate::queue::amqp::{AmqpError, Link, Message, Publisher, Refused, Ways};
-use crate::queue::happenings::Unburied;
+use crate::queue::happenings::{Buried, Unburied};
 use crate::queue::outage::Outage;
 use crate::service::clock;
 
@@ -63,6 +63,18 @@ struct State {
     broken: Option<AmqpError>,
     /// Why messages that are no events can't be buried.
     unburied: Outage,
+    /// Something was acked over the session that stands.
+    has_worked: bool,
+}
+
+/// What became of a settlement.
+enum Brought {
+    /// It is where it belongs, and is to be acked.
+    There,
+    /// It is where it belongs, and comes again.
+    Written,
+    /// It was held over a connection that is gone, or goes: it comes again.
+    Gone,
 }
 
 /// A message that is not settled yet.
@@ -82,7 +94,7 @@ impl Desk {
     pub(super) fn begin(&self, session: Session) {
         let mut state = self.lock();
         state.session = Some(Arc::new(session));
-        state.broken = None;
+        (state.broken, state.has_worked) = (None, false);
     }
 
     /// It ends; these were never given to anybody.
@@ -105,6 +117,11 @@ impl Desk {
             }
             self.breaks.notified().await;
         }
+    }
+
+    /// Whether something was settled over the session that stands.
+    pub(super) fn has_worked(&self) -> bool {
+        self.lock().has_worked
     }
 
     /// How many messages are held.
@@ -153,6 +170,7 @@ impl Desk {
             match session.publisher.publish(&session.publishing, &message).await {
                 Ok(()) => {
                     self.lock().unburied.over();
+                    Buried.emit();
                     return self.acknowledge(&[tag]).await;
                 }
                 Err(Refused::Lost(error)) => return self.give_up(tag, error),
@@ -231,16 +249,18 @@ impl Desk {
             .await;
         if acked.contains(&false) {
             self.break_session(&session, AmqpError::Client("an ack could not be written".into()));
+        } else if !acked.is_empty() {
+            self.lock().has_worked = true;
         }
     }
 
-    /// Publishes what is to be elsewhere. `Ok(true)`: it is to be acked.
-    async fn bring(&self, tag: Tag, settlement: &Settlement) -> Result<bool, SourceError> {
-        let Some(held) = self.get(tag) else { return Ok(false) };
+    /// Publishes what is to be elsewhere.
+    async fn bring(&self, tag: Tag, settlement: &Settlement) -> Result<Brought, SourceError> {
+        let Some(held) = self.get(tag) else { return Ok(Brought::Gone) };
         let own = self.own_session(tag);
         let (session, message) = match (settlement, own.clone()) {
             // Nothing is to be brought anywhere.
-            (Settlement::Done, _) => return Ok(own.is_some()),
+            (Settlement::Done, Some(_)) => return Ok(Brought::There),
             (Settlement::Retry { after, reason }, Some(own)) => {
                 let message = own.retry(&held, *after, reason);
                 (own, message)
@@ -262,12 +282,11 @@ impl Desk {
                 (any, message)
             }
             // It was held over a connection that is gone: it comes again.
-            (Settlement::Retry { .. } | Settlement::Later { .. } | Settlement::Dead { .. }, None) => {
-                return Ok(false);
-            }
+            (_, None) => return Ok(Brought::Gone),
         };
         match session.publisher.publish(&session.publishing, &message).await {
-            Ok(()) => Ok(own.is_some()),
+            Ok(()) if own.is_some() => Ok(Brought::There),
+            Ok(()) => Ok(Brought::Written),
             Err(Refused::Lost(error)) if *settlement == Settlement::Uncertain => {
                 let why = error.to_string();
                 self.break_session(&session, error);
@@ -275,7 +294,7 @@ impl Desk {
             }
             Err(Refused::Lost(error)) => {
                 self.give_up(tag, error);
-                Ok(false)
+                Ok(Brought::Gone)
             }
             Err(refused) => Err(SourceError::Broker(refused.to_string())),
         }
@@ -304,9 +323,14 @@ impl Desk {
             let mut state = self.lock();
             for (tag, result) in brought {
                 match result {
-                    Ok(true) => done.push(tag),
-                    Ok(false) if state.lost.contains(&tag) => {}
-                    Ok(false) => drop(state.held.remove(&tag)),
+                    Ok(Brought::There) => done.push(tag),
+                    Ok(Brought::Written) => drop(state.held.remove(&tag)),
+                    Ok(Brought::Gone) => {
+                        if !state.lost.contains(&tag) {
+                            state.held.remove(&tag);
+                        }
+                        unsettled.push((tag, SourceError::Gone));
+                    }
                     Err(error) => unsettled.push((tag, error)),
                 }
             }

@@ -68,14 +68,15 @@ pub trait Source: Send + std::fmt::Debug {
         WAITS.into_iter().map(Duration::from_secs).collect()
     }
 
-    /// Settles, and gives the first failure.
+    /// Settles, and gives the first failure; that something comes again is none.
     ///
     /// # Errors
     /// `SourceError`: some may have been settled; settling them again is safe.
     fn settle(&self, outcomes: Vec<(Tag, Settlement)>) -> BoxFuture<'static, Result<(), SourceError>> {
         let settler = self.settler();
         Box::pin(async move {
-            match settler.settle(outcomes).await.into_iter().next() {
+            let unsettled = settler.settle(outcomes).await;
+            match unsettled.into_iter().find(|(_, error)| *error != SourceError::Gone) {
                 Some((_, error)) => Err(error),
                 None => Ok(()),
             }
@@ -89,8 +90,8 @@ pub type Unsettled = Vec<(Tag, SourceError)>;
 /// Takes what became of deliveries; several calls at once do not hold up each other.
 pub trait Settle: Send + Sync + std::fmt::Debug {
     /// Says what became of deliveries; gives what could not be settled, and nothing else. One that is held by nobody any more
-    /// (the broker was away) is skipped: it comes again; an uncertain one is written down all the same, so its id should be
-    /// remembered by who settles it.
+    /// (the broker was away) is `Gone`, if it was to be brought elsewhere: it comes again; an uncertain one is written down all the
+    /// same, so its id should be remembered by who settles it.
     fn settle(&self, outcomes: Vec<(Tag, Settlement)>) -> BoxFuture<'_, Unsettled>;
 }
 
@@ -169,6 +170,9 @@ pub enum SourceError {
     /// The spool.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It came over a connection that is gone: it comes again, and is not to be settled again.
+    #[error("it comes again over another connection")]
+    Gone,
     /// The broker; carries what the client library said, never a message.
     #[error("RabbitMQ: {0}")]
     Broker(String),
