@@ -187,6 +187,38 @@ fn the_milters_patience_fits_postfixs() {
     );
 }
 
+/// The Postfix that is asked is the one that the configuration names, not the default one.
+#[test]
+fn the_settings_are_for_the_postfix_that_the_configuration_names() {
+    let site = installed(&["--postfix-queue-dir", "/srv/queue-out"]);
+    let path = |name: &str| site.dir.path().join(name);
+    fs::create_dir(path("bin")).unwrap();
+    let script = "#!/bin/sh\nif [ \"$1\" = -c ]; then cat \"$2/queue\"; else echo /var/spool/postfix; fi\n";
+    fs::write(path("bin/postconf"), script).unwrap();
+    fs::set_permissions(path("bin/postconf"), fs::Permissions::from_mode(0o755)).unwrap();
+    for (name, queue) in [("in", "/srv/queue-in\n"), ("out", "/srv/queue-out\n")] {
+        fs::create_dir(path(name)).unwrap();
+        fs::write(path(name).join("queue"), queue).unwrap();
+    }
+    let text = fs::read_to_string(site.config()).unwrap();
+    let search = format!("{}:{}", path("bin").display(), std::env::var("PATH").unwrap());
+    let printed = |directories: &str| {
+        let dirs = "#postfix_config_dirs = [\"/etc/postfix\"]";
+        fs::write(site.config(), text.replace(dirs, &format!("postfix_config_dirs = {directories}")))
+            .unwrap();
+        run(site.command(&["postfix"]).env("PATH", &search))
+    };
+    let of_out = printed("[\"out\"]");
+    assert!(of_out.contains("smtpd_milters = { unix:mailtap/milter.sock,"), "{of_out}");
+    assert!(!of_out.contains("is not below") && !of_out.contains("can't be asked"), "{of_out}");
+    let of_both = printed("[\"in\", \"out\", \"gone\"]");
+    assert!(of_both.contains("smtpd_milters = { unix:mailtap/milter.sock,"), "{of_both}");
+    assert!(of_both.contains("milter.sock is not below /srv/queue-in: "), "{of_both}");
+    assert!(of_both.contains("gone (milter.postfix_config_dirs) can't be asked"), "{of_both}");
+    let of_in = printed("[\"in\"]");
+    assert!(of_in.contains("smtpd_milters = { unix:/srv/queue-out/mailtap/milter.sock,"), "{of_in}");
+}
+
 #[test]
 fn a_certificate_that_is_no_pair_is_found_by_the_check_as_are_names_of_googles() {
     let site = installed(&[]);

@@ -3,11 +3,11 @@
 //! - Layer: cli
 //! - Takes: the configuration, and where Postfix's queue directory is.
 //! - Gives: text to copy; a warning where a setting is unsafe.
-//! - On failure: without `postconf` Debian's usual directory is taken.
+//! - On failure: where Postfix can't be asked, Debian's usual directory is taken, which is said.
 //! - See: `docs/postfix.md`; postconf(5) smtpd_milters, milter_default_action, milter_header_checks.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::exit::Result;
@@ -19,24 +19,51 @@ use crate::filter::postconf;
 /// Print the settings for Postfix.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Postfix's queue directory. Default: what `postconf` says, else /var/spool/postfix.
+    /// Postfix's queue directory. Default: what `postconf` says of each of milter.postfix_config_dirs, else /var/spool/postfix.
     #[arg(long, value_name = "DIR")]
     queue_dir: Option<PathBuf>,
 }
 
 impl Args {
     pub(super) fn run(self, config: &Config) -> Result {
-        print(settings(config, &self.queue_dir.unwrap_or_else(queue_directory)))
+        let (queue_dirs, unasked) = match self.queue_dir {
+            Some(directory) => (vec![directory], Vec::new()),
+            None => queue_directories(config),
+        };
+        print(settings(config, &queue_dirs))?;
+        print(unasked.iter().map(|trouble| format!("\n# Note: {trouble}\n")).collect::<String>())
     }
 }
 
-/// What `postconf` says, else Debian's.
+/// The queue directory of each Postfix that the configuration names, and which of them can't be asked. Never none.
+fn queue_directories(config: &Config) -> (Vec<PathBuf>, Vec<String>) {
+    let (mut found, mut unasked) = (Vec::new(), Vec::new());
+    for directory in &config.milter.postfix_config_dirs {
+        match postconf::queue_directory(directory) {
+            Ok(queue) => found.push(queue),
+            Err(trouble) => unasked.push(format!(
+                "the Postfix in {} (milter.postfix_config_dirs) can't be asked for its queue directory: {trouble}; \
+                 --queue-dir names one.",
+                directory.display()
+            )),
+        }
+    }
+    if found.is_empty() {
+        found.push(PathBuf::from(USUAL_QUEUE));
+    }
+    (found, unasked)
+}
+
+/// Debian's, and most others'.
+const USUAL_QUEUE: &str = "/var/spool/postfix";
+
+/// What `postconf` says of the default Postfix, for who has no configuration yet; else Debian's.
 pub(super) fn queue_directory() -> PathBuf {
     let said = std::process::Command::new(postconf::program()).args(["-h", "queue_directory"]).output().ok();
     let said = said.filter(|output| output.status.success());
     let path =
         said.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
-    if path.starts_with('/') { path.into() } else { "/var/spool/postfix".into() }
+    if path.starts_with('/') { path.into() } else { USUAL_QUEUE.into() }
 }
 
 /// How long Postfix has to wait for an answer: longer than the milter works on one.
@@ -51,16 +78,16 @@ fn command_timeout(config: &Config) -> Duration {
     Duration::from_secs(30).max(drain + Duration::from_secs(10))
 }
 
-/// The settings, with why.
-pub(super) fn settings(config: &Config, queue_dir: &Path) -> String {
+/// The settings, with why: for the first Postfix that has the socket below its queue directory.
+pub(super) fn settings(config: &Config, queue_dirs: &[PathBuf]) -> String {
     let action = if config.milter.tempfail { "tempfail" } else { "accept" };
     let address = match &config.milter.listen {
         Listen::Tcp(address) => format!("inet:{}:{}", address.ip(), address.port()),
         Listen::Named { host, port } => format!("inet:{host}:{port}"),
-        Listen::Unix(path) => match path.strip_prefix(queue_dir) {
-            Ok(relative) => format!("unix:{}", relative.display()),
-            Err(_) => format!("unix:{}", path.display()),
-        },
+        Listen::Unix(path) => {
+            let relative = queue_dirs.iter().find_map(|queue| path.strip_prefix(queue).ok());
+            format!("unix:{}", relative.unwrap_or(path).display())
+        }
     };
     let content_timeout = content_timeout(config).as_secs();
     let command_timeout = command_timeout(config).as_secs();
@@ -78,16 +105,15 @@ milter_header_checks = regexp:{{{{/^X-Mailtap-(Ref|Campaign):/ INFO}}}}
 enable_long_queue_ids = yes
 "
     );
-    match &config.milter.listen {
-        Listen::Unix(path) if path.strip_prefix(queue_dir).is_err() => {
+    if let Listen::Unix(path) = &config.milter.listen {
+        for queue in queue_dirs.iter().filter(|queue| !path.starts_with(queue)) {
             let _ = writeln!(
                 text,
-                "\n# Note: {} is not below {}: a Postfix that runs in a chroot can't reach it.",
+                "\n# Note: {} is not below {}: this Postfix needs the whole path, and can't reach it in a chroot (master.cf).",
                 path.display(),
-                queue_dir.display()
+                queue.display()
             );
         }
-        _ => {}
     }
     if !config.milter.tempfail {
         let _ = writeln!(

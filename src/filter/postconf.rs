@@ -82,6 +82,16 @@ pub fn ask(directories: &[PathBuf], listens: &Endpoint) -> Vec<Said> {
     said
 }
 
+/// Its queue directory, where the paths in main.cf begin.
+///
+/// # Errors
+/// It can't be asked.
+pub fn queue_directory(directory: &Path) -> Result<PathBuf, Trouble> {
+    let said = postconf(directory, &["-x", "-h", "queue_directory"])?;
+    let path = PathBuf::from(said.trim());
+    if path.is_absolute() { Ok(path) } else { Err(Trouble::Fails("it names no queue_directory".into())) }
+}
+
 /// The program: the first in PATH, or where it usually lies.
 #[must_use]
 pub fn program() -> PathBuf {
