@@ -185,6 +185,15 @@ fn the_milters_patience_fits_postfixs() {
         checked.contains("warning: milter.idle_timeout") && checked.contains("smtpd_timeout"),
         "{checked}"
     );
+    assert!(!checked.contains("  "), "{checked}");
+    assert!(!checked.contains("milter.socket_mode"), "{checked}");
+    let text = text.replace("#socket_mode = \"0660\"", "socket_mode = \"0600\"");
+    fs::write(site.config(), text).unwrap();
+    let checked = run(&mut site.command(&["config", "check"]));
+    assert!(
+        checked.contains("warning: milter.socket_mode = \"0600\": only the user of mailtap can connect"),
+        "{checked}"
+    );
 }
 
 /// The Postfix that is asked is the one that the configuration names, not the default one.
