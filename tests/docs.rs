@@ -11,10 +11,10 @@ fn literals(source: &str) -> Vec<String> {
     let mut rest = source.as_str();
     while let Some(at) = rest.find(['"', '/']) {
         let (before, after) = rest.split_at(at);
-        if after.starts_with("//") {
-            rest = &after[after.find('\n').unwrap_or(after.len())..];
-        } else if after.starts_with('/') {
-            rest = &after[1..];
+        if let Some(comment) = after.strip_prefix("//") {
+            rest = &comment[comment.find('\n').unwrap_or(comment.len())..];
+        } else if let Some(no_comment) = after.strip_prefix('/') {
+            rest = no_comment;
         } else if before.ends_with("r#") {
             rest = &after[after[1..].find("\"#").map_or(after.len(), |end| end + 3)..];
         } else {
