@@ -224,8 +224,7 @@ fn ask_client(runtime: &tokio::runtime::Runtime, port: u16, case: &str) -> Deliv
 }
 
 fn start_filter(runtime: &tokio::runtime::Runtime, answers: BTreeMap<&'static str, Answer>) -> u16 {
-    let settings = Settings::default();
-    let mut settings = Settings { wanted: settings.wanted.clone(), ..settings };
+    let mut settings = Settings::default();
     settings.wanted.optional = Actions::VERSION_6;
     runtime.block_on(async {
         let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap();

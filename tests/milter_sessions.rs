@@ -21,7 +21,7 @@ use harness::session::Session;
 use harness::{free_ports, repository, run, run_with_input, wait_for};
 use mailtap_milter::driver::{Fallback, Handler, Listener, Response, Settings, serve};
 use mailtap_milter::edits::Answer;
-use mailtap_milter::session::{Interest, Message, Wanted};
+use mailtap_milter::session::{Interest, Message};
 use mailtap_milter::wire::{Actions, Command, EnvelopePath, Frame, Reply};
 
 /// Postfix shows no more than what the cases have: its version and address are not their concern.
@@ -226,8 +226,8 @@ impl Drop for Postfix {
 }
 
 fn start_filter(runtime: &tokio::runtime::Runtime, filter: &Arc<Scripted>) -> u16 {
-    let wanted = Wanted { optional: Actions::VERSION_6, ..Wanted::default() };
-    let settings = Settings { wanted, ..Settings::default() };
+    let mut settings = Settings::default();
+    settings.wanted.optional = Actions::VERSION_6;
     runtime.block_on(async {
         let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
         let port = listener.tcp_address().unwrap().port();

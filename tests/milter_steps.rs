@@ -182,10 +182,11 @@ impl Handler for Faulty {
 /// The driver at the milter's place, as long as the runtime lives.
 fn start_driver(site: &Site, handler: &Arc<Faulty>, wanted: Wanted) -> tokio::runtime::Runtime {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let settings = Settings { wanted, ..Settings::default() };
+    let mut settings = Settings::default();
+    settings.wanted = wanted;
     let handler = Arc::clone(handler);
     runtime.block_on(async {
-        let at = UnixSocket { path: site.milter_socket(), mode: 0o666, group: None };
+        let at = UnixSocket::new(site.milter_socket(), 0o666);
         tokio::spawn(serve(Listener::unix(&at).unwrap(), handler, settings, std::future::pending()));
     });
     runtime
@@ -236,7 +237,8 @@ fn a_body_that_is_skipped_is_delivered() {
     std::fs::remove_file(skipping.milter_socket()).unwrap();
 
     let handler = Arc::new(Faulty::default());
-    let wanted = Wanted { protocol: Wanted::SKIPS_BODIES, ..Wanted::default() };
+    let mut wanted = Wanted::default();
+    wanted.protocol = Wanted::SKIPS_BODIES;
     let _driver = start_driver(&skipping, &handler, wanted);
     let large = with_fault(LARGE + 1, "part") + &"and so on\r\n".repeat(100_000);
     let mut session = Session::open(skipping.smtp).unwrap();

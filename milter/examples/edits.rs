@@ -5,11 +5,9 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mailtap_milter::driver::{
-    Fallback, Handler, Happening, Listener, Response, Settings, Timeouts, UnixSocket, serve,
-};
+use mailtap_milter::driver::{Fallback, Handler, Happening, Listener, Response, Settings, UnixSocket, serve};
 use mailtap_milter::edits::{Answer, Edit, SmtpReply, Verdict};
-use mailtap_milter::session::{Interest, Message, Wanted};
+use mailtap_milter::session::{Interest, Message};
 use mailtap_milter::wire::Actions;
 
 #[derive(Debug)]
@@ -74,14 +72,12 @@ impl Handler for Edits {
 async fn main() -> Result<(), Box<dyn Error>> {
     let at = std::env::args().nth(1).ok_or("usage: edits unix:/PATH or HOST:PORT")?;
     let listener = match at.strip_prefix("unix:") {
-        Some(path) => Listener::unix(&UnixSocket { path: path.into(), mode: 0o666, group: None })?,
+        Some(path) => Listener::unix(&UnixSocket::new(path, 0o666))?,
         None => Listener::tcp(at.parse()?)?,
     };
-    let settings = Settings {
-        wanted: Wanted { optional: Actions::VERSION_6, ..Wanted::default() },
-        timeouts: Timeouts { progress: Duration::from_millis(500), ..Timeouts::default() },
-        ..Settings::default()
-    };
+    let mut settings = Settings::default();
+    settings.wanted.optional = Actions::VERSION_6;
+    settings.timeouts.progress = Duration::from_millis(500);
     let shutdown = async {
         let _ = tokio::signal::ctrl_c().await;
     };

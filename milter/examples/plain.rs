@@ -42,7 +42,10 @@ fn nothing() -> Wanted {
         | Protocol::NO_HEADERS
         | Protocol::NO_END_OF_HEADERS
         | Protocol::NO_BODY;
-    Wanted { required: Actions::NONE, protocol, ..Wanted::default() }
+    let mut wanted = Wanted::default();
+    wanted.required = Actions::NONE;
+    wanted.protocol = protocol;
+    wanted
 }
 
 #[tokio::main]
@@ -57,11 +60,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         _ => Some(100),
     };
     let listener = match at.strip_prefix("unix:") {
-        Some(path) => Listener::unix(&UnixSocket { path: path.into(), mode: 0o666, group: None })?,
+        Some(path) => Listener::unix(&UnixSocket::new(path, 0o666))?,
         None => Listener::tcp(at.parse()?)?,
     };
-    let settings =
-        Settings { wanted: percent.map_or_else(nothing, |_| Wanted::default()), ..Settings::default() };
+    let mut settings = Settings::default();
+    settings.wanted = percent.map_or_else(nothing, |_| Wanted::default());
     let shutdown = async {
         let _ = tokio::signal::ctrl_c().await;
     };

@@ -53,7 +53,7 @@ fn replaced(body: &[u8]) -> Vec<u8> {
 async fn main() -> Result<(), Box<dyn Error>> {
     let at = std::env::args().nth(1).ok_or("usage: trivial unix:/PATH or HOST:PORT")?;
     let listener = match at.strip_prefix("unix:") {
-        Some(path) => Listener::unix(&UnixSocket { path: path.into(), mode: 0o666, group: None })?,
+        Some(path) => Listener::unix(&UnixSocket::new(path, 0o666))?,
         None => Listener::tcp(at.parse()?)?,
     };
     let shutdown = async {

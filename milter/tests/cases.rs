@@ -26,7 +26,7 @@ use std::path::Path;
 #[cfg(feature = "tokio")]
 use std::{sync::Arc, time::Duration};
 
-use common::{Log, replies, work_with};
+use common::{Log, replies, set, work_with};
 #[cfg(feature = "tokio")]
 use mailtap_milter::driver::{Fallback, Handler, Listener, Oversize, Response, Settings, UnixSocket, serve};
 use mailtap_milter::edits::Answer;
@@ -117,12 +117,15 @@ async fn every_case_goes_as_written_over_a_socket() {
 async fn over_a_socket(name: &str, text: &str, tcp: bool) {
     let Play { wanted, .. } = play(name, text);
     let folder = tempfile::tempdir().unwrap();
-    let at = UnixSocket { path: folder.path().join("milter.sock"), mode: 0o600, group: None };
+    let at = UnixSocket::new(folder.path().join("milter.sock"), 0o600);
     let any = "127.0.0.1:0".parse().unwrap();
     let listener = if tcp { Listener::tcp(any) } else { Listener::unix(&at) }.unwrap();
     let address = listener.tcp_address();
     let handler = Arc::new(Scripted::default());
-    let settings = Settings { wanted, oversize: Oversize::Stream, ..Settings::default() };
+    let settings = set(|settings: &mut Settings| {
+        settings.wanted = wanted;
+        settings.oversize = Oversize::Stream;
+    });
     tokio::spawn(serve(listener, Arc::clone(&handler), settings, std::future::pending()));
     let mut stream = match address {
         Some(address) => Socket::Tcp(tokio::net::TcpStream::connect(address).await.unwrap()),
@@ -189,7 +192,7 @@ fn play(name: &str, text: &str) -> Play {
 impl Play {
     fn new() -> Self {
         Self {
-            wanted: Wanted { optional: Actions::VERSION_6, ..Wanted::default() },
+            wanted: set(|wanted: &mut Wanted| wanted.optional = Actions::VERSION_6),
             session: None,
             answer: Answer::unmodified(),
             replies: Vec::new(),

@@ -8,14 +8,13 @@ mod server;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mailtap_milter::driver::{Settings, Timeouts};
-use server::{At, Server, edited, mail, on_both};
+use server::{At, Server, edited, mail, on_both, set};
 
 #[test]
 fn draining_lets_busy_connections_finish_and_closes_idle_ones() {
     on_both(|tcp| async move {
-        let timeouts = Timeouts { drain_idle: Duration::from_millis(100), ..Timeouts::default() };
-        let mut server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let mut server =
+            Server::start(tcp, set(|settings| settings.timeouts.drain_idle = Duration::from_millis(100)));
         let mut idle = server.client().await;
         let mut busy = server.client().await;
         let mut begun = server.client().await;
@@ -47,8 +46,7 @@ fn draining_lets_busy_connections_finish_and_closes_idle_ones() {
 #[test]
 fn draining_waits_for_the_first_message_of_a_connection() {
     on_both(|tcp| async move {
-        let timeouts = Timeouts { drain_idle: Duration::ZERO, ..Timeouts::default() };
-        let mut server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let mut server = Server::start(tcp, set(|settings| settings.timeouts.drain_idle = Duration::ZERO));
         let mut fresh = server.client().await;
         let mut used = server.client().await;
         let quick = mail("quick", b"body\r\n");
@@ -65,8 +63,8 @@ fn draining_waits_for_the_first_message_of_a_connection() {
 #[test]
 fn draining_ends_at_its_deadline_with_messages_unmodified() {
     on_both(|tcp| async move {
-        let timeouts = Timeouts { drain: Duration::from_millis(100), ..Timeouts::default() };
-        let mut server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let mut server =
+            Server::start(tcp, set(|settings| settings.timeouts.drain = Duration::from_millis(100)));
         let (slow, left) = (mail("slow", b"body\r\n"), mail("fallback slow", b"body\r\n"));
         let mut clients = Vec::new();
         for mail in [&slow, &left] {
@@ -99,8 +97,13 @@ fn draining_ends_at_its_deadline_with_messages_unmodified() {
 fn a_message_that_does_not_end_ends_with_the_daemon() {
     on_both(|tcp| async move {
         let moment = Duration::from_millis(100);
-        let timeouts = Timeouts { drain: moment, drain_passing: moment, ..Timeouts::default() };
-        let mut server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let mut server = Server::start(
+            tcp,
+            set(|settings| {
+                settings.timeouts.drain = moment;
+                settings.timeouts.drain_passing = moment;
+            }),
+        );
         let mut begun = server.client().await;
         begun.envelope(&mail("slow", b"")).await.unwrap();
         begun.flush().await.unwrap();

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use mailtap_milter::client::{Mail, Mailbox, Outcome};
 use mailtap_milter::driver::{
-    BindError, Client, Listener, Oversize, Peer, Settings, Settled, Timeouts, UnixSocket, serve,
+    BindError, Client, Listener, Oversize, Peer, Settings, Settled, UnixSocket, serve,
 };
 use mailtap_milter::session::{SessionLimits, Wanted};
 use mailtap_milter::wire::{Actions, Command, Frame, MacroLists, Offer, Protocol, Reply};
-use server::{Filter, Server, Socket, edited, mail, on_both};
+use server::{Filter, Server, Socket, edited, mail, on_both, set};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn send(client: &mut Client<Socket>, mail: &Mail, queue_id: &str) -> Vec<u8> {
@@ -59,8 +59,7 @@ fn every_term_of_the_protocol_gives_the_same_mail() {
                 - Protocol::NO_HEADERS
                 - Protocol::NO_END_OF_HEADERS,
         ] {
-            let wanted = Wanted { protocol, ..Wanted::default() };
-            let server = Server::start(tcp, Settings { wanted, ..Settings::default() });
+            let server = Server::start(tcp, set(|settings| settings.wanted.protocol = protocol));
             let mut client = server.client().await;
             client.open(&Peer::default()).await.unwrap();
             let mail = mail("hello", &vec![b'x'; 200_000]);
@@ -142,8 +141,8 @@ fn a_panic_lets_the_message_through() {
 #[test]
 fn a_late_handler_lets_the_message_through() {
     on_both(|tcp| async move {
-        let timeouts = Timeouts { handler: Duration::from_millis(200), ..Timeouts::default() };
-        let server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let server =
+            Server::start(tcp, set(|settings| settings.timeouts.handler = Duration::from_millis(200)));
         let mut client = server.client().await;
         for subject in ["slow", "stuck"] {
             let mail = mail(subject, b"body\r\n");
@@ -158,8 +157,8 @@ fn a_late_handler_lets_the_message_through() {
 #[test]
 fn a_slow_handler_gives_signs_of_life() {
     on_both(|tcp| async move {
-        let timeouts = Timeouts { progress: Duration::from_millis(50), ..Timeouts::default() };
-        let server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let server =
+            Server::start(tcp, set(|settings| settings.timeouts.progress = Duration::from_millis(50)));
         let mut client = server.client().await;
         let mail = mail("slow", b"body\r\n");
         assert!(send(&mut client, &mail, "Q1").await == edited(&mail, "Q1"));
@@ -170,7 +169,10 @@ fn a_slow_handler_gives_signs_of_life() {
 fn what_does_not_fit_one_write_passes_or_streams() {
     on_both(|tcp| async move {
         for oversize in [Oversize::PassUnmodified, Oversize::Stream] {
-            let settings = Settings { oversize, send_buffer_bytes: 64 << 10, ..Settings::default() };
+            let settings = set(|settings| {
+                settings.oversize = oversize;
+                settings.send_buffer_bytes = 64 << 10;
+            });
             let server = Server::start(tcp, settings);
             let mut client = server.client().await;
             let mail = mail("large", b"body\r\n");
@@ -204,8 +206,10 @@ fn what_does_not_fit_one_write_passes_or_streams() {
 #[test]
 fn whether_answers_stream_may_change_with_each_message() {
     on_both(|tcp| async move {
-        let settings =
-            Settings { oversize: Oversize::Stream, send_buffer_bytes: 64 << 10, ..Settings::default() };
+        let settings = set(|settings| {
+            settings.oversize = Oversize::Stream;
+            settings.send_buffer_bytes = 64 << 10;
+        });
         let server = Server::start(tcp, settings);
         let mut client = server.client().await;
         let (large, last) = (mail("large", b"body\r\n"), mail("large at last", b"body\r\n"));
@@ -225,7 +229,7 @@ fn whether_answers_stream_may_change_with_each_message() {
 #[test]
 fn a_message_of_30_mb() {
     on_both(|tcp| async move {
-        let server = Server::start(tcp, Settings { oversize: Oversize::Stream, ..Settings::default() });
+        let server = Server::start(tcp, set(|settings| settings.oversize = Oversize::Stream));
         let mut client = server.client().await;
         let body = b"0123456789012345678901234567890123456789\r\n".repeat(750_000);
         let mail = mail("hello", &body);
@@ -269,7 +273,7 @@ fn five_hundred_connections_at_once() {
 #[test]
 fn one_connection_too_many_has_its_mail_passed_at_once() {
     on_both(|tcp| async move {
-        let server = Server::start(tcp, Settings { connections: 1, ..Settings::default() });
+        let server = Server::start(tcp, set(|settings| settings.connections = 1));
         let mut first = server.client().await;
         let mut second = server.client().await;
         second.open(&Peer::default()).await.unwrap();
@@ -291,7 +295,7 @@ fn one_connection_too_many_has_its_mail_passed_at_once() {
 #[test]
 fn beyond_the_memory_a_message_passes() {
     on_both(|tcp| async move {
-        let server = Server::start(tcp, Settings { memory_bytes: 1 << 20, ..Settings::default() });
+        let server = Server::start(tcp, set(|settings| settings.memory_bytes = 1 << 20));
         let mut client = server.client().await;
         let large = mail("hello", &vec![b'x'; 3 << 20]);
         assert!(send(&mut client, &large, "Q1").await == large.to_bytes());
@@ -314,7 +318,7 @@ fn beyond_the_memory_a_message_passes() {
 #[test]
 fn beyond_the_memory_a_message_with_many_recipients_passes() {
     on_both(|tcp| async move {
-        let server = Server::start(tcp, Settings { memory_bytes: 1 << 20, ..Settings::default() });
+        let server = Server::start(tcp, set(|settings| settings.memory_bytes = 1 << 20));
         let mut client = server.client().await;
         let mut crowded = mail("hello", b"body\r\n");
         crowded.recipients = vec![Mailbox::new([b"<".as_slice(), &[b'x'; 2_000], b">"].concat()); 1_000];
@@ -329,7 +333,7 @@ fn beyond_the_memory_a_message_with_many_recipients_passes() {
 fn a_body_that_is_not_wanted_is_not_sent() {
     on_both(|tcp| async move {
         let protocol = Wanted::SKIPS_BODIES;
-        let settings = Settings { wanted: Wanted { protocol, ..Wanted::default() }, ..Settings::default() };
+        let settings = set(|settings| settings.wanted.protocol = protocol);
         let server = Server::start(tcp, settings);
         let mut client = server.client().await;
         let (none, all) = (mail("no body", &[b'x'; 300_000]), mail("hello", &[b'x'; 300_000]));
@@ -344,9 +348,14 @@ fn a_body_that_is_not_wanted_is_not_sent() {
 fn large_pieces() {
     on_both(|tcp| async move {
         for size in [Protocol::DATA_256K, Protocol::DATA_1M] {
-            let wanted = Wanted { protocol: Wanted::FEW_ROUND_TRIPS | size, ..Wanted::default() };
             let oversize = Oversize::Stream;
-            let server = Server::start(tcp, Settings { wanted, oversize, ..Settings::default() });
+            let server = Server::start(
+                tcp,
+                set(|settings| {
+                    settings.wanted.protocol = Wanted::FEW_ROUND_TRIPS | size;
+                    settings.oversize = oversize;
+                }),
+            );
             let offer = Offer { protocol: Protocol::POSTFIX | size, ..Offer::POSTFIX };
             let mut client = Client::negotiate(server.connect().await, &offer).await.unwrap();
             assert!(client.agreed().protocol.contains(size));
@@ -360,8 +369,8 @@ fn large_pieces() {
 #[test]
 fn a_fallback_is_answered_in_place_of_a_handler_that_fails() {
     on_both(|tcp| async move {
-        let timeouts = Timeouts { handler: Duration::from_millis(200), ..Timeouts::default() };
-        let server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let server =
+            Server::start(tcp, set(|settings| settings.timeouts.handler = Duration::from_millis(200)));
         let mut client = server.client().await;
         for subject in ["fallback panic", "fallback slow", "fallback stuck"] {
             let original = mail(subject, b"body\r\n");
@@ -401,7 +410,7 @@ fn beyond_the_size_limit_a_message_passes() {
     on_both(|tcp| async move {
         let mut session = SessionLimits::default();
         session.message.message_bytes = 100_000;
-        let server = Server::start(tcp, Settings { session, ..Settings::default() });
+        let server = Server::start(tcp, set(|settings| settings.session = session));
         let mut client = server.client().await;
         let large = mail("hello", &vec![b'x'; 300_000]);
         assert!(send(&mut client, &large, "Q1").await == large.to_bytes());
@@ -428,12 +437,13 @@ fn an_mta_that_lacks_an_action_has_its_mail_passed() {
 #[test]
 fn an_idle_connection_ends_after_its_time() {
     on_both(|tcp| async move {
-        let timeouts = Timeouts {
-            negotiation: Duration::from_millis(50),
-            idle: Duration::from_millis(200),
-            ..Timeouts::default()
-        };
-        let server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let server = Server::start(
+            tcp,
+            set(|settings| {
+                settings.timeouts.negotiation = Duration::from_millis(50);
+                settings.timeouts.idle = Duration::from_millis(200);
+            }),
+        );
         let silent = server.connect().await;
         server.sees("TimedOut(Negotiation)").await;
         drop(silent);
@@ -446,7 +456,7 @@ fn an_idle_connection_ends_after_its_time() {
 async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("milter.sock");
-    let at = UnixSocket { path: path.clone(), mode: 0o660, group: None };
+    let at = UnixSocket::new(path.clone(), 0o660);
     // Dropped without removal: what a killed daemon leaves.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let listener = Listener::unix(&at).unwrap();
@@ -462,7 +472,7 @@ async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     fs::write(&path, "precious").unwrap();
     assert!(matches!(Listener::unix(&at), Err(BindError::NoSocket { .. })));
     assert_eq!(fs::read(&path).unwrap(), b"precious");
-    let nowhere = UnixSocket { path: folder.path().join("no/such/folder"), ..at };
+    let nowhere = UnixSocket::new(folder.path().join("no/such/folder"), 0o660);
     assert!(matches!(Listener::unix(&nowhere), Err(BindError::Path { .. })));
 }
 
@@ -477,7 +487,7 @@ async fn of_daemons_that_start_together_one_listens() {
         let listeners: Vec<_> = std::thread::scope(|scope| {
             let start = || {
                 let _runtime = runtime.enter();
-                Listener::unix(&UnixSocket { path: path.clone(), mode: 0o600, group: None })
+                Listener::unix(&UnixSocket::new(path.clone(), 0o600))
             };
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -495,7 +505,7 @@ async fn a_daemon_whose_queue_is_full_is_there() {
     socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
     socket.listen(0).unwrap();
     let _waits = std::os::unix::net::UnixStream::connect(&path).unwrap();
-    let at = UnixSocket { path, mode: 0o600, group: None };
+    let at = UnixSocket::new(path, 0o600);
     assert!(matches!(Listener::unix(&at), Err(BindError::InUse { .. })));
 }
 

@@ -9,9 +9,9 @@ mod server;
 use std::time::Duration;
 
 use common::{Dice, encode};
-use mailtap_milter::driver::{Settings, Timeouts};
+use mailtap_milter::driver::Settings;
 use mailtap_milter::wire::{Command, EnvelopePath, MacroPairs, Offer, Texts};
-use server::{Server, Socket, edited, mail, on_both};
+use server::{Server, Socket, edited, mail, on_both, set};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn session() -> Vec<Command<'static>> {
@@ -83,8 +83,8 @@ fn an_mta_that_does_not_wait_for_the_answer() {
 #[test]
 fn an_mta_that_goes_while_the_handler_works() {
     on_both(|tcp| async move {
-        let timeouts = Timeouts { progress: Duration::from_millis(20), ..Timeouts::default() };
-        let server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let server =
+            Server::start(tcp, set(|settings| settings.timeouts.progress = Duration::from_millis(20)));
         goes_before_the_answer(&server).await;
         server.sees("answered: false").await;
         server.sees("Closed").await;

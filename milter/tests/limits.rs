@@ -7,10 +7,10 @@ mod server;
 
 use std::time::Duration;
 
-use mailtap_milter::driver::{Client, Oversize, Peer, Settings, Timeouts};
+use mailtap_milter::driver::{Client, Oversize, Peer, Settings};
 use mailtap_milter::session::Wanted;
 use mailtap_milter::wire::{Command, MacroPairs, Offer, Protocol};
-use server::{Server, edited, mail, on_both};
+use server::{Server, edited, mail, on_both, set};
 use tokio::io::AsyncWriteExt;
 
 const SOON: Duration = Duration::from_millis(100);
@@ -20,8 +20,7 @@ const SOON: Duration = Duration::from_millis(100);
 fn each_stage_has_its_own_time() {
     on_both(|tcp| async move {
         let mail = mail("hello", b"body\r\n");
-        let timeouts = Timeouts { content: SOON, ..Timeouts::default() };
-        let server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let server = Server::start(tcp, set(|settings| settings.timeouts.content = SOON));
         let mut client = server.client().await;
         client.envelope(&mail).await.unwrap();
         client.command(&Command::Data).await.unwrap();
@@ -34,8 +33,7 @@ fn each_stage_has_its_own_time() {
         client.flush().await.unwrap();
         server.sees("TimedOut(Content), messages: 0, cut_off: Some(Which { queue_id: \"4jY8\", rec").await;
 
-        let timeouts = Timeouts { idle: SOON, ..Timeouts::default() };
-        let server = Server::start(tcp, Settings { timeouts, ..Settings::default() });
+        let server = Server::start(tcp, set(|settings| settings.timeouts.idle = SOON));
         let mut client = server.client().await;
         client.envelope(&mail).await.unwrap();
         client.flush().await.unwrap();
@@ -51,15 +49,10 @@ fn each_stage_has_its_own_time() {
 #[test]
 fn a_message_is_told_of_once() {
     on_both(|tcp| async move {
-        let timeouts = Timeouts { content: SOON, ..Timeouts::default() };
-        let settings = Settings {
-            timeouts,
-            wanted: Wanted {
-                protocol: Wanted::FEW_ROUND_TRIPS | Protocol::NO_REPLY_END_OF_HEADERS,
-                ..Wanted::default()
-            },
-            ..Settings::default()
-        };
+        let settings = set(|settings| {
+            settings.timeouts.content = SOON;
+            settings.wanted.protocol = Wanted::FEW_ROUND_TRIPS | Protocol::NO_REPLY_END_OF_HEADERS;
+        });
         let server = Server::start(tcp, settings);
         let mut client = server.client().await;
         let mail = mail("accept", b"body\r\n");
@@ -75,10 +68,15 @@ fn a_message_is_told_of_once() {
 #[test]
 fn a_write_that_is_not_taken_ends_in_time() {
     on_both(|tcp| async move {
-        let timeouts = Timeouts { write: SOON, ..Timeouts::default() };
         let (oversize, send_buffer_bytes) = (Oversize::Stream, 64 << 10);
-        let server =
-            Server::start(tcp, Settings { timeouts, oversize, send_buffer_bytes, ..Settings::default() });
+        let server = Server::start(
+            tcp,
+            set(|settings| {
+                settings.timeouts.write = SOON;
+                settings.oversize = oversize;
+                settings.send_buffer_bytes = send_buffer_bytes;
+            }),
+        );
         let mut client = server.client().await;
         let mail = mail("large", b"body\r\n");
         client.envelope(&mail).await.unwrap();
@@ -96,7 +94,7 @@ fn a_write_that_is_not_taken_ends_in_time() {
 #[test]
 fn a_connection_that_waits_is_told_of_and_served_in_turn() {
     on_both(|tcp| async move {
-        let server = Server::start(tcp, Settings { connections: 1, ..Settings::default() });
+        let server = Server::start(tcp, set(|settings| settings.connections = 1));
         let mut clients = Vec::new();
         for _ in 0..5 {
             clients.push(server.client().await);
@@ -129,7 +127,7 @@ fn a_connection_that_waits_is_told_of_and_served_in_turn() {
 #[test]
 fn a_connection_that_waits_is_served_at_the_end() {
     on_both(|tcp| async move {
-        let mut server = Server::start(tcp, Settings { connections: 1, ..Settings::default() });
+        let mut server = Server::start(tcp, set(|settings| settings.connections = 1));
         let mut clients = Vec::new();
         for _ in 0..5 {
             clients.push(server.client().await);

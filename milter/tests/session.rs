@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Dice, Log, encode, run, work};
+use common::{Dice, Log, encode, run, set, work};
 use mailtap_milter::session::{MessageLimits, Session, SessionLimits, Unseen, Wanted};
 use mailtap_milter::wire::{
     Actions, Command, Connect, EnvelopePath, Family, MacroPairs, Offer, Protocol, Texts,
@@ -167,7 +167,12 @@ fn a_lacking_mta_gets_its_mail_unmodified() {
 
 #[test]
 fn what_passes_a_limit_passes_unmodified_and_the_next_message_is_whole() {
-    let limits = MessageLimits { message_bytes: 30, header_bytes: 20, headers: 2, recipients: 2 };
+    let limits = set(|limits: &mut MessageLimits| {
+        limits.message_bytes = 30;
+        limits.header_bytes = 20;
+        limits.headers = 2;
+        limits.recipients = 2;
+    });
     let header = Command::Header { name: b"Name", value: b" v" };
     let start = [Command::Negotiate(Offer::POSTFIX), Command::Mail(path(b"<a@b>"))];
     let end = [Command::EndOfHeaders, Command::Body(b"0123456789"), Command::EndOfMessage(b"")];
@@ -188,7 +193,7 @@ fn what_passes_a_limit_passes_unmodified_and_the_next_message_is_whole() {
     for (line, more) in cases {
         let next = [Command::Abort, Command::Mail(path(b"<a@b>")), Command::EndOfMessage(b"fits")];
         let bytes = encode(&[start.as_slice(), &more, &end, &next].concat());
-        let limits = SessionLimits { message: limits, ..SessionLimits::default() };
+        let limits = set(|session: &mut SessionLimits| session.message = limits);
         let log = run(Session::new(Wanted::default(), limits), [bytes.as_slice()]);
         assert_eq!(log.lines.iter().filter(|seen| *seen == line).count(), 1, "{:?}", log.lines);
         assert!(log.lines.last().unwrap().ends_with("body fits"), "{line}: {:?}", log.lines);
@@ -207,7 +212,7 @@ fn the_rest_of_a_body_is_skipped() {
         let end = [Command::EndOfMessage(b"!"), Command::Mail(path(b"<a@b>")), Command::EndOfMessage(b"all")];
         encode(&[start.as_slice(), &pieces, &end].concat())
     };
-    let wanted = || Wanted { protocol: Wanted::SKIPS_BODIES, ..Wanted::default() };
+    let wanted = || set(|wanted: &mut Wanted| wanted.protocol = Wanted::SKIPS_BODIES);
     let everything = Protocol::POSTFIX;
     let cases = [
         (everything, ["CONTINUE", "CONTINUE", "SKIP", "SKIP"]),
@@ -223,7 +228,7 @@ fn the_rest_of_a_body_is_skipped() {
 
 #[test]
 fn an_answer_that_does_not_fit_is_not_begun() {
-    let limits = SessionLimits { answer_room_bytes: Some(60), ..SessionLimits::default() };
+    let limits = set(|limits: &mut SessionLimits| limits.answer_room_bytes = Some(60));
     let bytes = encode(&[
         Command::Negotiate(Offer::POSTFIX),
         Command::Mail(path(b"a")),
@@ -346,7 +351,7 @@ proptest! {
     #[test]
     fn sessions_follow_the_model(numbers in vec(0_usize..20, 0..60), protocol: u32) {
         let protocol = Protocol::from_bits(protocol & Protocol::POSTFIX.bits());
-        let wanted = Wanted { protocol, ..Wanted::default() };
+        let wanted = set(|wanted: &mut Wanted| wanted.protocol = protocol);
         let commands: Vec<_> = numbers.into_iter().map(command).collect();
         let mut model = Model { protocol, replies: 1, ..Model::default() };
         let mut session = Session::new(wanted, SessionLimits::default());

@@ -185,8 +185,7 @@ mod tests {
     fn every_change_of_the_envelope_is_listed() {
         let mailbox = |address: &str| Mailbox::new(address);
         let before = Mail::parse(mailbox("<a@b>"), ["<c@d>", "<e@f>"].map(mailbox).to_vec(), b"X: 1\r\n\r\n");
-        let mut delivery =
-            Delivery { outcome: Outcome::Accepted, mail: before.clone(), quarantine: None, edits: 0 };
+        let mut delivery = Delivery::unchanged(before.clone());
         assert!(envelope_changes(&before, &delivery).is_empty());
         let new = Mailbox { address: b"<g@h>".to_vec(), args: vec![b"NOTIFY=NEVER".to_vec()] };
         delivery.mail.sender = mailbox("<>");

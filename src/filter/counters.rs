@@ -16,18 +16,8 @@ use crate::telemetry;
 
 const MESSAGES: &str = "mailtap_milter_messages_total";
 
-/// Reasons of messages that passed because of trouble.
+/// Reasons of messages that passed because of trouble, beside those of the driver.
 const FAILED: &[&str] = &[
-    Unseen::MessageBytes.as_str(),
-    Unseen::HeaderBytes.as_str(),
-    Unseen::Headers.as_str(),
-    Unseen::Recipients.as_str(),
-    Unseen::Memory.as_str(),
-    Unseen::Connections.as_str(),
-    Unseen::Negotiation.as_str(),
-    Unseen::Stopping.as_str(),
-    Failure::Panicked.as_str(),
-    Failure::TimedOut.as_str(),
     Pass::NoKey.as_str(),
     "answer_lost",
     "answer_too_large",
@@ -80,7 +70,9 @@ pub(super) fn begin(memory_limit_bytes: usize) {
     let headers_only =
         [Reason::NothingAllowed, Reason::NothingToRewrite].map(|reason| ("headers_only", reason.as_str()));
     let passed = PASSED.iter().map(|pass| ("passed", pass.as_str()));
-    let failed = FAILED.iter().map(|reason| ("failed", *reason));
+    let unseen = Unseen::ALL.iter().map(|why| why.as_str());
+    let unanswered = Failure::ALL.iter().map(|why| why.as_str());
+    let failed = FAILED.iter().copied().chain(unseen).chain(unanswered).map(|reason| ("failed", reason));
     for (outcome, reason) in headers_only.into_iter().chain(passed).chain(failed) {
         counter!(MESSAGES, "outcome" => outcome, "reason" => reason).increment(0);
     }

@@ -292,6 +292,7 @@ impl About {
             (Settled::Sent { .. }, Outcome::Unchanged(why) | Outcome::LeftAlone(why)) => {
                 ("headers_only", why.as_str())
             }
+            _ => ("failed", "internal"),
         };
         self.done(outcome, reason, Some(tracked));
     }

@@ -236,7 +236,11 @@ fn bind_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<Listener, Li
         None => gid(POSTFIX).ok().map(|gid| (POSTFIX, gid)),
     };
     make_directory(directory)?;
-    let unix = |group| UnixSocket { path: path.to_owned(), mode, group };
+    let unix = |group| {
+        let mut socket = UnixSocket::new(path, mode);
+        socket.group = group;
+        socket
+    };
     let Some((name, gid)) = wanted else {
         return Ok(Listener::unix(&unix(None))?);
     };

@@ -33,8 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mailtap_milter::driver::{self, Oversize, Timeouts};
-use mailtap_milter::session::MessageLimits;
+use mailtap_milter::driver::{self, Oversize};
 use mailtap_milter::wire::{Actions, MacroStage};
 
 use crate::consent::Consents;
@@ -168,32 +167,26 @@ async fn agree(settings: &Settings, listens: &Endpoint, life: &Lifecycle) -> Arc
 }
 
 pub(crate) fn driver_settings(settings: &Settings) -> driver::Settings {
-    let mut driver = driver::Settings {
-        connections: settings.connections,
-        memory_bytes: settings.memory_bytes,
-        // Whether it may be more, the handler says with each message.
-        oversize: Oversize::PassUnmodified,
-        timeouts: Timeouts {
-            handler: settings.message_timeout,
-            idle: settings.idle_timeout,
-            negotiation: settings.first_timeout,
-            content: settings.content_timeout,
-            write: settings.write_timeout,
-            drain: settings.drain,
-            ..Timeouts::default()
-        },
-        ..driver::Settings::default()
-    };
+    let mut driver = driver::Settings::default();
+    driver.connections = settings.connections;
+    driver.memory_bytes = settings.memory_bytes;
+    // Whether it may be more, the handler says with each message.
+    driver.oversize = Oversize::PassUnmodified;
+    driver.timeouts.handler = settings.message_timeout;
+    driver.timeouts.idle = settings.idle_timeout;
+    driver.timeouts.negotiation = settings.first_timeout;
+    driver.timeouts.content = settings.content_timeout;
+    driver.timeouts.write = settings.write_timeout;
+    driver.timeouts.drain = settings.drain;
     if settings.split.is_some() {
         driver.wanted.required |= Actions::DELETE_RECIPIENTS;
     }
     // The queue id is all that is used of the macros.
     driver.wanted.macros = vec![(MacroStage::EndOfHeaders, "i".into())];
-    driver.session.message = MessageLimits {
-        message_bytes: settings.policy.plan.max_message_bytes,
-        header_bytes: settings.max_header_bytes,
-        headers: settings.max_headers,
-        recipients: settings.max_recipients,
-    };
+    let limits = &mut driver.session.message;
+    limits.message_bytes = settings.policy.plan.max_message_bytes;
+    limits.header_bytes = settings.max_header_bytes;
+    limits.headers = settings.max_headers;
+    limits.recipients = settings.max_recipients;
     driver
 }

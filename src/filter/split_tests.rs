@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 
 use mailtap_milter::client::{Delivery, Mail, Mailbox, Outcome};
-use mailtap_milter::driver::{self, Client, Listener, Timeouts};
+use mailtap_milter::driver::{self, Client, Listener};
 use mailtap_milter::wire::{Actions, Offer};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -191,12 +191,9 @@ async fn deliver(end: End, seen: &Seen) -> Delivery {
     let watched = seen.clone();
     tokio::spawn(async move { port(copies.accept().await.unwrap().0, end, watched, asked, locks).await });
     let handler = if matches!(end, End::Late | End::Forgetful) { 500 } else { 60_000 };
-    let timeouts = Timeouts {
-        handler: Duration::from_millis(handler),
-        drain: Duration::from_millis(50),
-        ..Timeouts::default()
-    };
-    let mut settings = driver::Settings { timeouts, ..driver::Settings::default() };
+    let mut settings = driver::Settings::default();
+    settings.timeouts.handler = Duration::from_millis(handler);
+    settings.timeouts.drain = Duration::from_millis(50);
     settings.wanted.required |= Actions::DELETE_RECIPIENTS;
     let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.tcp_address().unwrap();

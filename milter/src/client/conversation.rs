@@ -25,6 +25,7 @@ pub enum Sending {
 
 /// Why an MTA drops a filter at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum OfferError {
     /// A newer version than offered.
     #[error("the filter speaks version {version}, newer than {offered}")]

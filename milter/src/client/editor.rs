@@ -33,6 +33,7 @@ enum Body {
 
 /// Why an edit is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum EditError {
     /// The action was not agreed on. (Postfix lets this pass; other MTAs do not.)
     #[error("edit {code:#04x} without {missing}")]

@@ -13,6 +13,7 @@ use crate::wire::Reply;
 
 /// What a filter made of a mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Delivery {
     /// Its verdict.
     pub outcome: Outcome,
@@ -22,6 +23,14 @@ pub struct Delivery {
     pub quarantine: Option<Vec<u8>>,
     /// How many edits there were; a body counts once.
     pub edits: usize,
+}
+
+impl Delivery {
+    /// A mail that goes on as it came.
+    #[must_use]
+    pub const fn unchanged(mail: Mail) -> Self {
+        Self { outcome: Outcome::Accepted, mail, quarantine: None, edits: 0 }
+    }
 }
 
 /// The verdict on a mail.

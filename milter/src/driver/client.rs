@@ -23,6 +23,7 @@ use crate::wire::{
 
 /// Who the MTA's client is, as told to the filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Peer {
     /// Its name, or its address in brackets.
     pub host: Vec<u8>,
@@ -51,6 +52,7 @@ impl Default for Peer {
 
 /// Why a filter can't be used any more.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClientError {
     /// The connection broke.
     #[error("connection to the filter")]

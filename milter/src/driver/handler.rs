@@ -71,6 +71,7 @@ pub struct Response {
 
 /// What became of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Settled {
     /// It was handed to the system whole.
     Sent {

@@ -13,6 +13,7 @@ use crate::session::{NegotiationError, SessionError, Stage, Unseen};
 
 /// Which message something happened to.
 #[derive(Clone, Copy)]
+#[non_exhaustive]
 pub struct Which<'a> {
     /// Its queue id; empty if the MTA gave none.
     pub queue_id: &'a [u8],
@@ -20,6 +21,14 @@ pub struct Which<'a> {
     pub recipients: usize,
     /// The time since its last byte came, or since it was known what becomes of it; nothing if it was never worked on.
     pub took: Option<Duration>,
+}
+
+impl<'a> Which<'a> {
+    /// A message that was never worked on, for tests of what is made of happenings.
+    #[must_use]
+    pub const fn new(queue_id: &'a [u8], recipients: usize) -> Self {
+        Self { queue_id, recipients, took: None }
+    }
 }
 
 impl fmt::Debug for Which<'_> {
@@ -122,6 +131,7 @@ pub enum Happening<'a> {
 
 /// Why a handler did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Failure {
     /// It panicked.
     Panicked,
@@ -132,6 +142,9 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Each of them.
+    pub const ALL: &'static [Self] = &[Self::Panicked, Self::TimedOut, Self::Stopping];
+
     /// A word for logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

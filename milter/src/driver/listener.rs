@@ -28,6 +28,7 @@ const TURN: Duration = Duration::from_secs(2);
 
 /// A Unix socket to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UnixSocket {
     /// Where it lies. Its directory must exist.
     pub path: PathBuf,
@@ -35,6 +36,14 @@ pub struct UnixSocket {
     pub mode: u32,
     /// The number of its group; `None` to leave it.
     pub group: Option<u32>,
+}
+
+impl UnixSocket {
+    /// A socket with these permissions, and no group of its own.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, mode: u32) -> Self {
+        Self { path: path.into(), mode, group: None }
+    }
 }
 
 /// A listening socket.
@@ -65,6 +74,7 @@ impl Bound {
 
 /// Why nothing can listen there.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BindError {
     /// Another process answers on the socket.
     #[error("{}: another process answers on it", path.display())]

@@ -11,6 +11,7 @@ use crate::session::{SessionLimits, Wanted};
 
 /// Settings of a daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Settings {
     /// What is wanted of the MTA. Default: [`Wanted::default`]. While fewer than one in sixteen messages are accepted at the
     /// end of their headers, the driver asks new connections not to wait for a reply there: those that are accepted all
@@ -51,6 +52,7 @@ impl Default for Settings {
 
 /// What becomes of an answer that does not fit the send buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Oversize {
     /// The message goes through unmodified. Needed with `milter_default_action = accept`: when a filter dies in
     /// the middle of its answer, Postfix up to 3.11 then loses the mail or mixes both bodies.
@@ -62,6 +64,7 @@ pub enum Oversize {
 
 /// How long the driver waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Timeouts {
     /// For the first command of a connection. Default 30 s.
     pub negotiation: Duration,

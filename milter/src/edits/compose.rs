@@ -19,6 +19,7 @@ use crate::wire::{Actions, Reply};
 
 /// Why an answer can't be given. The message goes through unmodified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CannotEdit {
     /// Edits need what was not agreed on.
     #[error("{missing} was not agreed on")]

@@ -36,6 +36,7 @@ pub struct Answer {
 /// Header changes and deletions act on the message as received, whatever their order. Insertions then count the
 /// headers that are left, and each sees those before it. At most one change or deletion may name the same header.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Edit {
     /// Appends a header after all others.
     AddHeader {
@@ -100,6 +101,7 @@ pub enum Edit {
 
 /// What becomes of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Verdict {
     /// It goes on, edited as told.
     #[default]

@@ -21,6 +21,7 @@ pub struct SmtpReply {
 
 /// Why a reply can't be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SmtpReplyError {
     /// Only 400 to 599 are possible.
     #[error("SMTP code {code} is not a refusal")]

@@ -13,6 +13,7 @@ use super::Edit;
 /// An edit that is not sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("edit {edit}: {kind}")]
+#[non_exhaustive]
 pub struct Flaw {
     /// Which edit of the answer, from 0.
     pub edit: usize,
@@ -22,6 +23,7 @@ pub struct Flaw {
 
 /// What can be wrong with an edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum FlawKind {
     /// A header name without a byte, or with one that is no printable ASCII, or a colon.
     #[error("bad header name at byte {position}")]

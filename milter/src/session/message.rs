@@ -15,6 +15,7 @@ use crate::wire::{EnvelopePath, Family, MacroPairs, Texts};
 
 /// What one message may hold. Beyond any of these it goes through unmodified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MessageLimits {
     /// Headers and body together, in bytes. Default 64 MiB.
     pub message_bytes: usize,
@@ -37,6 +38,7 @@ const WHOLE_PIECE_BYTES: usize = 65_535;
 
 /// Why a message is let through without the filter having seen it whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Unseen {
     /// [`MessageLimits::message_bytes`].
     MessageBytes,
@@ -57,6 +59,18 @@ pub enum Unseen {
 }
 
 impl Unseen {
+    /// Each of them.
+    pub const ALL: &'static [Self] = &[
+        Self::MessageBytes,
+        Self::HeaderBytes,
+        Self::Headers,
+        Self::Recipients,
+        Self::Memory,
+        Self::Connections,
+        Self::Negotiation,
+        Self::Stopping,
+    ];
+
     /// A word for logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -75,6 +89,7 @@ impl Unseen {
 
 /// The client of the MTA; empty where the filter did not ask for CONNECT and HELO.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Client {
     /// The client's name, or its address in brackets.
     pub host: Vec<u8>,

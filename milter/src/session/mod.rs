@@ -31,6 +31,7 @@ const KEPT_OUT_BYTES: usize = 16 << 10;
 
 /// What happened on a connection.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Event {
     /// Filter and MTA agreed: see [`Session::terms`].
     Negotiated,
@@ -52,6 +53,7 @@ pub enum Event {
 
 /// A message that went through unmodified, without the filter having seen it whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LetThrough {
     /// Why.
     pub why: Unseen,
@@ -63,6 +65,7 @@ pub struct LetThrough {
 
 /// What a filter says at the end of headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Interest {
     /// Go on with the body.
     Body,
@@ -75,6 +78,7 @@ pub enum Interest {
 
 /// Where a session stands, for time limits and orderly ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Stage {
     /// Before the negotiation.
     Negotiation,
@@ -120,6 +124,7 @@ impl fmt::Display for Stage {
 
 /// Why a connection can't go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SessionError {
     /// No frame.
     #[error(transparent)]
@@ -137,6 +142,7 @@ pub enum SessionError {
 
 /// Limits of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SessionLimits {
     /// The longest frame, in bytes. Default 1 MiB; Postfix sends headers of up to 60,000 bytes in one.
     pub frame_bytes: usize,

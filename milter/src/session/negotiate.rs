@@ -13,6 +13,7 @@ use crate::wire::{Actions, MacroLists, MacroStage, NEWEST_VERSION, OLDEST_VERSIO
 
 /// What a filter wants of an MTA.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Wanted {
     /// Actions without which the filter can't work.
     pub required: Actions,
@@ -157,6 +158,7 @@ impl Terms {
 
 /// Why a filter can't work with an MTA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NegotiationError {
     /// The MTA lets the filter do too little.
     #[error("the MTA does not offer {missing}")]

@@ -98,6 +98,7 @@ pub struct EnvelopePath<'a> {
 
 /// Why a frame is no command. The connection can't be used any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CommandError {
     /// No command has this code.
     #[error("unknown command {code:#04x}")]

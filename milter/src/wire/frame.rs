@@ -30,6 +30,7 @@ pub struct Frame<'a> {
 
 /// Why bytes can't be a frame. The connection can't be used any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum FrameError {
     /// A length of zero leaves no room for the code.
     #[error("frame of length 0")]

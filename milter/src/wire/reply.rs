@@ -97,6 +97,7 @@ pub enum Reply<'a> {
 
 /// Why Postfix would not take a frame as a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReplyError {
     /// No reply has this code.
     #[error("unknown reply {code:#04x}")]

@@ -6,6 +6,13 @@ use mailtap_milter::edits::{Answer, Edit};
 use mailtap_milter::session::{Event, Interest, LetThrough, Message, Session};
 use mailtap_milter::wire::{Command, Frame, Reply};
 
+/// The default, changed.
+pub fn set<T: Default>(change: impl FnOnce(&mut T)) -> T {
+    let mut value = T::default();
+    change(&mut value);
+    value
+}
+
 /// What the simple filter does: it accepts mail from `skip` at the end of headers, and edits all other; of mail from `part`
 /// it wants six bytes of body.
 pub fn answer(message: &Message) -> Answer {
@@ -107,7 +114,7 @@ pub fn work_with(session: &mut Session, log: &mut Log, answer: impl Fn(&Message)
                     log.note(format!("cannot: {error}"));
                 }
             }
-            Event::LetThrough(LetThrough { why, queue_id, recipients }) => {
+            Event::LetThrough(LetThrough { why, queue_id, recipients, .. }) => {
                 let (why, queue_id) = (why.as_str(), quoted(&queue_id));
                 let queue_id = if queue_id.is_empty() { "?" } else { &queue_id };
                 log.note(format!("let through: {why} {queue_id} to {recipients}"));
@@ -115,6 +122,7 @@ pub fn work_with(session: &mut Session, log: &mut Log, answer: impl Fn(&Message)
             Event::Aborted => log.note("aborted".into()),
             Event::NewSession => log.note("new session".into()),
             Event::Quit => log.note("quit".into()),
+            other => panic!("{other:?}"),
         }
     }
     let sent = session.outgoing().len();

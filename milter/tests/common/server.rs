@@ -122,6 +122,13 @@ pub struct Server {
     _folder: TempDir,
 }
 
+/// The default settings, changed.
+pub fn set(change: impl FnOnce(&mut Settings)) -> Settings {
+    let mut settings = Settings::default();
+    change(&mut settings);
+    settings
+}
+
 impl Server {
     pub fn start(tcp: bool, settings: Settings) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -129,7 +136,7 @@ impl Server {
         let listener = if tcp {
             Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap()
         } else {
-            Listener::unix(&UnixSocket { path: path.clone(), mode: 0o600, group: None }).unwrap()
+            Listener::unix(&UnixSocket::new(&path, 0o600)).unwrap()
         };
         let at = listener.tcp_address().map_or(At::Unix(path), At::Tcp);
         let filter = Arc::new(Filter::default());

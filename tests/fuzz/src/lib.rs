@@ -21,9 +21,7 @@ use mailtap::tap::once::{Input, explain, once};
 use mailtap::tracker::{cookies, target};
 use mailtap_milter::client::{Editor, Mail, Mailbox, refusal};
 use mailtap_milter::edits::{Answer, Edit};
-use mailtap_milter::session::{
-    Event as Milter, Interest, Message, MessageLimits, Session, SessionLimits, Unseen, Wanted,
-};
+use mailtap_milter::session::{Event as Milter, Interest, Message, Session, SessionLimits, Unseen, Wanted};
 use mailtap_milter::wire::{Actions, Command, Frame, Reply};
 
 /// A target: its name and what it does.
@@ -292,12 +290,15 @@ pub fn frame(bytes: &[u8]) {
 /// A whole session, fed in pieces whose sizes the bytes themselves give: with a filter that lets everything pass, one that
 /// edits within small limits, and one that has no room for it.
 pub fn session(bytes: &[u8]) {
-    let everything =
-        || Wanted { optional: Actions::VERSION_6, protocol: Wanted::SKIPS_BODIES, ..Wanted::default() };
-    let message = MessageLimits { message_bytes: 200, header_bytes: 100, headers: 3, recipients: 2 };
-    let small = SessionLimits { message, answer_room_bytes: Some(300), ..SessionLimits::default() };
+    let mut everything = Wanted::default();
+    everything.optional = Actions::VERSION_6;
+    everything.protocol = Wanted::SKIPS_BODIES;
+    let mut small = SessionLimits::default();
+    small.answer_room_bytes = Some(300);
+    let message = &mut small.message;
+    (message.message_bytes, message.header_bytes, message.headers, message.recipients) = (200, 100, 3, 2);
     play(Session::new(Wanted::default(), SessionLimits::default()), bytes, false);
-    play(Session::new(everything(), small), bytes, true);
+    play(Session::new(everything, small), bytes, true);
     play(Session::passing_through(Unseen::Connections, SessionLimits::default()), bytes, true);
 }
 
