@@ -112,6 +112,9 @@ impl EventRefused<'_> {
     }
 }
 
+/// A message of Postfix's default `message_size_limit`, 10,240,000 bytes, and a good fifth more for what is rewritten.
+const USUAL_BYTES: usize = 12 << 20;
+
 /// The milter listens.
 #[derive(Debug)]
 pub(super) struct Listening<'a> {
@@ -127,15 +130,24 @@ impl Listening<'_> {
     pub(super) fn emit(&self) {
         let Self { address, answer_room_bytes, largest_bytes, default_action } = self;
         tracing::info!(%address, answer_room_bytes, default_action, "milter listens");
-        if *default_action != "tempfail" && answer_room_bytes < largest_bytes {
-            tracing::warn!(
-                answer_room_bytes,
-                max_message_bytes = largest_bytes,
-                "unless default_action is tempfail, a message whose rewritten form is larger than answer_room_bytes passes as it \
-                 came, though policy.max_message allows more: raise net.core.wmem_max, as systemd/mailtap-sysctl.conf \
-                 (/usr/lib/sysctl.d/60-mailtap.conf) does, or lower policy.max_message"
-            );
+        if *default_action == "tempfail" || answer_room_bytes >= largest_bytes {
+            return;
         }
+        if *answer_room_bytes >= USUAL_BYTES {
+            tracing::info!(
+                answer_room_bytes,
+                "unless default_action is tempfail, a message whose rewritten form is larger than answer_room_bytes passes as it \
+                 came; usual mail within Postfix's default message_size_limit fits"
+            );
+            return;
+        }
+        tracing::warn!(
+            answer_room_bytes,
+            max_message_bytes = largest_bytes,
+            "unless default_action is tempfail, a message whose rewritten form is larger than answer_room_bytes passes as it \
+             came, though policy.max_message allows more: raise net.core.wmem_max, as systemd/mailtap-sysctl.conf \
+             (/usr/lib/sysctl.d/60-mailtap.conf) does, or lower policy.max_message"
+        );
     }
 }
 
@@ -260,5 +272,35 @@ impl GroupKept<'_> {
             self.group,
             self.path.parent().unwrap_or(self.path).display(),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said at the start of a milter with this room for an answer.
+    fn said(default_action: &'static str, answer_room_bytes: usize) -> String {
+        crate::telemetry::somebody_listens();
+        let lines = crate::telemetry::Captured::default();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(lines.clone()).finish();
+        let address = Endpoint::Unix("/milter.sock".into());
+        let largest_bytes = 40 << 20;
+        tracing::subscriber::with_default(subscriber, || {
+            Listening { address: &address, answer_room_bytes, largest_bytes, default_action }.emit();
+        });
+        lines.text()
+    }
+
+    #[test]
+    fn a_send_buffer_for_usual_mail_is_no_reason_to_warn() {
+        // What net.core.wmem_max gives by default, and with systemd/mailtap-sysctl.conf.
+        let (small, shipped) = (312 << 10, 24 << 20);
+        assert!(said("accept", small).contains("WARN") && said("unknown", small).contains("wmem_max"));
+        let usual = said("accept", shipped);
+        assert!(!usual.contains("WARN") && usual.contains("message_size_limit"), "{usual}");
+        for well in [said("tempfail", small), said("accept", 40 << 20)] {
+            assert!(well.contains("milter listens") && !well.contains("passes as it came"), "{well}");
+        }
     }
 }
