@@ -209,11 +209,36 @@ impl fmt::Display for End {
 
 #[cfg(test)]
 mod tests {
-    use std::format;
     use std::string::ToString;
+    use std::vec::Vec;
+    use std::{format, iter};
 
     use super::*;
     use crate::wire::CommandError;
+
+    /// Who adds a reason is sent here by the compiler.
+    #[test]
+    fn all_reasons_are_listed() {
+        let next = |why: &Unseen| match why {
+            Unseen::MessageBytes => Some(Unseen::HeaderBytes),
+            Unseen::HeaderBytes => Some(Unseen::Headers),
+            Unseen::Headers => Some(Unseen::Recipients),
+            Unseen::Recipients => Some(Unseen::Memory),
+            Unseen::Memory => Some(Unseen::Connections),
+            Unseen::Connections => Some(Unseen::Negotiation),
+            Unseen::Negotiation => Some(Unseen::Stopping),
+            Unseen::Stopping => None,
+        };
+        let all: Vec<_> = iter::successors(Some(Unseen::MessageBytes), next).collect();
+        assert_eq!(all, Unseen::ALL);
+        let next = |why: &Failure| match why {
+            Failure::Panicked => Some(Failure::TimedOut),
+            Failure::TimedOut => Some(Failure::Stopping),
+            Failure::Stopping => None,
+        };
+        let all: Vec<_> = iter::successors(Some(Failure::Panicked), next).collect();
+        assert_eq!(all, Failure::ALL);
+    }
 
     #[test]
     fn ends_and_messages_are_told_in_words() {
