@@ -412,7 +412,9 @@ async fn a_missing_binding_is_told_once_and_is_no_readiness() {
     let text = |path| get(path).map(|(_, body)| String::from_utf8(body).unwrap()).unwrap_or_default();
     let tries = || {
         let metrics = text("/metrics");
-        let line = metrics.lines().find(|line| line.starts_with("mailtap_forward_refused_total{"));
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("mailtap_forward_refused_total{why=\"unroutable\"}"));
         line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or(0)
     };
     wait_for("each to come back three times", Duration::from_secs(60), || tries() >= 150);

@@ -51,8 +51,24 @@ pub(super) fn parse(text: &str) -> Result<(Raw, Vec<Problem>), Problem> {
 }
 
 fn syntax_problem(text: &str, error: &toml::de::Error) -> Problem {
-    let line = line(text, error.span().map_or(0, |span| span.start));
-    Problem::new("", format!("line {line}: {}", error.message().trim()))
+    let number = line(text, error.span().map_or(0, |span| span.start));
+    let message = error.message().trim();
+    // The parser holds numbers wider than TOML's, and says so of one that does not fit.
+    let what = if message.contains(" as i128") || message.contains(" as u128") {
+        "the number is too large"
+    } else {
+        message
+    };
+    let key =
+        text.lines().nth(number - 1).and_then(key_of).map(|key| format!(" ({key})")).unwrap_or_default();
+    Problem::new("", format!("line {number}{key}: {what}"))
+}
+
+/// The key of a line. Its value may be secret.
+fn key_of(line: &str) -> Option<&str> {
+    let key = line.split_once('=')?.0.trim();
+    let is_key = |key: &str| key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+    Some(key).filter(|key| !key.is_empty() && key.len() < 64 && is_key(key))
 }
 
 /// The number of the line with this byte.
@@ -130,7 +146,7 @@ fn compare_list(items: &mut [Value], samples: &[Value], path: &str, problems: &m
 fn not_negative(value: &Value, path: &str, problems: &mut Vec<Problem>) -> bool {
     let negative = value.as_integer().filter(|number| *number < 0);
     if let Some(number) = negative {
-        problems.push(Problem::new(path, format!("{number} is too few: must be at least 0")));
+        problems.push(Problem::new(path, format!("{number} is too few: must not be negative")));
     }
     negative.is_none()
 }
@@ -139,7 +155,7 @@ const fn kind(value: &Value) -> &'static str {
     match value {
         Value::String(_) => "text in quotes",
         Value::Integer(_) => "a whole number",
-        Value::Float(_) => "a number",
+        Value::Float(_) => "a number with a fraction",
         Value::Boolean(_) => "true or false",
         Value::Datetime(_) => "a date",
         Value::Array(_) => "a list",
@@ -215,7 +231,10 @@ mod tests {
 
     #[test]
     fn text_that_is_no_toml_names_its_line() {
-        assert!(problems("a = 1\nb = = 2\n")[0].starts_with(": line 2: "));
+        assert!(problems("a = 1\nb = = 2\n")[0].starts_with(": line 2 (b): "));
+        assert_eq!(problems("a = 1\n\na = 2\n"), [": line 3 (a): duplicate key"]);
+        assert_eq!(problems("a = 99999999999999999999\n"), [": line 1 (a): the number is too large"]);
+        assert!(problems("[x")[0].starts_with(": line 1: "));
     }
 
     #[test]
@@ -224,8 +243,8 @@ mod tests {
         let Ok((raw, problems)) = parse(text) else { panic!("it is TOML") };
         assert_eq!(raw.milter.max_headers, 7);
         let expected = [
-            ("milter.max_connections", "-1 is too few: must be at least 0 (line 2)"),
-            ("relay.queues[1]", "-2 is too few: must be at least 0 (line 7)"),
+            ("milter.max_connections", "-1 is too few: must not be negative (line 2)"),
+            ("relay.queues[1]", "-2 is too few: must not be negative (line 7)"),
         ];
         assert_eq!(problems, expected.map(|(key, what)| Problem::new(key, what)));
     }

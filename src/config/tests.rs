@@ -145,7 +145,7 @@ fn a_mistake_in_the_text_is_the_only_problem() {
         ),
         ("url = \"https://t.example.org\"", "url = 1", "tracking.url: expected text"),
         ("#level = \"info\"", "level = \"warning\"", "log.level: `warning` is not a level: write \"warn\""),
-        ("#level = \"info\"", "level = \"debug,,=\"", "log.level: `` is not a level"),
+        ("#level = \"info\"", "level = \"debug,,=\"", "log.level: `debug,,=` has an empty part"),
     ] {
         assert!(EXAMPLE.contains(from), "{from}");
         let (_directory, path) = site(&EXAMPLE.replacen(from, to, 1));

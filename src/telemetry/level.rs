@@ -30,6 +30,7 @@ pub fn directives(text: &str) -> Result<String, String> {
     for part in text.split(',') {
         let part = part.trim();
         match part.split_once('=') {
+            None if part.is_empty() => return Err(format!("`{text}` has an empty part: {EXPECTED}")),
             Some((target, word)) if is_target(target.trim()) => {
                 of_some.push(format!("{}={}", target.trim(), level(word.trim())?));
             }
@@ -93,9 +94,9 @@ mod tests {
             ("info,mailtap=err", "write \"error\""),
             ("loud", "`loud` is not a level: write error, warn,"),
             ("mailtap", "`mailtap` is not a level"),
-            ("debug,,=", "`` is not a level"),
+            ("debug,,=", "`debug,,=` has an empty part: write error, warn,"),
             ("debug,=", "`` is no part of mailtap"),
-            ("", "`` is not a level"),
+            ("", "`` has an empty part"),
             ("info,debug", "names two levels"),
             ("mailtap[x]=debug", "`mailtap[x]` is no part of mailtap"),
         ] {
