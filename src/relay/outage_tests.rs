@@ -394,7 +394,12 @@ async fn what_a_limit_holds_back_goes_at_its_limit_all_the_same_and_takes_nobody
     assert!(put_off < 8 * backlog as usize, "{put_off} times put off");
     let status = paced.look();
     assert_eq!((status.dead, status.uncertain), (0, 0));
-    assert_eq!((status.pending + status.claimed) as usize, backlog as usize - went);
+    // The last one may be answered, and not settled yet.
+    let left = (status.pending + status.claimed) as usize;
+    assert!(
+        left == backlog as usize - went || left == backlog as usize - went + 1,
+        "{left} left, {went} went"
+    );
     eprintln!(
         "{went} of {may} requests in {took:?}; put off {put_off} times; others waited at most {slowest:?}"
     );
