@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
+/// SQLite's number for: freed pages are given back when it is asked for.
+const INCREMENTAL: i64 = 2;
 /// How often a lock is tried, a millisecond apart.
 const LOCK_TRIES: i32 = 10_000;
 /// Pages that are kept at most. Ids are hashes: those of a burst are all over their indexes.
@@ -86,7 +88,26 @@ pub(super) fn open(path: &Path, file_mode: u32, migrations: &[&str]) -> Result<C
     open_existing(path, migrations)
 }
 
-/// Opens a store that exists already; for looking into it, and for the hands of an administrator.
+/// Opens a store that exists already; for looking into it, and for the hands of an administrator. On a full disk there may be no room
+/// for the index of the write-ahead log, which processes share: then nobody else has the store, and the index is in memory alone.
+pub(super) fn open_to_look(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
+    match open_existing(path, migrations) {
+        Err(StoreError::Open { why, .. }) if FULL.iter().any(|name| why.contains(name)) => {
+            open_alone(path, migrations).map_err(|_| StoreError::Open { path: path.to_owned(), why })
+        }
+        opened => opened,
+    }
+}
+
+fn open_alone(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    let (found, known) = (version(&connection)?, migrations.len());
+    if found == known { Ok(connection) } else { Err(StoreError::Version { found, known }) }
+}
+
+/// Opens a store that exists already.
 pub(super) fn open_existing(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection =
@@ -99,15 +120,28 @@ pub(super) fn open_existing(path: &Path, migrations: &[&str]) -> Result<Connecti
     }
 }
 
-/// An error at the opening, with a remedy where it is the disk; a full one has many names.
+/// An error at the opening, with a remedy where it is the disk or the file itself; a full disk has many names.
 fn failed(path: &Path, why: &str) -> StoreError {
-    let disk = ["disk I/O error", "disk is full", "No space left"].iter().any(|name| why.contains(name));
-    let directory = path.parent().unwrap_or(path).display();
-    let remedy = format!(
-        "; look whether the disk is full (df {directory}) and make room, or set state_dir to another disk"
-    );
-    StoreError::Open { path: path.to_owned(), why: format!("{why}{}", if disk { &remedy } else { "" }) }
+    let any = |names: &[&str]| names.iter().any(|name| why.contains(name));
+    let remedy = if any(&FULL) {
+        let directory = path.parent().unwrap_or(path).display();
+        format!(
+            "; look whether the disk is full (df {directory}) and make room, or set state_dir to another disk"
+        )
+    } else if any(&["not a database", "malformed"]) {
+        let path = path.display();
+        format!(
+            "; it is damaged: stop mailtap, move {path}, {path}-wal and {path}-shm away (no other file), and start it again; it makes a \
+             new one. \"A damaged file\" in docs/operations.md says what is lost with it"
+        )
+    } else {
+        String::new()
+    };
+    StoreError::Open { path: path.to_owned(), why: format!("{why}{remedy}") }
 }
+
+/// The names of a full disk.
+const FULL: [&str; 3] = ["disk I/O error", "disk is full", "No space left"];
 
 fn create(path: &Path, file_mode: u32) -> io::Result<()> {
     let directory = match path.parent() {
@@ -130,7 +164,10 @@ fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
         std::thread::sleep(Duration::from_millis(1));
         tries < LOCK_TRIES
     }))?;
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    // Setting it writes, also where it is set already: a full disk would keep out who only looks.
+    if connection.pragma_query_value(None, "auto_vacuum", |row| row.get::<_, i64>(0))? != INCREMENTAL {
+        connection.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
+    }
     write_ahead(connection)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
@@ -229,11 +266,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_database_is_an_error() {
+    fn what_is_no_database_is_an_error_with_a_remedy() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.db");
         std::fs::write(&path, "not a database, but long enough to look at").unwrap();
-        assert!(matches!(open(&path, 0o600, &[ONE]), Err(StoreError::Open { .. })));
+        let error = open(&path, 0o600, &[ONE]).unwrap_err().to_string();
+        assert!(error.contains(&format!("move {0}, {0}-wal and {0}-shm away", path.display())), "{error}");
         assert!(matches!(
             open_existing(&directory.path().join("b.db"), &[ONE]),
             Err(StoreError::Open { .. })

@@ -125,7 +125,7 @@ impl Admin {
     /// # Errors
     /// `StoreError`.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        let connection = sqlite::open_existing(&directory.join("spool.db"), MIGRATIONS)?;
+        let connection = sqlite::open_to_look(&directory.join("spool.db"), MIGRATIONS)?;
         Ok(Self { connection, inbox: RefCell::new(Inbox::new(directory.to_owned())) })
     }
 
