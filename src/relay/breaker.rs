@@ -7,6 +7,7 @@
 //! - Limits: pauses from one second to a minute; after three failures in a row one request at a time, so that an outage
 //!   makes few events uncertain. A property that is blocked pauses no other one; when all are, the relay takes no events.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,18 +16,20 @@ use super::happenings::{Paused, QueueTrouble, Resumed, SettlesAgain, Unsettled};
 use crate::queue::outage::Outage;
 use crate::service::Component;
 
+/// Why events wait for a property.
+pub(super) const BLOCKED: &str = "GA4 does not take requests; events wait";
 /// Failures in a row after which the relay pauses.
 const PATIENCE: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What a settlement says about the way to a property.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fate {
     /// A request was answered by somebody who could have taken it.
     Through(usize),
-    /// It was not, and why.
-    Blocked(usize, &'static str),
+    /// It was not, and the cause, where it is known.
+    Blocked(usize, Option<Arc<str>>),
     /// Nothing can be sent to anybody, and why.
     Stuck(&'static str),
     /// Nothing was sent.
@@ -39,6 +42,7 @@ pub(super) struct Breakers {
     properties: Vec<Way>,
     memory: Way,
     queue: Way,
+    queue_outage: Outage,
     /// Why what became of events is not taken by the queue, if it isn't.
     unsettled: Option<String>,
     outage: Outage,
@@ -53,6 +57,7 @@ impl Breakers {
             properties: properties.into_iter().map(Way::new).collect(),
             memory: Way::new("memory".into()),
             queue: Way::new("queue".into()),
+            queue_outage: Outage::default(),
             unsettled: None,
             outage: Outage::default(),
             health,
@@ -99,14 +104,20 @@ impl Breakers {
         }
     }
 
-    pub(super) fn note(&mut self, fate: Fate) {
+    pub(super) fn note(&mut self, fate: &Fate) {
         match fate {
             Fate::Through(property) => {
                 self.memory.worked();
-                self.properties.get_mut(property).into_iter().for_each(Way::worked);
+                self.properties.get_mut(*property).into_iter().for_each(Way::worked);
             }
-            Fate::Blocked(property, why) => {
-                self.properties.get_mut(property).into_iter().for_each(|way| way.failed(why));
+            Fate::Blocked(property, cause) => {
+                let Some(way) = self.properties.get_mut(*property) else { return };
+                way.cause = cause.clone().or_else(|| way.cause.take());
+                let why = match &way.cause {
+                    Some(cause) => format!("GA4 does not take requests ({cause}); events wait"),
+                    None => BLOCKED.to_owned(),
+                };
+                way.failed(&why);
             }
             Fate::Stuck(why) => self.memory.failed(why),
             Fate::Neither => return,
@@ -115,7 +126,7 @@ impl Breakers {
     }
 
     pub(super) fn queue_trouble(&mut self, why: String) {
-        QueueTrouble { why: why.clone() }.emit();
+        QueueTrouble { why: &why, is_news: self.queue_outage.is_news(&why) }.emit();
         self.queue.failures = PATIENCE;
         self.queue.failed(&why);
         self.tell();
@@ -124,6 +135,7 @@ impl Breakers {
     pub(super) fn queue_works(&mut self) {
         if self.queue.failures > 0 {
             self.queue.worked();
+            self.queue_outage.over();
             self.tell();
         }
     }
@@ -170,6 +182,8 @@ struct Way {
     name: String,
     failures: u32,
     why: String,
+    /// What the last request met with.
+    cause: Option<Arc<str>>,
     pause: Duration,
     paused: bool,
     until: Option<Instant>,
@@ -177,7 +191,15 @@ struct Way {
 
 impl Way {
     fn new(name: String) -> Self {
-        Self { name, failures: 0, why: String::new(), pause: FIRST_PAUSE, paused: false, until: None }
+        Self {
+            name,
+            failures: 0,
+            why: String::new(),
+            cause: None,
+            pause: FIRST_PAUSE,
+            paused: false,
+            until: None,
+        }
     }
 
     fn is_blocked(&self) -> bool {
@@ -193,7 +215,7 @@ impl Way {
     }
 
     fn worked(&mut self) {
-        (self.failures, self.pause, self.until) = (0, FIRST_PAUSE, None);
+        (self.failures, self.pause, self.until, self.cause) = (0, FIRST_PAUSE, None, None);
         if std::mem::take(&mut self.paused) {
             Resumed { what: &self.name }.emit();
         }
@@ -216,6 +238,8 @@ mod tests {
     use super::*;
     use crate::service::Health;
 
+    const WHY: &str = "GA4 does not take requests (HTTP 503); events wait";
+
     fn breakers(properties: &[&str]) -> (Breakers, Health) {
         let health = Health::default();
         let names = properties.iter().map(|name| (*name).to_owned()).collect();
@@ -227,14 +251,14 @@ mod tests {
     }
 
     fn fail(breakers: &mut Breakers, property: usize, times: u32) {
-        (0..times).for_each(|_| breakers.note(Fate::Blocked(property, "why")));
+        (0..times).for_each(|_| breakers.note(&Fate::Blocked(property, Some("HTTP 503".into()))));
     }
 
     #[tokio::test(start_paused = true)]
     async fn three_failures_in_a_row_pause_and_one_request_tries_the_way() {
         let (mut breakers, health) = breakers(&["G-1"]);
         fail(&mut breakers, 0, 2);
-        breakers.note(Fate::Through(0));
+        breakers.note(&Fate::Through(0));
         fail(&mut breakers, 0, 2);
         assert_eq!(
             (breakers.is_paused(), breakers.allowed(0), reasons(&health).len()),
@@ -242,11 +266,11 @@ mod tests {
         );
         fail(&mut breakers, 0, 1);
         assert!(breakers.is_paused() && breakers.to_turn_back().is_empty());
-        assert_eq!((breakers.allowed(0), reasons(&health)), (0, vec!["why".to_owned()]));
+        assert_eq!((breakers.allowed(0), reasons(&health)), (0, vec![WHY.to_owned()]));
         tokio::time::sleep(FIRST_PAUSE).await;
         breakers.end_pauses();
         assert_eq!((breakers.is_paused(), breakers.allowed(0)), (false, 1), "after the pause one tries");
-        breakers.note(Fate::Through(0));
+        breakers.note(&Fate::Through(0));
         assert_eq!((breakers.allowed(0), breakers.next_end(), reasons(&health).len()), (usize::MAX, None, 0));
     }
 
@@ -257,13 +281,13 @@ mod tests {
         assert!(!breakers.is_paused());
         assert_eq!((breakers.allowed(0), breakers.allowed(1)), (usize::MAX, 0));
         assert_eq!(breakers.to_turn_back().len(), 1);
-        assert_eq!(reasons(&health), ["G-2: why"]);
-        breakers.note(Fate::Through(0));
-        assert_eq!(reasons(&health), ["G-2: why"], "another one's luck changes nothing");
+        assert_eq!(reasons(&health), [format!("G-2: {WHY}")]);
+        breakers.note(&Fate::Through(0));
+        assert_eq!(reasons(&health), [format!("G-2: {WHY}")], "another one's luck changes nothing");
         fail(&mut breakers, 0, 3);
         assert!(breakers.is_paused() && breakers.to_turn_back().is_empty());
-        assert_eq!(reasons(&health), ["G-1: why; G-2: why"]);
-        breakers.note(Fate::Through(1));
+        assert_eq!(reasons(&health), [format!("G-1: {WHY}; G-2: {WHY}")]);
+        breakers.note(&Fate::Through(1));
         assert!(!breakers.is_paused());
         assert_eq!(breakers.to_turn_back()[0].0, 0);
     }
@@ -289,15 +313,15 @@ mod tests {
         breakers.queue_trouble("broker".into());
         assert!(breakers.is_paused());
         fail(&mut breakers, 0, 3);
-        assert_eq!(reasons(&health), ["why; broker"]);
+        assert_eq!(reasons(&health), [format!("{WHY}; broker")]);
         breakers.queue_works();
-        assert_eq!(reasons(&health), ["why"], "the other one is still there");
-        breakers.note(Fate::Through(0));
+        assert_eq!(reasons(&health), [WHY], "the other one is still there");
+        breakers.note(&Fate::Through(0));
         assert!(reasons(&health).is_empty());
-        (0..3).for_each(|_| breakers.note(Fate::Stuck("disk")));
+        (0..3).for_each(|_| breakers.note(&Fate::Stuck("disk")));
         assert!(breakers.is_paused());
         breakers.queue_trouble("broker".into());
-        breakers.note(Fate::Through(0));
+        breakers.note(&Fate::Through(0));
         assert_eq!(reasons(&health), ["broker"]);
         breakers.queue_works();
         assert!(reasons(&health).is_empty() && !breakers.is_paused());

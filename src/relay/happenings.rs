@@ -292,13 +292,19 @@ impl CaughtUp<'_> {
 
 /// Spool, broker or dedupe store is in trouble.
 #[derive(Debug)]
-pub(super) struct QueueTrouble {
-    pub(super) why: String,
+pub(super) struct QueueTrouble<'a> {
+    pub(super) why: &'a str,
+    /// Nobody was told of this reason in this outage: many requests meet with it.
+    pub(super) is_news: bool,
 }
 
-impl QueueTrouble {
+impl QueueTrouble<'_> {
     pub(super) fn emit(&self) {
-        tracing::warn!(why = self.why, "the queue is in trouble; trying again");
+        if self.is_news {
+            tracing::warn!(why = self.why, "the queue is in trouble; trying again");
+        } else {
+            tracing::debug!(why = self.why, "the queue is still in trouble");
+        }
         metrics::counter!("mailtap_relay_queue_troubles_total").increment(1);
     }
 }

@@ -29,6 +29,7 @@ pub mod send;
 
 // The role.
 mod breaker;
+mod memory;
 mod settle;
 mod turn;
 mod work;
@@ -44,6 +45,7 @@ use crate::queue::dedupe::Dedupe;
 use crate::queue::source::Source;
 use crate::service::Lifecycle;
 use map::Mapping;
+use memory::Memory;
 use property::Takes;
 use send::{Property, Sender, SenderError, Travel};
 use turn::Turns;
@@ -107,7 +109,7 @@ pub async fn run_with(
     life: Lifecycle,
 ) -> Result<(), SenderError> {
     let sender = Sender::new(&settings.properties, settings.travel())?;
-    let relay = Relay::new(settings, mapping, sender, Arc::new(dedupe));
+    let relay = Relay::new(settings, mapping, sender, Arc::new(Memory::new(dedupe)));
     Turns::new(relay, source, life).run().await;
     Ok(())
 }

@@ -88,6 +88,18 @@ pub enum Outcome {
     Uncertain(String),
 }
 
+impl Outcome {
+    /// What it met with on its way, if that is known.
+    pub(super) fn cause(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Sent | Self::NotTried | Self::Refused(_) => None,
+            Self::NotSent(why) => Some(why.as_str().into()),
+            Self::Trouble(status) => Some(format!("HTTP {status}").into()),
+            Self::Uncertain(why) => Some(why.as_str().into()),
+        }
+    }
+}
+
 /// Sends to the properties.
 #[derive(Debug)]
 pub struct Sender {

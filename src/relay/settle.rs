@@ -17,9 +17,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::breaker::{Breakers, Fate};
-use super::happenings::{Dead, QueueTrouble};
+use super::happenings::Dead;
+use super::memory::Memory;
 use crate::event::EventId;
-use crate::queue::dedupe::Dedupe;
 use crate::queue::source::{Settle, Settlement, SourceError, Tag};
 use crate::service::clock;
 
@@ -65,7 +65,7 @@ pub(super) struct Told {
 #[derive(Debug)]
 pub(super) struct Settler {
     source: Arc<dyn Settle>,
-    dedupe: Arc<Dedupe>,
+    memory: Arc<Memory>,
     /// The events that were taken and not yet settled.
     in_hand: HashSet<EventId>,
     /// What is done, to be told now.
@@ -81,10 +81,10 @@ pub(super) struct Settler {
 }
 
 impl Settler {
-    pub(super) fn new(source: Arc<dyn Settle>, dedupe: Arc<Dedupe>) -> Self {
+    pub(super) fn new(source: Arc<dyn Settle>, memory: Arc<Memory>) -> Self {
         Self {
             source,
-            dedupe,
+            memory,
             in_hand: HashSet::new(),
             done: Vec::new(),
             others: Vec::new(),
@@ -118,7 +118,7 @@ impl Settler {
     /// What became of the deliveries of one request, or of others that share a fate.
     pub(super) fn add(&mut self, settled: Vec<Settled>, breakers: &mut Breakers) {
         if let Some(first) = settled.first() {
-            breakers.note(first.fate);
+            breakers.note(&first.fate);
         }
         for settled in settled {
             let done = settled.what == Settlement::Done;
@@ -137,8 +137,8 @@ impl Settler {
         let (done, others) = (std::mem::take(&mut self.done), std::mem::take(&mut self.others));
         for (settled, again) in [(done, false), (others, false), (again, true)] {
             if !settled.is_empty() {
-                let (source, dedupe) = (self.source.clone(), self.dedupe.clone());
-                self.telling.spawn(async move { tell(&*source, &dedupe, settled, again).await });
+                let (source, memory) = (self.source.clone(), self.memory.clone());
+                self.telling.spawn(async move { tell(&*source, &memory, settled, again).await });
             }
         }
     }
@@ -176,8 +176,8 @@ impl Settler {
     }
 }
 
-async fn tell(source: &dyn Settle, dedupe: &Dedupe, mut settled: Vec<Settled>, again: bool) -> Told {
-    note(dedupe, &mut settled).await;
+async fn tell(source: &dyn Settle, memory: &Memory, mut settled: Vec<Settled>, again: bool) -> Told {
+    note(memory, &mut settled).await;
     let outcomes = settled.iter().map(|settled| (settled.tag, settled.what.clone())).collect();
     let mut unsettled: HashMap<Tag, SourceError> = source.settle(outcomes).await.into_iter().collect();
     let (mut taken, mut gone, mut refused) = (Vec::new(), Vec::new(), Vec::new());
@@ -190,12 +190,12 @@ async fn tell(source: &dyn Settle, dedupe: &Dedupe, mut settled: Vec<Settled>, a
     }
     let uncertain = taken.iter().filter(|settled| settled.what == Settlement::Uncertain);
     let uncertain: Vec<EventId> = uncertain.filter_map(|settled| settled.id).collect();
-    write(dedupe, Write::Aside, &uncertain).await;
+    write(memory, Write::Aside, &uncertain).await;
     Told { again, taken, gone, refused }
 }
 
 /// Writes down, once and for all of them in one go, what has to be known before they are settled.
-async fn note(dedupe: &Dedupe, settled: &mut [Settled]) {
+async fn note(memory: &Memory, settled: &mut [Settled]) {
     let noted = |note| settled.iter().filter(move |settled| settled.note == note);
     let both = |settled: &Settled| {
         let own = (settled.id != Some(settled.event)).then_some(settled.event);
@@ -203,8 +203,8 @@ async fn note(dedupe: &Dedupe, settled: &mut [Settled]) {
     };
     let sent: Vec<EventId> = noted(Noted::Sent).flat_map(both).collect();
     let unsent: Vec<EventId> = noted(Noted::Unsent).filter_map(|settled| settled.id).collect();
-    write(dedupe, Write::Sent, &sent).await;
-    write(dedupe, Write::Unsent, &unsent).await;
+    write(memory, Write::Sent, &sent).await;
+    write(memory, Write::Unsent, &unsent).await;
     settled.iter_mut().for_each(|settled| settled.note = Noted::Nothing);
 }
 
@@ -216,15 +216,21 @@ enum Write {
 }
 
 /// Goes on until it is written.
-async fn write(dedupe: &Dedupe, what: Write, ids: &[EventId]) {
+async fn write(memory: &Memory, what: Write, ids: &[EventId]) {
+    let dedupe = &memory.dedupe;
     loop {
         let written = match what {
             Write::Sent => dedupe.remember(ids, clock::now()).await,
             Write::Unsent => dedupe.abandon(ids).await,
             Write::Aside => dedupe.set_aside(ids, clock::now()).await,
         };
-        let Err(error) = written else { return };
-        QueueTrouble { why: error.to_string() }.emit();
+        let Err(error) = written else {
+            if !ids.is_empty() {
+                memory.works();
+            }
+            return;
+        };
+        memory.failed(&error);
         tokio::time::sleep(AGAIN).await;
     }
 }

@@ -177,7 +177,7 @@ async fn what_grows_too_old_while_it_waits_is_not_sent() {
     let mut source = SpoolSource::new(site.spool(), 10, site.life.stop.clone());
     let deliveries = source.next(10).await.unwrap();
     let settings = site.settings();
-    let dedupe = Arc::new(Dedupe::open(&site.directory.path().join("relay")).unwrap());
+    let dedupe = Arc::new(Memory::new(Dedupe::open(&site.directory.path().join("relay")).unwrap()));
     let sender = Sender::new(&settings.properties, settings.travel()).unwrap();
     let relay = Relay::new(settings, Mapping::default(), sender, dedupe.clone());
     let mut settler = Settler::new(source.settler(), dedupe);

@@ -57,7 +57,7 @@ impl Turns {
         Self {
             breakers: Breakers::new(life.health.component("relay"), names),
             lanes: Lanes::new(settings.properties.len(), settings.max_in_flight),
-            settler: Settler::new(source.settler(), relay.dedupe.clone()),
+            settler: Settler::new(source.settler(), relay.memory.clone()),
             gathered: Gathered::default(),
             epoch: source.epoch(),
             sending: JoinSet::new(),

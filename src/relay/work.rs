@@ -17,22 +17,20 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::Settings;
 use super::batch::{self, Request};
-use super::breaker::Fate;
-use super::happenings::{
-    Duplicates, Failed, GivenBack, PutOff, QueueTrouble, Repaired, Retried, Sent, SwitchedOff,
-};
+use super::breaker::{BLOCKED, Fate};
+use super::happenings::{Duplicates, Failed, GivenBack, PutOff, Repaired, Retried, Sent, SwitchedOff};
 use super::map::Mapping;
+use super::memory::Memory;
 use super::send::{Outcome, Sender};
 use super::settle::{Noted, Settled, Settler};
 use super::validate::{self, MAX_AGE};
 use crate::event::{EventId, Kind};
 use crate::identity::Timestamp;
 use crate::queue::StoreError;
-use crate::queue::dedupe::{Dedupe, Known};
+use crate::queue::dedupe::Known;
 use crate::queue::source::{Delivery, Settlement, Tag};
 use crate::service::clock;
 
-const BLOCKED: &str = "GA4 does not take requests; events wait";
 /// Why events wait though GA4 would answer.
 const PACED: &str = "relay.max_per_property_hour is reached; events wait";
 /// Why events go back that waited here for long, for whatever reason.
@@ -87,15 +85,15 @@ pub(super) struct Relay {
     pub(super) settings: Settings,
     pub(super) mapping: Mapping,
     pub(super) sender: Sender,
-    pub(super) dedupe: Arc<Dedupe>,
+    pub(super) memory: Arc<Memory>,
     /// For each property, whether it was told that requests don't get through, and none has since.
     told: Vec<AtomicBool>,
 }
 
 impl Relay {
-    pub(super) fn new(settings: Settings, mapping: Mapping, sender: Sender, dedupe: Arc<Dedupe>) -> Self {
+    pub(super) fn new(settings: Settings, mapping: Mapping, sender: Sender, memory: Arc<Memory>) -> Self {
         let told = settings.properties.iter().map(|_| AtomicBool::new(false)).collect();
-        Self { settings, mapping, sender, dedupe, told }
+        Self { settings, mapping, sender, memory, told }
     }
 
     /// Whether it was told before that requests to this property don't get through: many fail at once.
@@ -123,7 +121,7 @@ impl Relay {
         let (requests, mut settled) = match self.sort_out(first).await {
             Ok(sorted) => sorted,
             Err(error) => {
-                QueueTrouble { why: error.to_string() }.emit();
+                self.memory.failed(&error);
                 (Vec::new(), items.iter().map(|(item, suspect)| unknown(item, *suspect)).collect())
             }
         };
@@ -148,14 +146,14 @@ impl Relay {
         deliveries: Vec<Delivery>,
     ) -> Result<(Vec<Request<Item>>, Vec<Settled>), StoreError> {
         let ids: Vec<EventId> = deliveries.iter().map(Delivery::key).collect();
-        let known = self.dedupe.look(&ids).await?;
+        let known = self.memory.dedupe.look(&ids).await?;
         // So that they are remembered even where their letters are written and the source hands them out once more.
         let suspects = deliveries.iter().zip(&known);
         let suspects: Vec<EventId> = suspects
             .filter(|(delivery, known)| **known == Known::Nothing && self.sets_aside(delivery))
             .map(|(delivery, _)| delivery.key())
             .collect();
-        self.dedupe.begin(&suspects).await?;
+        self.memory.dedupe.begin(&suspects).await?;
         let takes = self.settings.takes();
         let now = clock::now();
         let (mut good, mut settled, mut duplicates) = (Vec::new(), Vec::new(), 0);
@@ -214,35 +212,38 @@ impl Relay {
         let (body, items) = request.into_parts();
         let items = &items[..];
         let ids: Vec<EventId> = items.iter().map(|item| item.id).collect();
-        let outcome = match self.sender.send_after(property, body.into(), self.dedupe.begin(&ids)).await {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                QueueTrouble { why: error.to_string() }.emit();
-                let again = |item: &Item| retry(item.attempts, NO_DEDUPE);
-                return (property, each(items, Fate::Stuck(NO_DEDUPE), Noted::Nothing, again));
-            }
-        };
+        let outcome =
+            match self.sender.send_after(property, body.into(), self.memory.dedupe.begin(&ids)).await {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    self.memory.failed(&error);
+                    let again = |item: &Item| retry(item.attempts, NO_DEDUPE);
+                    return (property, each(items, Fate::Stuck(NO_DEDUPE), Noted::Nothing, again));
+                }
+            };
         if outcome == Outcome::Sent {
             let kinds = items.iter().map(|item| item.kind).collect();
             Sent { kinds, took: started.elapsed() }.emit();
             self.told(property, &outcome);
+            self.memory.works();
         } else {
             let events: Vec<EventId> = items.iter().map(|item| item.event).collect();
             Failed { ids: &events, outcome: &outcome, is_known: self.told(property, &outcome) }.emit();
         }
-        let (through, blocked) = (Fate::Through(property), Fate::Blocked(property, BLOCKED));
-        let again = |reason: &str| each(items, blocked, Noted::Unsent, |item| retry(item.attempts, reason));
+        let (through, blocked) = (Fate::Through(property), Fate::Blocked(property, outcome.cause()));
+        let again =
+            |reason: &str| each(items, blocked.clone(), Noted::Unsent, |item| retry(item.attempts, reason));
         let settled = match outcome {
             Outcome::Sent => each(items, through, Noted::Sent, |_| Settlement::Done),
             Outcome::Uncertain(_) if !self.settings.retry_uncertain => {
-                each(items, blocked, Noted::Nothing, |_| Settlement::Uncertain)
+                each(items, blocked.clone(), Noted::Nothing, |_| Settlement::Uncertain)
             }
             Outcome::Refused(status) => {
                 let reason = format!("HTTP {status}");
                 each(items, through, Noted::Unsent, |_| Settlement::Dead { reason: reason.clone() })
             }
             Outcome::NotTried => {
-                each(items, blocked, Noted::Nothing, |item| retry(item.attempts, "no connection"))
+                each(items, blocked.clone(), Noted::Nothing, |item| retry(item.attempts, "no connection"))
             }
             Outcome::NotSent(_) => again("no connection"),
             Outcome::Trouble(status) => again(&format!("HTTP {status}")),
@@ -313,7 +314,7 @@ fn dead(item: &Item, reason: &'static str) -> Settled {
 }
 
 fn each(items: &[Item], fate: Fate, note: Noted, what: impl Fn(&Item) -> Settlement) -> Vec<Settled> {
-    items.iter().map(|item| Settled { note, ..item.settled(what(item), fate) }).collect()
+    items.iter().map(|item| Settled { note, ..item.settled(what(item), fate.clone()) }).collect()
 }
 
 /// Again, each time later, and not all at once.
