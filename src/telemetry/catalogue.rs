@@ -43,7 +43,7 @@ const COUNTERS: &[Count] = &[
     ("mailtap_milter_timeouts_total", None, "Connections closed by a limit of time, by the stage they were in"),
     ("mailtap_queue_broker_connections_total", None, "Connections of the relay to RabbitMQ"),
     ("mailtap_queue_broker_failures_total", None, "Connections of the relay to RabbitMQ that failed or broke"),
-    ("mailtap_queue_declared_again_total", None, "How often exchanges or queues were gone and were declared again"),
+    ("mailtap_queue_declared_again_total", None, "Times that exchanges, queues or bindings were missing: declared again, or not to be declared"),
     ("mailtap_queue_malformed_total", None, "Messages in the work queue that are no events: dead letters now"),
     ("mailtap_queue_news_missed_total", None, "News between roles of one process that nobody took in time"),
     ("mailtap_relay_dead_total", Some(("reason", &["client_id", "event_name", "expired", "refused"])), "Events that can't be sent: dead letters now"),
