@@ -90,6 +90,6 @@ fn bindings_note(topology: &Topology) -> String {
     let bindings: String = between.chain(to_queues).collect();
     format!(
         "note: not checked, because AMQP can't ask for bindings; compare with `rabbitmqctl list_bindings`, or import what \
-         `mailtap amqp definitions` prints:\n{bindings}"
+         `mailtap amqp definitions` prints:\n{bindings}note: not checked either: whether the relay may make its lock beside each work queue, NAME.owner.claim (configure)\n"
     )
 }
