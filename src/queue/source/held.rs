@@ -262,13 +262,11 @@ impl Desk {
             // Nothing is to be brought anywhere.
             (Settlement::Done, Some(_)) => return Ok(Brought::There),
             (Settlement::Retry { after, reason }, Some(own)) => {
-                let message = own.retry(&held, *after, reason);
+                let message = own.retry(&held, held.attempts, *after, reason);
                 (own, message)
             }
             (Settlement::Later { after, reason }, Some(own)) => {
-                let mut message = own.retry(&held, *after, reason);
-                message.headers.retain(|(name, _)| *name != ATTEMPTS);
-                message.headers.push((ATTEMPTS, held.attempts.saturating_sub(1).to_string()));
+                let message = own.retry(&held, held.attempts.saturating_sub(1), *after, reason);
                 (own, message)
             }
             (Settlement::Dead { reason }, Some(own)) => {
@@ -353,29 +351,29 @@ impl Session {
     }
 
     fn dead_letter(&self, held: &Held, state: &str, reason: &str) -> Message {
-        let mut message = held.message(reason);
+        let mut message = held.message(held.attempts, reason);
         message.exchange = self.link.topology().dead_exchange();
         message.headers.push((STATE, state.into()));
         message.headers.push((SINCE, clock::now().as_millis().to_string()));
         message
     }
 
-    fn retry(&self, held: &Held, after: Duration, reason: &str) -> Message {
-        let mut message = held.message(reason);
+    fn retry(&self, held: &Held, attempts: u32, after: Duration, reason: &str) -> Message {
+        let mut message = held.message(attempts, reason);
         message.key = self.link.topology().retry_queue(after);
         message
     }
 }
 
 impl Held {
-    /// The message again, to the default exchange, with its attempts counted.
-    fn message(&self, reason: &str) -> Message {
+    /// The message again, to the default exchange, after so many attempts.
+    fn message(&self, attempts: u32, reason: &str) -> Message {
         let properties = &self.handed.properties;
         let text = |value: &Option<lapin::types::ShortString>| {
             value.as_ref().map(ToString::to_string).unwrap_or_default()
         };
         let kind = text(properties.kind());
-        let mut kept = vec![(ATTEMPTS, self.attempts.to_string()), (REASON, reason.into())];
+        let mut kept = vec![(ATTEMPTS, attempts.to_string()), (REASON, reason.into())];
         for name in [REPLAY, RECIPIENT] {
             kept.extend(headers::text(properties, name).map(|text| (name, text)));
         }
