@@ -124,6 +124,20 @@ async fn replayed_ones_are_in_the_work_queue_under_a_key_and_dropped_ones_are_go
 }
 
 #[tokio::test]
+async fn a_connection_that_broke_this_very_moment_is_said_at_the_end() {
+    let Some(settings) = broker("dead_end") else { return };
+    bury(&settings, 0..1).await;
+    let proxy = Proxy::start(&settings).await;
+    let mut letters = DeadLetters::open(&proxy.through(&settings)).await.unwrap();
+    let letter = letters.next().await.unwrap().unwrap();
+    letters.discard(letter).await;
+    // Nothing else runs in between: the client can't know it yet.
+    proxy.cut();
+    assert!(letters.close().await.is_err());
+    remove(&settings).await;
+}
+
+#[tokio::test]
 async fn a_replay_that_is_cut_loses_nothing_and_the_next_one_has_the_same_keys() {
     let Some(settings) = broker("dead_cut") else { return };
     bury(&settings, 0..60).await;
