@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use harness::installed::installed;
 use harness::{Daemon, free_ports, http, mailtap, run, said, wait_for};
 use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -31,18 +32,15 @@ struct Site {
 
 impl Site {
     fn new(amqp: Option<(&str, &str)>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut command = mailtap();
-        command.args(["init", "--tracking-url", "https://t.example.org", "--domain", "example.org", "--dir"]);
-        command.arg(dir.path());
         let mut settings = Settings::default();
+        let mut more = Vec::new();
         if let Some((url, test)) = amqp {
-            command.args(["--amqp", url]);
+            more.extend(["--amqp", url]);
             settings.uris = vec![Secret::new(url.into())];
             settings.shape =
                 Shape { prefix: format!("cli{}.{test}", std::process::id()), ..Shape::default() };
         }
-        run(&mut command);
+        let dir = installed(&more).dir;
         let config = dir.path().join("mailtap.toml");
         let text = fs::read_to_string(&config).unwrap();
         let prefix = format!("prefix = \"{}\"", settings.shape.prefix);

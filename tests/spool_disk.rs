@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use harness::installed::installed;
 use harness::{mailtap, run, said, wait_for};
 use mailtap::event::{Data, Event, EventId, Kind};
 use mailtap::identity::MessageId;
@@ -38,14 +39,6 @@ async fn fill(directory: &Path, numbers: std::ops::Range<u64>) {
     wait_for("the spool to be closed", std::time::Duration::from_secs(30), || !log.exists());
 }
 
-fn site() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let mut init = mailtap();
-    init.args(["init", "--tracking-url", "https://t.example.org", "--domain", "example.org", "--dir"]);
-    run(init.arg(dir.path()));
-    dir
-}
-
 /// Somebody has it open, then nobody: each time what it holds can be looked at, and the disk is as full as before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_hides_nothing() {
@@ -71,7 +64,7 @@ async fn a_full_disk_hides_nothing() {
         ls "$dir/state/spool"
         look
     "#;
-    let site = site();
+    let site = installed(&[]).dir;
     fill(&site.path().join("state/spool"), 0..3).await;
     let mut command = Command::new("unshare");
     if !nix::unistd::geteuid().is_root() {
@@ -90,7 +83,7 @@ async fn a_full_disk_hides_nothing() {
 /// The remedy that is said for a damaged file brings back what the files have in which events come in.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_spool_is_made_anew_and_keeps_what_came_in() {
-    let site = site();
+    let site = installed(&[]).dir;
     let directory = site.path().join("state/spool");
     fill(&directory, 0..5).await;
     fs::write(directory.join("spool.db"), [b'x'; 8_192]).unwrap();

@@ -12,6 +12,7 @@
 
 mod daemon;
 mod http;
+pub mod installed;
 pub mod letters;
 pub mod proxy;
 pub mod session;
