@@ -1,8 +1,11 @@
-//! What the documentation quotes of the log is what the program says.
+//! What the documentation says of log, configuration and tokens is so.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// The string literals of Rust source, with `{…}` as they stand.
 fn literals(source: &str) -> Vec<String> {
@@ -95,4 +98,130 @@ fn what_one_sees_at_3_am_is_what_is_said() {
 fn literals_are_found_whatever_stands_around_them() {
     let source = "let a = \"one \\\n    two\"; // \"none\"\nlet c = '\"'; f(b\"x\\\"y\", r#\"raw \"no\"\"#, \"é\\\\\", 1 / 2, \"last\")";
     assert_eq!(literals(source), ["one two", "x\"y", "é\\\\", "last"]);
+}
+
+/// All there is in the configuration, as the sample has it: tables, and keys with their table before them.
+fn keys_of_the_sample() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut table = String::new();
+    for line in include_str!("../examples/mailtap.toml").lines() {
+        let line = line.strip_prefix('#').unwrap_or(line);
+        if let Some(name) = line.strip_prefix('[') {
+            name.trim_start_matches('[').split(']').next().unwrap().clone_into(&mut table);
+            found.insert(table.clone());
+        } else if let Some(key) = key_of(line) {
+            found.insert(if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") });
+        }
+    }
+    found
+}
+
+/// The key of a line of TOML.
+fn key_of(line: &str) -> Option<&str> {
+    let (key, _) = line.split_once(" = ")?;
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    (!key.is_empty() && key.bytes().all(plain)).then_some(key)
+}
+
+fn pages() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = vec![root.join("README.md"), root.join("systemd/README.md")];
+    pages.extend(fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    pages.retain(|page| page.extension().is_some_and(|kind| kind == "md"));
+    pages
+}
+
+/// What a page names of the configuration: `table.key` in running text, keys below their table in examples.
+fn named(page: &str, tables: &BTreeSet<&str>) -> Vec<String> {
+    let mut found = Vec::new();
+    for (number, piece) in page.split("\n```").enumerate() {
+        if number % 2 == 0 {
+            let codes = piece.split('`').skip(1).step_by(2);
+            found.extend(codes.filter_map(|code| {
+                let code = code.trim_matches(['[', ']']);
+                let name = code.split([' ', '=']).next().unwrap();
+                let (table, rest) = name.split_once('.')?;
+                let word =
+                    |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._".contains(&byte);
+                let is_key = tables.contains(table) && !rest.is_empty() && rest.bytes().all(word);
+                (is_key && !FILES.contains(&name)).then(|| name.to_owned())
+            }));
+        } else {
+            let mut table = None;
+            for line in piece.lines().map(|line| line.strip_prefix('#').unwrap_or(line)) {
+                if let Some(name) = line.strip_prefix('[') {
+                    let name = name.trim_start_matches('[').split(']').next().unwrap();
+                    table = tables.contains(name.split('.').next().unwrap()).then_some(name);
+                } else if let Some((table, key)) = table.zip(key_of(line)) {
+                    found.push(format!("{table}.{key}"));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Names of files that look like keys.
+const FILES: &[&str] = &["spool.db"];
+
+#[test]
+fn keys_that_pages_name_are_in_the_configuration() {
+    let known = keys_of_the_sample();
+    let tables = known.iter().map(|name| name.split('.').next().unwrap()).collect();
+    let mut count = 0;
+    let mut unknown = Vec::new();
+    for page in pages() {
+        let names = named(&fs::read_to_string(&page).unwrap(), &tables);
+        count += names.len();
+        let missing = names.into_iter().filter(|name| !known.contains(name));
+        unknown.extend(missing.map(|name| format!("{}: there is no key {name}", page.display())));
+    }
+    assert!(unknown.is_empty(), "{}", unknown.join("\n"));
+    assert!(count > 100, "{count}");
+}
+
+/// What follows the snippet of the page on tokens: the vectors on standard input, a line for each that comes out wrong.
+const JUDGE: &str = r#"
+import sys
+vectors = json.load(sys.stdin)
+key = vectors["key"]
+secret = base64.urlsafe_b64encode(bytes.fromhex(key["secret_hex"])).decode().rstrip("=")
+entry = {"id": key["id"], "secret": secret}
+known = secrets(json.dumps({"keys": [entry, {"id": 9, "secret": secret, "revoked": "2026-01-01T00:00:00Z"}]}))
+wrong = [] if list(known) == [key["id"]] else [f"keys {list(known)}"]
+for vector in vectors["valid"]:
+    fields = verify(vector["token"], known)
+    wanted = {name: vector[name] for name in vector if name not in ("name", "token")}
+    if fields != wanted:
+        wrong.append(f"{vector['name']}: {fields}")
+for token in [vector["token"] for vector in vectors["invalid"]] + ["\u017c", "E", vectors["visitor"][0]["token"]]:
+    try:
+        wrong.append(f"{token}: {verify(token, known)}")
+    except ValueError:
+        pass
+print("\n".join(wrong) or f"{len(vectors['valid'])} {len(vectors['invalid'])}")
+"#;
+
+/// Where there is no Python the test passes without doing anything; with `MAILTAP_TEST_REQUIRED` it fails.
+#[test]
+fn the_snippet_for_python_verifies_what_the_vectors_say() {
+    let page = include_str!("../docs/token-format.md");
+    let (_, snippet) = page.split_once("```python\n").unwrap();
+    let (snippet, _) = snippet.split_once("\n```").unwrap();
+    let mut command = Command::new("python3");
+    command.arg("-c").arg(format!("{snippet}\n{JUDGE}")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut python = match command.spawn() {
+        Ok(python) => python,
+        Err(error) => {
+            assert!(std::env::var_os("MAILTAP_TEST_REQUIRED").is_none(), "python3: {error}");
+            return;
+        }
+    };
+    python.stdin.take().unwrap().write_all(include_bytes!("../docs/token-format.json")).unwrap();
+    let output = python.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let said = String::from_utf8(output.stdout).unwrap();
+    let (valid, invalid) = said.trim().split_once(' ').expect("two numbers");
+    let count = |text: &str| text.parse::<usize>().ok();
+    assert!(count(valid) >= Some(6) && count(invalid) >= Some(13), "{said}");
 }
