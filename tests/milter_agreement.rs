@@ -87,7 +87,7 @@ fn a_port_is_recognised_by_any_host_and_postfix_asked_again_at_a_reload() {
     let folder = tempfile::tempdir().unwrap();
     main_cf(folder.path(), &format!("inet:127.0.0.1:{port}"), "accept");
     let site = site(port, &format!("[{:?}]", folder.path()), &[]);
-    assert!(site.log("mailtap").contains(DIFFERS), "{}", site.log("mailtap"));
+    wait_for(DIFFERS, Duration::from_secs(20), || site.log("mailtap").contains(DIFFERS));
     assert_eq!((large(&site, port), refused_for_size(&site)), (Fate::AsItCame, 1));
     let metrics = harness::http(site.admin, "GET", "/metrics", &[]).unwrap();
     let metrics = String::from_utf8(metrics.body).unwrap();
@@ -153,6 +153,79 @@ fn accept_is_found_however_and_wherever_it_is_written() {
     assert!(code == Some(78) && text.contains(further.to_str().unwrap()), "{text}");
 }
 
+/// What a service of master.cf sets for itself, in whatever way Postfix takes it; or nobody can know.
+#[test]
+fn accept_is_found_in_what_a_service_overrides() {
+    let [port] = free_ports::<1>();
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path();
+    let ours = format!("inet:127.0.0.1:{port}");
+    main_cf(directory, &ours, "tempfail");
+    let mut site = site(port, &format!("[{directory:?}]"), &[]);
+    site.mailtap.as_mut().unwrap().stop();
+    let tempfail = format!("{{{ours},default_action=tempfail}}");
+    let accept = format!("{{{ours},default_action=accept}}");
+    let smtp = "smtp inet n - n - - smtpd";
+    let (found, unseen) = (Some(DIFFERS), Some("so nobody knows whether it says"));
+    for (main, master, says) in [
+        (format!("smtpd_milters=$mine\nmine={tempfail}"), format!("{smtp} -o mine={accept}"), found),
+        (
+            format!("smtpd_milters={ours}\nmilter_default_action=$mda\nmda=tempfail"),
+            format!("{smtp} -o mda=accept"),
+            found,
+        ),
+        (
+            format!("smtpd_milters={{{ours}, default_action=$da}}\nda=$db\ndb=tempfail"),
+            format!("{smtp} -v\n  -o {{ db = accept }}"),
+            found,
+        ),
+        (
+            format!("smtpd_milters={tempfail}\nnon_smtpd_milters=$nm\nnm="),
+            format!("cleanup unix n - n - 0 cleanup -o nm={accept}"),
+            found,
+        ),
+        (
+            format!("smtpd_milters={tempfail}\nsmtpd_milter_maps=$mmm\nmmm="),
+            format!("{smtp} -o {{ mmm = inline:{{ {{ 192.0.2.1 = {accept} }} }} }}"),
+            found,
+        ),
+        // `postconf` cuts options up at each `o`, Postfix obeys them.
+        (format!("smtpd_milters={ours}"), format!("{smtp} -vomilter_default_action=accept"), found),
+        // It warns of the brace that it cut off.
+        (format!("smtpd_milters={tempfail}"), format!("{smtp} -osmtpd_milters={accept}"), unseen),
+        (format!("smtpd_milters={tempfail}"), format!("{smtp} -o mine"), unseen),
+        (format!("smtpd_milters={tempfail}"), format!("{smtp} -o {{mine=1"), unseen),
+        (format!("smtpd_milters=$mine\nmine={tempfail}"), format!("{smtp} -o mine=$(x"), unseen),
+        (
+            format!("smtpd_milters={ours}\nmilter_default_action=${{stress?{{accept}}:{{tempfail}}}}"),
+            smtp.to_owned(),
+            unseen,
+        ),
+        (format!("smtpd_milters=$mine $undefined\nmine={tempfail}"), smtp.to_owned(), unseen),
+        (
+            format!("smtpd_milters={tempfail}\nunused=1\nunused=2"),
+            format!(
+                "{smtp} -o syslog_name=x/$service_name -o content_filter= -o smtpd_milters={ours}\n\
+                     uucp unix - n n - - pipe flags=Fqhu user=uucp argv=uux -r -n -z -a$sender - $nexthop!rmail"
+            ),
+            None,
+        ),
+    ] {
+        let head = "compatibility_level=3.6\nqueue_directory=/var/spool/postfix\n";
+        fs::write(directory.join("main.cf"), format!("{head}{main}\n")).unwrap();
+        fs::write(directory.join("master.cf"), format!("{master}\n")).unwrap();
+        let checked = site.command().args(["config", "check"]).output().unwrap();
+        let text = said(&checked);
+        match says {
+            Some(says) => assert!(text.contains(says), "{main}\n{master}: {text}"),
+            None => {
+                assert!(checked.status.success() && !text.contains("warning"), "{main}\n{master}: {text}")
+            }
+        }
+        assert_eq!(checked.status.code() == Some(78), says == found, "{main}\n{master}: {text}");
+    }
+}
+
 /// The socket that systemd hands over counts, not the one in mailtap.toml.
 #[test]
 fn an_inherited_socket_is_what_postfix_is_asked_about() {
@@ -185,8 +258,9 @@ fn who_cannot_be_asked_has_not_agreed() {
     ] {
         let [port] = free_ports::<1>();
         let mut site = site(port, &dirs, &[]);
+        wait_for(says, Duration::from_secs(20), || site.log("mailtap").contains(says));
         let log = site.log("mailtap");
-        let line = log.lines().find(|line| line.contains(says)).unwrap_or_else(|| panic!("{says}: {log}"));
+        let line = log.lines().find(|line| line.contains(says)).unwrap();
         assert!(line.contains("WARN") && line.contains("milter.trust_default_action"), "{line}");
         assert_eq!((large(&site, port), refused_for_size(&site)), (Fate::AsItCame, 1), "{dirs}");
         let checked = site.command().args(["config", "check"]).output().unwrap();

@@ -1,11 +1,13 @@
 //! What Postfix's configuration says of us: whether a milter that fails costs the mail its way, or not.
 //!
 //! - Layer: decision
-//! - Takes: what `postconf` printed of main.cf and master.cf; which milter addresses are ours.
+//! - Takes: what `postconf` printed for one service; which milter addresses are ours.
 //! - Gives: the default action for our address.
 //! - On failure: what can't be understood names no milter; in an entry for ours it counts as `accept`, which asks for care.
 //! - Limits: linear.
 //! - See: postconf(5) `smtpd_milters`, `smtpd_milter_maps`, `milter_default_action`; `MILTER_README`, "Advanced policy"
+
+use super::master_cf::Program;
 
 /// What Postfix does when we fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,24 +21,28 @@ pub enum DefaultAction {
 
 const KEEPS_BACK: [&str; 3] = ["tempfail", "reject", "shutdown"];
 
-/// Finds the default action for our address; `None` when no list of milters names it.
+/// Finds the default action that one service has for our address; `None` when no list of milters names it.
 ///
-/// `settings` has lines of `name = value`, as `postconf` and `postconf -P` print them. Where two places differ, `accept`
-/// counts, since it is the one that asks for care.
-pub fn default_action(settings: &str, is_ours: impl Fn(&str) -> bool) -> Option<DefaultAction> {
-    let pairs = || {
-        settings
-            .lines()
-            .filter_map(|line| line.split_once('='))
-            .map(|(name, value)| (last(name), value.trim()))
-    };
+/// `settings` has lines of `name = value`, as `postconf -x` prints them. Where two lists differ, `accept` counts, since it is the
+/// one that asks for care.
+pub fn default_action(
+    settings: &str,
+    program: Program,
+    is_ours: impl Fn(&str) -> bool,
+) -> Option<DefaultAction> {
     let goes_on = |action: &str| !KEEPS_BACK.iter().any(|keeps| action.eq_ignore_ascii_case(keeps));
-    let accept_by_default = pairs().any(|(name, value)| name == "milter_default_action" && goes_on(value));
+    let accept_by_default =
+        pairs(settings).any(|(name, value)| name == "milter_default_action" && goes_on(value));
+    let counts = |name: &str| match name {
+        "smtpd_milters" => program != Program::Cleanup,
+        "non_smtpd_milters" => program != Program::Smtpd,
+        _ => false,
+    };
     let mut found = None;
-    for (_, list) in pairs().filter(|(name, _)| matches!(*name, "smtpd_milters" | "non_smtpd_milters")) {
+    for (_, list) in pairs(settings).filter(|(name, _)| counts(name)) {
         for entry in entries(list).into_iter().filter(|entry| is_ours(entry.address)) {
             let accept = entry.default_action.map_or(accept_by_default, goes_on);
-            if accept {
+            if accept || !is_balanced(list) {
                 return Some(DefaultAction::Accept);
             }
             found = Some(DefaultAction::NotAccept);
@@ -45,10 +51,24 @@ pub fn default_action(settings: &str, is_ours: impl Fn(&str) -> bool) -> Option<
     found
 }
 
-/// The tables that `smtpd_milter_maps` names, anywhere in the settings.
+fn pairs(settings: &str) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = settings.lines().filter_map(|line| line.split_once('='));
+    pairs.map(|(name, value)| (name.trim(), value.trim()))
+}
+
+/// Whether each brace has its other one.
+fn is_balanced(list: &str) -> bool {
+    let depth = list.chars().try_fold(0_usize, |depth, c| match c {
+        '{' => depth.checked_add(1),
+        '}' => depth.checked_sub(1),
+        _ => Some(depth),
+    });
+    depth == Some(0)
+}
+
+/// The tables that `smtpd_milter_maps` names.
 pub fn tables(settings: &str) -> Vec<&str> {
-    let values = settings.lines().filter_map(|line| line.split_once('='));
-    let maps = values.filter(|(name, _)| last(name) == "smtpd_milter_maps");
+    let maps = pairs(settings).filter(|(name, _)| *name == "smtpd_milter_maps");
     maps.flat_map(|(_, value)| items(value)).collect()
 }
 
@@ -85,6 +105,11 @@ fn bare(text: &str) -> &str {
 
 /// Splits at commas and blanks that stand outside of braces.
 fn items(text: &str) -> Vec<&str> {
+    split(text, |c| c == ',' || c.is_whitespace())
+}
+
+/// Splits at what stands outside of braces.
+pub(super) fn split(text: &str, separates: impl Fn(char) -> bool) -> Vec<&str> {
     let mut depth = 0_usize;
     let parts = text.split(|c: char| {
         match c {
@@ -92,14 +117,9 @@ fn items(text: &str) -> Vec<&str> {
             '}' => depth = depth.saturating_sub(1),
             _ => (),
         }
-        depth == 0 && (c == ',' || c.is_whitespace())
+        depth == 0 && separates(c)
     });
     parts.filter(|part| !part.is_empty()).collect()
-}
-
-/// The name of a parameter of master.cf stands after its service: `smtp/inet/smtpd_milters`.
-fn last(name: &str) -> &str {
-    name.trim().rsplit('/').next().unwrap_or_default()
 }
 
 struct Entry<'a> {
@@ -132,7 +152,7 @@ mod tests {
     use super::*;
 
     fn of(settings: &str) -> Option<DefaultAction> {
-        default_action(settings, |address| address == "unix:mailtap/milter.sock")
+        default_action(settings, Program::Other, |address| address == "unix:mailtap/milter.sock")
     }
 
     #[test]
@@ -159,6 +179,8 @@ mod tests {
             "{unix:mailtap/milter.sock, default_action=unheard-of}",
             "{unix:mailtap/milter.sock, default_action=}",
             "{unix:mailtap/milter.sock, default_action",
+            "{unix:mailtap/milter.sock, default_action=tempfail",
+            "unix:x}, {unix:mailtap/milter.sock, default_action=tempfail",
         ] {
             let settings = format!("smtpd_milters = {entry}\nmilter_default_action = tempfail\n");
             assert_eq!(of(&settings), Some(DefaultAction::Accept), "{entry}");
@@ -179,14 +201,13 @@ mod tests {
     }
 
     #[test]
-    fn the_place_that_needs_care_counts() {
+    fn each_program_has_a_list_of_its_own() {
         let settings = "smtpd_milters = {unix:mailtap/milter.sock,default_action=tempfail}\n\
-                        milter_default_action = tempfail\n\
-                        submission/inet/smtpd_milters = {unix:mailtap/milter.sock default_action=accept}\n";
-        assert_eq!(of(settings), Some(DefaultAction::Accept));
-        let settings = "smtpd_milters = unix:mailtap/milter.sock\nmilter_default_action = tempfail\n\
-                        smtp/inet/milter_default_action = accept\n";
-        assert_eq!(of(settings), Some(DefaultAction::Accept));
+                        non_smtpd_milters = unix:mailtap/milter.sock\nmilter_default_action = accept\n";
+        let of = |program| default_action(settings, program, |address| address == "unix:mailtap/milter.sock");
+        assert_eq!(of(Program::Smtpd), Some(DefaultAction::NotAccept));
+        assert_eq!(of(Program::Cleanup), Some(DefaultAction::Accept));
+        assert_eq!(of(Program::Other), Some(DefaultAction::Accept));
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod decide;
 pub mod header;
 pub mod hosts;
 pub mod main_cf;
+pub mod master_cf;
 mod patience;
 pub mod rules;
 

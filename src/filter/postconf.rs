@@ -8,6 +8,7 @@
 //!   it is a file of text.
 //! - See: postconf(1), postconf(5) `milter_default_action`
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -16,18 +17,17 @@ use std::time::{Duration, Instant};
 
 use super::listen::Endpoint;
 use super::main_cf::{DefaultAction, default_action, lists, tables};
+use super::master_cf::{self, Odd, Program, Service, reachable};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const MOST_BYTES: u64 = 1 << 20;
-const PARAMETERS: [&str; 6] = [
-    "queue_directory",
-    "smtpd_milters",
-    "smtpd_milter_maps",
-    "non_smtpd_milters",
-    "milter_default_action",
-    INSTANCES,
-];
+/// What a service may set for itself.
+const PARAMETERS: [&str; 4] =
+    ["smtpd_milters", "smtpd_milter_maps", "non_smtpd_milters", "milter_default_action"];
 const INSTANCES: &str = "multi_instance_directories";
+/// Warnings that say nothing of what a parameter is: of one that is not used, set twice, or on its way out.
+const HARMLESS: [&str; 3] =
+    [": unused parameter: ", ": overriding earlier entry: ", ": support for parameter "];
 /// Where `postconf` lies, whatever a service's PATH.
 const USUAL: [&str; 3] = ["/usr/sbin/postconf", "/usr/local/sbin/postconf", "/usr/bin/postconf"];
 
@@ -46,6 +46,9 @@ pub enum Trouble {
     /// There is nothing to be read.
     #[error("main.cf can't be read ({0})")]
     MainCf(std::io::ErrorKind),
+    /// The services can't be seen.
+    #[error("master.cf can't be read ({0})")]
+    MasterCf(std::io::ErrorKind),
     /// No `postconf`, or none that starts.
     #[error("postconf can't be run ({0})")]
     Postconf(std::io::ErrorKind),
@@ -55,6 +58,15 @@ pub enum Trouble {
     /// It says nothing.
     #[error("postconf gives no answer within {} s", PATIENCE.as_secs())]
     Late,
+    /// A service may be set otherwise than is seen.
+    #[error(transparent)]
+    Odd(#[from] Odd),
+    /// What a running daemon alone knows.
+    #[error("the milters depend on ${0}, which only a running service knows")]
+    Unknowable(String),
+    /// It understands something in another way than a daemon might.
+    #[error("postconf warns ({0})")]
+    Warns(String),
     /// A table of clients that may name us.
     #[error("the table {0} of smtpd_milter_maps can't be read as text")]
     Table(String),
@@ -87,7 +99,7 @@ pub fn ask(directories: &[PathBuf], listens: &Endpoint) -> Vec<Said> {
 /// # Errors
 /// It can't be asked.
 pub fn queue_directory(directory: &Path) -> Result<PathBuf, Trouble> {
-    let said = postconf(directory, &["-x", "-h", "queue_directory"])?;
+    let (said, _) = postconf(directory, &["-x", "-h", "queue_directory"])?;
     let path = PathBuf::from(said.trim());
     if path.is_absolute() { Ok(path) } else { Err(Trouble::Fails("it names no queue_directory".into())) }
 }
@@ -103,22 +115,67 @@ pub fn program() -> PathBuf {
 
 /// What it says of us, and the directories of further instances.
 fn ask_one(directory: &Path, listens: &Endpoint) -> Result<(Option<DefaultAction>, Vec<PathBuf>), Trouble> {
-    File::open(directory.join("main.cf")).map_err(|error| Trouble::MainCf(error.kind()))?;
-    let main = postconf(directory, &[&["-x"], &PARAMETERS[..]].concat())?;
-    let master = postconf(directory, &["-xP"])?;
-    let value = |name: &str| main.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" ="));
-    let queue = value("queue_directory").map(|value| value.trim().to_owned());
-    let queue = queue.ok_or_else(|| Trouble::Fails("it names no queue_directory".into()))?;
-    let words = value(INSTANCES).unwrap_or_default().split([',', ' ', '\t']);
-    let instances = words.map(PathBuf::from).filter(|path| path.is_absolute()).collect();
-    let mut settings = main + &master;
+    let main_cf = read(&directory.join("main.cf"))?;
+    let mut services = master_cf::services(&read(&directory.join("master.cf"))?)?;
+    // Stands for `sendmail -bs` too, and for each service without options that matter.
+    let plain = Service { program: Program::Other, overrides: Vec::new() };
+    services.push(plain.clone());
+    let mut ways = BTreeSet::new();
+    for mut service in services {
+        let matter = reachable(&main_cf, &service.overrides, &PARAMETERS).map_err(Trouble::Unknowable)?;
+        service.overrides.retain(|(name, _)| matter.contains(name));
+        ways.insert(if service.overrides.is_empty() { plain.clone() } else { service });
+    }
+    let (mut found, mut instances) = (None, Vec::new());
+    for way in ways {
+        let settings = settings(directory, &way)?;
+        let value =
+            |name: &str| settings.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" ="));
+        let queue = value("queue_directory").map(|value| value.trim().to_owned());
+        let queue = queue.ok_or_else(|| Trouble::Fails("it names no queue_directory".into()))?;
+        let action =
+            default_action(&settings, way.program, |entry| is_ours(entry, Path::new(&queue), listens));
+        found = match (found, action) {
+            (Some(DefaultAction::Accept), _) => found,
+            (_, Some(_)) => action,
+            (_, None) => found,
+        };
+        let words = value(INSTANCES).unwrap_or_default().split([',', ' ', '\t']);
+        instances.extend(words.map(PathBuf::from).filter(|path| path.is_absolute()));
+    }
+    Ok((found, instances))
+}
+
+/// What it says of a service as it is set in master.cf; and the lists in the tables that it names.
+fn settings(directory: &Path, service: &Service) -> Result<String, Trouble> {
+    let overrides =
+        service.overrides.iter().flat_map(|(name, value)| ["-o".to_owned(), format!("{name}={value}")]);
+    let asked = [&PARAMETERS[..], &["queue_directory", INSTANCES]].concat();
+    let arguments: Vec<String> = std::iter::once("-x".to_owned()).chain(overrides).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(asked).collect();
+    let (mut settings, warnings) = postconf(directory, &arguments)?;
+    let mut warnings = warnings.lines().filter(|line| !HARMLESS.iter().any(|known| line.contains(known)));
+    if let Some(warning) = warnings.next() {
+        return Err(Trouble::Warns(warning.to_owned()));
+    }
     let mut in_tables = String::new();
     for table in tables(&settings) {
         let text = if table.starts_with("inline:") { None } else { Some(text(table)?) };
         in_tables += &lists(table, text.as_deref());
     }
     settings.push_str(&in_tables);
-    Ok((default_action(&settings, |entry| is_ours(entry, Path::new(&queue), listens)), instances))
+    Ok(settings)
+}
+
+/// A file of Postfix's configuration.
+fn read(path: &Path) -> Result<String, Trouble> {
+    let unreadable = |error: std::io::Error| match path.file_name() {
+        Some(name) if name == "master.cf" => Trouble::MasterCf(error.kind()),
+        _ => Trouble::MainCf(error.kind()),
+    };
+    let mut bytes = Vec::new();
+    File::open(path).map_err(unreadable)?.take(MOST_BYTES).read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The text that a table is made of.
@@ -174,7 +231,8 @@ fn real(path: &Path) -> PathBuf {
     directory.zip(path.file_name()).map_or_else(|| path.to_owned(), |(directory, name)| directory.join(name))
 }
 
-fn postconf(directory: &Path, arguments: &[&str]) -> Result<String, Trouble> {
+/// What it says, and its warnings.
+fn postconf(directory: &Path, arguments: &[&str]) -> Result<(String, String), Trouble> {
     let mut command = Command::new(program());
     command.arg("-c").arg(directory).args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -182,10 +240,12 @@ fn postconf(directory: &Path, arguments: &[&str]) -> Result<String, Trouble> {
     let said = reader(child.stdout.take());
     let complaint = reader(child.stderr.take());
     let good = wait(&mut child)?;
-    if good {
-        return said.join().ok().flatten().ok_or_else(|| Trouble::Fails("its answer is no text".into()));
-    }
     let complaint = complaint.join().ok().flatten().unwrap_or_default();
+    if good {
+        let said =
+            said.join().ok().flatten().ok_or_else(|| Trouble::Fails("its answer is no text".into()))?;
+        return Ok((said, complaint));
+    }
     Err(Trouble::Fails(complaint.lines().last().unwrap_or("it says nothing").to_owned()))
 }
 
