@@ -5,12 +5,16 @@ mod harness;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::letters::Dice;
 use harness::session::Session;
 use harness::{NEWSLETTER, Options, SENDER, Site, free_ports, run, smtp, wait_for};
+use mailtap_milter::driver::{self, Fallback, Handler, Listener, Response, serve};
+use mailtap_milter::edits::{Answer, Verdict};
+use mailtap_milter::session::Message;
 use serde_json::Value;
 
 const USERS: [&str; 3] = ["anna", "ben", "carl"];
@@ -41,6 +45,11 @@ fn options(refused: &str) -> Options {
         ],
         ..Options::default()
     }
+}
+
+/// With all that Postfix would add, so that it is the same each time.
+fn dated() -> String {
+    format!("Message-ID: <1@shop.example>\r\nDate: Tue, 24 Nov 2026 10:00:00 +0000\r\n{NEWSLETTER}")
 }
 
 fn mails(site: &Site, user: &str) -> Vec<String> {
@@ -170,6 +179,63 @@ fn without_the_port_the_message_is_shared() {
     let mails = one_each(&site);
     assert!(mails.values().all(|mail| recipient(&site, mail).is_none()));
     assert!(site.log("mailtap").contains("no_connection"));
+}
+
+/// A milter after mailtap that has the client try again, the first times.
+#[derive(Debug)]
+struct Later(AtomicUsize);
+
+impl Handler for Later {
+    async fn message(&self, _: Message, _: &Fallback) -> Response {
+        let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let verdict = if left.is_ok() { Verdict::TempFail } else { Verdict::Accept };
+        Answer::from(verdict).into()
+    }
+}
+
+/// Listens on a thread of its own, for as long as the test runs.
+fn later_milter(times: usize) -> u16 {
+    let (ready, port) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+            ready.send(listener.tcp_address().unwrap().port()).unwrap();
+            let later = Arc::new(Later(AtomicUsize::new(times)));
+            serve(listener, later, driver::Settings::default(), std::future::pending()).await;
+        });
+    });
+    port.recv().unwrap()
+}
+
+/// Carl shares the original, which a later milter defers: with each try the others would get a copy more.
+#[test]
+fn a_later_milters_451_brings_no_second_copies() {
+    let mut options = options("carl@example.net");
+    let milters = format!("smtpd_milters = unix:mailtap/milter.sock, inet:127.0.0.1:{}", later_milter(3));
+    options.relay.extend(["--set".into(), milters]);
+    let site = Site::start(&options);
+    for _ in 0..3 {
+        let answer = smtp(site.smtp, SENDER, &RECIPIENTS, &dated());
+        assert!(answer.starts_with("451 "), "{answer}");
+    }
+    assert!(smtp(site.smtp, SENDER, &RECIPIENTS, &dated()).starts_with("250 "));
+    one_each(&site);
+}
+
+/// What Postfix has taken is not remembered, whenever the milter stops: the same mail again is other mail.
+#[test]
+fn a_stop_keeps_the_same_mail_from_nobody() {
+    let mut site = site("");
+    for round in 1..=6 {
+        assert!(smtp(site.smtp, SENDER, &RECIPIENTS, &dated()).starts_with("250 "));
+        assert_eq!(site.mailtap.take().unwrap().stop(), Some(0));
+        site.start_mailtap();
+        wait_for("one more for each", Duration::from_secs(30), || {
+            USERS.iter().all(|user| mails(&site, user).len() == round)
+        });
+    }
+    assert!(!site.log("mailtap").contains("ERROR"), "{}", site.log("mailtap"));
 }
 
 /// A client that tries again until the server says 250, while the milter is killed: nobody is left out, and nobody gets two

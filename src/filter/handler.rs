@@ -17,6 +17,7 @@ use mailtap_milter::driver::{Fallback, Handler, Happening, Oversize, Response, S
 use mailtap_milter::edits::{Answer, Edit, Verdict};
 use mailtap_milter::session::{Interest, Message, Path};
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 use super::Deps;
 use super::agreement::Agreement;
@@ -33,6 +34,8 @@ use crate::service::{Component, clock};
 
 /// Work on a larger message leaves the runtime's own threads alone.
 const LARGE_BYTES: usize = 256 * 1024;
+/// What is left to be forgotten at a stop is waited for no longer.
+const FORGET: Duration = Duration::from_secs(5);
 
 /// The handler of all messages.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub(super) struct Filter {
     large: Arc<Semaphore>,
     health: Component,
     splitter: Option<Splitter>,
+    /// Copies that are being forgotten.
+    forgetting: TaskTracker,
     agreement: Arc<Agreement>,
     rest_wait: Duration,
     wire: Wire,
@@ -89,19 +94,18 @@ impl Handler for Filter {
         };
         if copies.cover(&message) {
             about.split(&copies);
-            return self.with_copies(Verdict::Discard.into(), copies.keys);
+            return self.discard(copies.keys);
         }
         let changed = self.rest(&about, message, &copies, now).await;
         let mut edits = without(&copies);
         match changed {
             Ok(changed) => {
                 edits.extend(changed.edits);
-                let response = self.with_copies(Answer::edited(edits), copies.keys);
-                response.and(move |fate| about.settled(&changed.tracked, fate))
+                Response::new(Answer::edited(edits), move |fate| about.settled(&changed.tracked, fate))
             }
             Err((outcome, reason)) => {
                 about.unchanged(outcome, reason);
-                self.with_copies(Answer::edited(edits), copies.keys)
+                Answer::edited(edits).into()
             }
         }
     }
@@ -134,6 +138,7 @@ impl Filter {
             large: Arc::new(Semaphore::new(cores)),
             health,
             splitter,
+            forgetting: TaskTracker::new(),
             wire: Wire::new(Arc::clone(&agreement)),
             agreement,
             rest_wait: publish_wait,
@@ -197,21 +202,30 @@ impl Filter {
         let work = move || (work(), place).0;
         match tokio::task::spawn_blocking(work).await {
             Ok(done) => done,
+            // The runtime ends, and this with it.
+            Err(error) if error.is_cancelled() => std::future::pending().await,
             // The driver lets the message of a handler that panics through as it came.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 
-    /// An answer after which copies need not be remembered any more, once Postfix has gone on.
-    pub(super) fn with_copies(&self, answer: Answer, keys: Vec<CopyKey>) -> Response {
-        let Some(splitter) = self.splitter.as_ref().filter(|_| !keys.is_empty()) else {
-            return answer.into();
-        };
-        let served = splitter.served.clone();
+    /// Throws the original away: once Postfix has gone on, nobody will repeat it, and its copies need not be remembered. Any other
+    /// answer is not the last word: a milter after us may still have the client try again.
+    pub(super) fn discard(&self, keys: Vec<CopyKey>) -> Response {
+        let response = Response::from(Answer::from(Verdict::Discard));
+        let Some(splitter) = self.splitter.as_ref().filter(|_| !keys.is_empty()) else { return response };
+        let (served, forgetting) = (splitter.served.clone(), self.forgetting.clone());
         let runtime = tokio::runtime::Handle::current();
-        Response::from(answer).when_taken(move || {
-            runtime.spawn(async move { served.forget(keys).await });
+        response.when_taken(move || {
+            forgetting.spawn_on(async move { served.forget(keys).await }, &runtime);
         })
+    }
+
+    /// Waits until copies are forgotten that need not be remembered: what is left would keep the same message from everybody
+    /// for a day. A disk that does not answer is not waited for.
+    pub(super) async fn forgotten(&self) {
+        self.forgetting.close();
+        let _ = tokio::time::timeout(FORGET, self.forgetting.wait()).await;
     }
 
     /// Stores the event before Postfix hears of the message's fate.

@@ -137,7 +137,9 @@ pub async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Result<(), 
     let served = deps.served.clone();
     let splitter = settings.split.zip(served).map(|(settings, served)| Splitter { settings, served });
     let filter = Filter::new(settings.policy, settings.publish_wait, splitter, agreement, health, deps);
-    driver::serve(listener, Arc::new(filter), driver, life.stop.cancelled_owned()).await;
+    let filter = Arc::new(filter);
+    driver::serve(listener, Arc::clone(&filter), driver, life.stop.cancelled_owned()).await;
+    filter.forgotten().await;
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mailtap_milter::driver::Fallback;
-use mailtap_milter::edits::{Answer, Edit, Verdict};
+use mailtap_milter::edits::{Answer, Edit};
 use mailtap_milter::session::{Message, Path};
 
 use super::decide::{self, Decision, Envelope, Means, Pass, Tracked};
@@ -142,9 +142,8 @@ impl Filter {
     /// Should the rest of the work come to nothing: who has a copy gets no original, all others get it as it came.
     fn fall_back_on(&self, copies: &Copies, message: &Message, fallback: &Fallback) {
         if !copies.addresses.is_empty() {
-            let answer =
-                if copies.cover(message) { Verdict::Discard.into() } else { Answer::edited(without(copies)) };
-            fallback.set(self.with_copies(answer, copies.keys.clone()));
+            let rest = || Answer::edited(without(copies)).into();
+            fallback.set(if copies.cover(message) { self.discard(copies.keys.clone()) } else { rest() });
         }
     }
 

@@ -50,6 +50,8 @@ enum End {
     Refused,
     /// It ends well; the second recipient may not be followed.
     NoConsent,
+    /// It ends well; the disk does not answer from then on.
+    Stalls,
 }
 
 /// What was seen of a message beside Postfix.
@@ -122,13 +124,16 @@ async fn port(
     loop {
         line.clear();
         if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
+            if end == End::Stalls {
+                second.notified().await;
+            }
             return;
         }
         let answer = match line.trim_end() {
             "." if in_data => {
                 in_data = false;
                 seen.copies.lock().unwrap().push(std::mem::take(&mut copy));
-                if let Some(database) = &locks {
+                if let Some(database) = locks.as_ref().filter(|_| end != End::Stalls) {
                     database.execute_batch("BEGIN IMMEDIATE").unwrap();
                 }
                 match end {
@@ -149,6 +154,12 @@ async fn port(
                 copies += 1;
                 in_data = !(end == End::Refused && copies == 2);
                 if in_data { "354 go on" } else { "554 5.7.1 not this one" }
+            }
+            "QUIT" => {
+                if let Some(database) = locks.as_ref().filter(|_| end == End::Stalls) {
+                    database.execute_batch("BEGIN IMMEDIATE").unwrap();
+                }
+                "221 bye"
             }
             _ => "250 fine",
         };
@@ -183,11 +194,11 @@ async fn deliver(end: End, seen: &Seen) -> Delivery {
     let copies = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (open, gate) = mpsc::channel();
     let agrees = Agrees { asked: AtomicUsize::new(0), end, gate: Mutex::new(gate) };
-    let filter = filter(directory.path(), copies.local_addr().unwrap(), agrees, seen);
+    let filter = Arc::new(filter(directory.path(), copies.local_addr().unwrap(), agrees, seen));
     let second = Arc::new(Notify::new());
-    let asked = Arc::clone(&second);
+    let (asked, answers) = (Arc::clone(&second), Arc::clone(&second));
     let database = rusqlite::Connection::open(directory.path().join("split.db")).unwrap();
-    let locks = matches!(end, End::Forgetful | End::Memory).then_some(database);
+    let locks = matches!(end, End::Forgetful | End::Memory | End::Stalls).then_some(database);
     let watched = seen.clone();
     tokio::spawn(async move { port(copies.accept().await.unwrap().0, end, watched, asked, locks).await });
     let handler = if matches!(end, End::Late | End::Forgetful) { 500 } else { 60_000 };
@@ -199,7 +210,7 @@ async fn deliver(end: End, seen: &Seen) -> Delivery {
     let address = listener.tcp_address().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let stopped = async move { drop(stopped.await) };
-    let daemon = tokio::spawn(driver::serve(listener, Arc::new(filter), settings, stopped));
+    let daemon = tokio::spawn(driver::serve(listener, Arc::clone(&filter), settings, stopped));
     let stopping = tokio::spawn(async move {
         if end == End::Stop {
             second.notified().await;
@@ -218,8 +229,22 @@ async fn deliver(end: End, seen: &Seen) -> Delivery {
     let delivery = client.send(&mail, "Q1").await.unwrap();
     drop(open);
     drop(stopping.await.unwrap());
-    drop(client);
+    let _ = client.quit().await;
     daemon.await.unwrap();
+    if end == End::Stalls {
+        let forgotten = tokio::time::timeout(Duration::from_millis(20), filter.forgotten()).await;
+        assert!(forgotten.is_err(), "what was not forgotten is waited for");
+        answers.notify_one();
+    }
+    filter.forgotten().await;
+    let notes = rusqlite::Connection::open(directory.path().join("split.db")).unwrap();
+    let notes: i64 = notes.query_row("SELECT count(*) FROM served", [], |row| row.get(0)).unwrap();
+    match end {
+        // A client that is told to try again by another milter must not bring copies again.
+        End::Refused => assert_eq!(notes, 2, "those of the copies"),
+        End::NoConsent | End::Stalls => assert_eq!(notes, 0),
+        _ => (),
+    }
     delivery
 }
 
@@ -285,4 +310,11 @@ async fn who_may_not_be_followed_gets_a_copy_as_it_came() {
     assert_eq!(copies[1], TEXT);
     assert!(is_tracked(copies[0].as_bytes()) && is_tracked(copies[2].as_bytes()));
     assert_eq!(seen.events.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_leaves_no_memory_of_copies_that_postfix_has_taken() {
+    let seen = Seen::default();
+    assert_eq!(deliver(End::Stalls, &seen).await.outcome, Outcome::Discarded);
+    assert_eq!(seen.copies.lock().unwrap().len(), 3);
 }

@@ -125,6 +125,8 @@ impl Served {
         let work = move || work(&mut shared.lock().unwrap_or_else(PoisonError::into_inner));
         match tokio::task::spawn_blocking(work).await {
             Ok(result) => result.map_err(StoreError::from),
+            // The runtime ends, and this with it.
+            Err(error) if error.is_cancelled() => std::future::pending().await,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
