@@ -4,7 +4,7 @@
 mod harness;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -114,6 +114,52 @@ fn keys_live_as_documented() {
     assert_eq!(actions, ["keys.rotate", "keys.rotate", "keys.revoke", "keys.remove"]);
     let secrets = fs::read_to_string(site.dir.path().join("keyring.json")).unwrap();
     assert!(secrets.contains("secret") && !audit.contains("secret"));
+}
+
+/// Root prepares what another user runs: nothing that it makes may keep that user out at the next start.
+#[test]
+fn what_root_makes_belongs_to_whom_the_directory_belongs_to() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let outer = tempfile::tempdir().unwrap();
+    let dir = outer.path().join("etc");
+    fs::create_dir(&dir).unwrap();
+    chown(&dir, Some(12_345), Some(23_456)).unwrap();
+    let secret = outer.path().join("secret");
+    fs::write(&secret, "s3cret").unwrap();
+    let mut init = mailtap();
+    init.args(["init", "--tracking-url", "https://t.example.org", "--domain", "example.org", "--dir"]).arg(&dir);
+    run(init.args(["--ga4", "G-ABC123", "--ga4-secret-file"]).arg(&secret));
+    let config = dir.join("mailtap.toml");
+    let command = |arguments: &[&str]| {
+        let mut command = mailtap();
+        command.arg("--config").arg(&config).args(arguments);
+        command
+    };
+    let text = fs::read_to_string(&config).unwrap();
+    let text = text.replace("#withdrawn_file = \"\"", "withdrawn_file = \"withdrawn.list\"");
+    fs::write(&config, text.replace("#handoff_hosts = []", "handoff_hosts = [\"www.example.org\"]")).unwrap();
+    for arguments in [&["consent", "init"][..], &["keys", "--use", "handoff", "init"], &["keys", "rotate"]] {
+        run(&mut command(arguments));
+    }
+    let names = || {
+        let entries = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap());
+        entries.map(|entry| (entry.file_name(), entry.metadata().unwrap())).collect::<Vec<_>>()
+    };
+    assert_eq!(names().len(), 8, "{:?}", names());
+    for (name, meta) in names() {
+        assert_eq!((meta.uid(), meta.gid()), (12_345, 23_456), "{name:?}");
+    }
+    // A line of audit that is lost is said, though the change is made.
+    let audit = dir.join("keyring.audit.jsonl");
+    fs::remove_file(&audit).unwrap();
+    fs::create_dir(&audit).unwrap();
+    let output = command(&["keys", "rotate"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(74), "{}", said(&output));
+    let text = said(&output);
+    assert!(text.contains("keyring.audit.jsonl") && text.contains("the change is made"), "{text}");
+    assert!(String::from_utf8(output.stdout).unwrap().contains("rotate: key 3, now active"), "{text}");
 }
 
 #[test]

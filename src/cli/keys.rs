@@ -3,7 +3,7 @@
 //! - Layer: cli
 //! - Takes: the keyring that the configuration names.
 //! - Gives: the changed keyring file, and one line of audit for each change on standard error and in the audit file.
-//! - On failure: the keyring stays as it was.
+//! - On failure: the keyring stays as it was; where only the audit file can't be written it is changed, and the exit code 74.
 //! - See: `docs/keys.md`.
 
 use std::io::Write as _;
@@ -20,7 +20,7 @@ use crate::config::{Config, units};
 use crate::identity::Timestamp;
 use crate::keys::ring::{Key, KeyId, Keyring, RingError, State, Use};
 use crate::keys::{self, KeyFileError, Keys};
-use crate::service::clock;
+use crate::service::{clock, files};
 
 /// Make, list and change keys.
 #[derive(Debug, clap::Args)]
@@ -124,20 +124,21 @@ impl Args {
             &Command::Revoke { id } => ("revoke", change(&path, id, |ring| ring.revoke(id, now))?),
             &Command::Remove { id } => ("remove", change(&path, id, |ring| ring.remove(id, now))?),
         };
-        audit(&path, action, id, now);
+        let audited = audit(&path, action, id, now);
         // A key made just now signs from just now on.
         let now = clock::now();
         let ring = Keys::open_for(&path, self.use_.into()).map_err(failure)?.current();
         let key = ring.by_id(id);
         if self.json {
             let key = key.map(|key| entry(&ring, key, now));
-            return print(
-                json!({ "action": action, "id": id, "keyring": path, "key": key }).to_string() + "\n",
-            );
+            print(json!({ "action": action, "id": id, "keyring": path, "key": key }).to_string() + "\n")?;
+            return audited;
         }
-        let state = key.map(|key| format!(", now {}", ring.state(key, now).as_str())).unwrap_or_default();
-        let later = key.filter(|key| key.activates > now).map(|key| format!(" until {}", key.activates));
-        print(format!("{action}: key {id}{state}{}\n", later.unwrap_or_default()))
+        let state = key.map(|key| ring.state(key, now));
+        let word = state.map(|state| format!(", now {}", state.as_str())).unwrap_or_default();
+        let later = key.filter(|_| state == Some(State::Pending)).map(|key| format!(" until {}", key.activates));
+        print(format!("{action}: key {id}{word}{}\n", later.unwrap_or_default()))?;
+        audited
     }
 
     fn list(&self, path: &Path, now: Timestamp) -> Result {
@@ -204,16 +205,24 @@ fn entry(ring: &Keyring, key: &Key, now: Timestamp) -> serde_json::Value {
     })
 }
 
-/// One line for every change: who, what, when; beside the keyring, and on standard error.
-fn audit(path: &Path, action: &str, id: KeyId, now: Timestamp) {
+/// One line for every change: who, what, when; beside the keyring, and on standard error. The change is made by then: what fails here
+/// is only that it is kept.
+fn audit(path: &Path, action: &str, id: KeyId, now: Timestamp) -> Result {
     let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
     let user = user.map_or_else(|| nix::unistd::getuid().to_string(), |user| user.name);
     let line =
         json!({ "time": now, "action": format!("keys.{action}"), "key_id": id, "user": user }).to_string();
     let log = path.with_extension("audit.jsonl");
-    let written = std::fs::OpenOptions::new().append(true).create(true).open(&log);
-    if let Err(error) = written.and_then(|mut file| writeln!(file, "{line}")) {
-        let _ = writeln!(anstream::stderr(), "mailtap: {}: {error}", log.display());
-    }
     let _ = writeln!(anstream::stderr(), "audit: {line}");
+    files::append_line(&log, &line).map_err(|error| {
+        let remedy = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => ", and give the file to the user mailtap runs as (chown)",
+            _ => "",
+        };
+        let text = format!(
+            "{}: {error}: the change is made (don't repeat it), but its line of audit is not kept; append the line above{remedy}",
+            log.display()
+        );
+        Failure::new(Exit::Io, text)
+    })
 }

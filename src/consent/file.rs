@@ -136,12 +136,7 @@ pub fn update(path: &Path, make: bool, change: impl FnOnce(&mut Withdrawn)) -> R
         loaded => loaded?,
     };
     change(&mut list);
-    let owner = fs::metadata(path).ok();
-    files::replace(path, list.to_text().as_bytes(), MODE).map_err(io)?;
-    if let Some(owner) = owner {
-        std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid())).map_err(io)?;
-    }
-    Ok(())
+    files::replace(path, list.to_text().as_bytes(), MODE).map_err(io)
 }
 
 #[cfg(test)]

@@ -280,15 +280,7 @@ fn refuse_existing(path: &Path) -> Result<(), KeyFileError> {
 }
 
 fn save(path: &Path, bytes: &[u8]) -> Result<(), KeyFileError> {
-    // A file handed to the service's user stays that user's, whoever changes it (usually root).
-    let owner = fs::metadata(path).ok();
-    files::replace(path, bytes, MODE).map_err(|error| KeyFileError::Save { path: path.to_owned(), error })?;
-    if let Some(owner) = owner {
-        use std::os::unix::fs::MetadataExt;
-        std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()))
-            .map_err(|error| KeyFileError::Io { path: path.to_owned(), error })?;
-    }
-    Ok(())
+    files::replace(path, bytes, MODE).map_err(|error| KeyFileError::Save { path: path.to_owned(), error })
 }
 
 fn fresh_secret() -> Result<[u8; Key::BYTES], KeyFileError> {
