@@ -56,7 +56,15 @@ fn files_that_cannot_be_used_are_found_by_the_check() {
     assert!(!wrong.contains("anna"), "{wrong}");
     fs::remove_file(path("handoff.json")).unwrap();
     run(&mut site.command(&["keys", "--use", "handoff", "init"]));
-    fs::write(path("withdrawn.list"), "").unwrap();
+    for cut in ["", "# mailtap: withdrawn consents, version 1\n"] {
+        fs::write(path("withdrawn.list"), cut).unwrap();
+        let output = site.command(&["config", "check"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(78), "{cut}");
+        assert!(said(&output).contains("copy it again"), "{}", said(&output));
+        assert_eq!(site.command(&["consent", "init"]).output().unwrap().status.code(), Some(73));
+    }
+    fs::remove_file(path("withdrawn.list")).unwrap();
+    run(&mut site.command(&["consent", "init"]));
     let output = site.command(&["config", "check"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
 }

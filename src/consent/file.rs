@@ -162,6 +162,17 @@ mod tests {
         files::replace(&path, b"what?", 0o640).unwrap();
         assert!(file.refresh().is_err());
         assert_eq!(decide(), Consent::Denied, "who withdrew stays withdrawn");
+        // As while cp copies another list over it.
+        let mut whole = Withdrawn::default();
+        whole.withdraw(ann, Refused::ALL);
+        let whole = whole.to_text();
+        for part in ["", whole.split_at(whole.len() / 2).0] {
+            fs::write(&path, part).unwrap();
+            let error = file.refresh().unwrap_err().to_string();
+            assert!(error.contains("copy it again"), "{error}");
+            assert_eq!(decide(), Consent::Denied, "{part}");
+            assert!(update(&path, true, |_| ()).is_err(), "not mended by forgetting");
+        }
         fs::remove_file(&path).unwrap();
         assert!(file.refresh().is_err());
         assert_eq!(decide(), Consent::Denied);

@@ -1,19 +1,28 @@
-//! The list of those who withdrew their consent: pseudonyms, one a line.
+//! The list of those who withdrew their consent: pseudonyms, one a line, between a first and a last line that say that nothing
+//! is missing.
 //!
 //! - Layer: decision
 //! - Takes: the text of a list.
 //! - Gives: who withdrew what; the text again.
-//! - On failure: `WithdrawnError` names the line; a list is taken whole or not at all.
+//! - On failure: `WithdrawnError` says what is wrong, and where; a list is taken whole or not at all: one that is empty, or cut, as it
+//!   is while somebody copies another over it, would have everybody followed again.
 //! - Limits: those of the file that it comes from.
 //! - See: `docs/privacy.md`, "Consent".
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use super::{Consent, Consents, Purpose};
 use crate::identity::Pseudonym;
 
-const HEAD: &str = "# Recipients who withdrew their consent to be followed: pseudonym, and \"opens\" or \"clicks\" if only that.\n\
-                    # Written by `mailtap consent`; lines of other programs are welcome.\n";
+/// The first line of every list.
+const FIRST: &str = "# mailtap: withdrawn consents, version 1";
+/// The first line without its version.
+const FIRST_OF_ANY: &str = "# mailtap: withdrawn consents, version ";
+/// The last line of every list.
+const LAST: &str = "# end";
+const EXPLAINED: &str = "# Recipients who withdrew their consent to be followed: pseudonym, and \"opens\" or \"clicks\" if only that.\n\
+                    # Written by `mailtap consent`; other programs may write it too, with the same first and last line.\n";
 
 /// What somebody withdrew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,10 +52,29 @@ pub struct Withdrawn(BTreeMap<Pseudonym, Refused>);
 
 /// Why a text is no such list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: expected a pseudonym (16 characters), and perhaps \"opens\" or \"clicks\"")]
-pub struct WithdrawnError {
-    /// Line, from 1.
-    pub line: usize,
+pub enum WithdrawnError {
+    /// It does not begin as every list does.
+    #[error(
+        "the first line is not `{FIRST}`, as it is in every list that `mailtap consent` makes: this one is empty, cut, or another \
+         program's; copy it again from where it is kept (to a new name, then rename it), or add that line, and `{LAST}` as the last one, \
+         if all who withdrew are in it"
+    )]
+    NoBeginning,
+    /// A later mailtap made it.
+    #[error("the first line is not `{FIRST}`: the list is of another version; use the mailtap that made it")]
+    Version,
+    /// It does not end as every list does.
+    #[error(
+        "the last line is not `{LAST}`: the list is cut, or something was added behind its end; copy it again from where it is kept (to \
+         a new name, then rename it), or make that line the last one, if all who withdrew are in it"
+    )]
+    NoEnd,
+    /// A line says nothing that is known.
+    #[error("line {line}: expected a pseudonym (16 characters), and perhaps \"opens\" or \"clicks\"")]
+    Line {
+        /// From 1.
+        line: usize,
+    },
 }
 
 impl Withdrawn {
@@ -55,12 +83,20 @@ impl Withdrawn {
     /// # Errors
     /// `WithdrawnError`.
     pub fn parse(text: &str) -> Result<Self, WithdrawnError> {
+        let first = text.lines().next().unwrap_or_default().trim_end();
+        if first != FIRST {
+            let is_other = first.starts_with(FIRST_OF_ANY);
+            return Err(if is_other { WithdrawnError::Version } else { WithdrawnError::NoBeginning });
+        }
+        if text.trim_end().lines().next_back() != Some(LAST) {
+            return Err(WithdrawnError::NoEnd);
+        }
         let mut list = Self::default();
         for (number, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default();
             let mut words = line.split_whitespace();
             let Some(first) = words.next() else { continue };
-            let wrong = WithdrawnError { line: number + 1 };
+            let wrong = WithdrawnError::Line { line: number + 1 };
             let recipient = first.parse().map_err(|_| wrong)?;
             let what = match (words.next(), words.next()) {
                 (None, _) => Refused::ALL,
@@ -76,9 +112,12 @@ impl Withdrawn {
     /// The list as text.
     #[must_use]
     pub fn to_text(&self) -> String {
-        self.0
-            .iter()
-            .fold(HEAD.to_owned(), |text, (recipient, what)| format!("{text}{recipient}{}\n", what.word()))
+        let mut text = format!("{FIRST}\n{EXPLAINED}");
+        for (recipient, what) in &self.0 {
+            // Writing to a string can't fail.
+            let _ = writeln!(text, "{recipient}{}", what.word());
+        }
+        text + LAST + "\n"
     }
 
     /// Who withdrew what.
@@ -138,14 +177,41 @@ mod tests {
         list.withdraw(ann(), Refused::ALL);
         list.withdraw(Pseudonym::from([2; 12]), Refused { opens: true, clicks: false });
         assert_eq!(Withdrawn::parse(&list.to_text()), Ok(list.clone()));
-        let commented = list.to_text().replace('\n', "   # asked by letter\r\n\n");
-        assert_eq!(Withdrawn::parse(&commented), Ok(list));
+        let text = list.to_text();
+        let marked = text.lines().map(|line| match line.starts_with('#') {
+            true => format!("{line}\r\n"),
+            false => format!("{line}   # asked by letter\r\n\n"),
+        });
+        assert_eq!(Withdrawn::parse(&marked.collect::<String>()), Ok(list));
         for bad in ["ann@example.org", "AQEBAQEBAQEBAQEB everything", "AQEBAQEBAQEBAQEB opens clicks", "zzz"]
         {
-            let error = Withdrawn::parse(&format!("# first\n{bad}")).unwrap_err();
-            assert_eq!(error.line, 2, "{bad}");
+            let error = Withdrawn::parse(&format!("{FIRST}\n{bad}\n{LAST}")).unwrap_err();
+            assert_eq!(error, WithdrawnError::Line { line: 2 }, "{bad}");
             assert!(!error.to_string().contains(bad));
         }
+    }
+
+    #[test]
+    fn no_part_of_a_list_passes_for_the_whole() {
+        let mut list = Withdrawn::default();
+        for number in 1..4 {
+            list.withdraw(Pseudonym::from([number; 12]), Refused::ALL);
+        }
+        let text = list.to_text();
+        // All but the line's end behind the last one.
+        for end in 0..text.len() - 1 {
+            let part = Withdrawn::parse(&text[..end]);
+            assert!(
+                matches!(part, Err(WithdrawnError::NoBeginning | WithdrawnError::NoEnd)),
+                "{end}: {part:?}"
+            );
+        }
+        assert_eq!(Withdrawn::parse(text.trim_end()), Ok(list));
+        let added = format!("{text}{}\n", ann());
+        assert_eq!(Withdrawn::parse(&added), Err(WithdrawnError::NoEnd));
+        assert_eq!(Withdrawn::parse(&text.replace("version 1", "version 2")), Err(WithdrawnError::Version));
+        let old = "# Recipients who withdrew\nAQEBAQEBAQEBAQEB\n";
+        assert_eq!(Withdrawn::parse(old), Err(WithdrawnError::NoBeginning));
     }
 
     #[test]

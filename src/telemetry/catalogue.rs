@@ -23,7 +23,7 @@ const COUNTERS: &[Count] = &[
     ("mailtap_forward_failures_total", Some(("what", &["broker", "spool"])), "Connections to RabbitMQ that failed or broke, and failures of the spool"),
     ("mailtap_forward_refused_total", Some(("why", &["nack", "unroutable"])), "Events that RabbitMQ gave back, each try"),
     ("mailtap_forward_unblocked_total", None, "How often RabbitMQ took messages again"),
-    ("mailtap_keyring_failures_total", Some(("file", &["keyring"])), "Times that a keyring or the list of withdrawn consents could not be read: the one in use stays"),
+    ("mailtap_keyring_failures_total", Some(("file", &["keyring", "list of withdrawn consents"])), "Times that a keyring or the list of withdrawn consents could not be read: the one in use stays"),
     ("mailtap_log_lines_lost_total", None, "Lines of the log that could not be written"),
     ("mailtap_milter_accept_failures_total", None, "Connections that could not be accepted"),
     ("mailtap_milter_answers_in_pieces_total", None, "Answers that did not go out in one write"),
