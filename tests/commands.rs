@@ -123,13 +123,15 @@ fn what_root_makes_belongs_to_whom_the_directory_belongs_to() {
         return;
     }
     let outer = tempfile::tempdir().unwrap();
+    fs::set_permissions(outer.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let dir = outer.path().join("etc");
     fs::create_dir(&dir).unwrap();
     chown(&dir, Some(12_345), Some(23_456)).unwrap();
     let secret = outer.path().join("secret");
     fs::write(&secret, "s3cret").unwrap();
     let mut init = mailtap();
-    init.args(["init", "--tracking-url", "https://t.example.org", "--domain", "example.org", "--dir"]).arg(&dir);
+    init.args(["init", "--tracking-url", "https://t.example.org", "--domain", "example.org", "--dir"])
+        .arg(&dir);
     run(init.args(["--ga4", "G-ABC123", "--ga4-secret-file"]).arg(&secret));
     let config = dir.join("mailtap.toml");
     let command = |arguments: &[&str]| {
@@ -151,6 +153,25 @@ fn what_root_makes_belongs_to_whom_the_directory_belongs_to() {
     for (name, meta) in names() {
         assert_eq!((meta.uid(), meta.gid()), (12_345, 23_456), "{name:?}");
     }
+    let ok = run(&mut command(&["config", "check"]));
+    assert!(ok.contains(": ok"), "{ok}");
+    // Who runs the services is known by whom the directories belong to.
+    let keyring = dir.join("keyring.json");
+    chown(&keyring, Some(0), Some(0)).unwrap();
+    let output = command(&["config", "check"]).output().unwrap();
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    assert!(text.contains(&format!("keys.keyring: {0}: 12345, ", keyring.display())), "{text}");
+    assert!(text.contains(&format!("run: chown 12345:23456 {}", keyring.display())), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    chown(&keyring, Some(12_345), Some(23_456)).unwrap();
+    fs::set_permissions(outer.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let output = command(&["config", "check"]).output().unwrap();
+    assert!(
+        said(&output).contains(&format!("{} keeps them out", outer.path().display())),
+        "{}",
+        said(&output)
+    );
     // A line of audit that is lost is said, though the change is made.
     let audit = dir.join("keyring.audit.jsonl");
     fs::remove_file(&audit).unwrap();

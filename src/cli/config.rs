@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-use super::assemble;
 use super::exit::{Exit, Failure, OrExit, Result};
 use super::own_hosts::own_hosts;
 use super::print;
 use super::terminal::{CARE, GOOD, paint};
+use super::{assemble, readable};
 use crate::config::Config;
 use crate::config::units::Listen;
 use crate::consent::file::WithdrawnFile;
@@ -96,7 +96,7 @@ fn open_files(config: &Config, problem: Option<String>, path: &Path) -> Result {
     let keyring = Keys::open(&config.keyring).err();
     let pseudonyms = keys::load_pseudonym_key(&config.pseudonym_key).err();
     note("keys.keyring", text(keyring), "restore it from where it was made");
-    note("keys.pseudonym", text(pseudonyms), "restore it from where it was made");
+    note("keys.pseudonym_key", text(pseudonyms), "restore it from where it was made");
     // Whether they are there was looked at with the configuration; hand-offs are made on trackers only.
     if let Some(path) = config.handoff_keys.as_ref().filter(|_| config.raw.tracker.enabled) {
         let remedy = "restore it, or move it away and let `mailtap keys --use handoff init` make another";
@@ -122,6 +122,7 @@ fn open_files(config: &Config, problem: Option<String>, path: &Path) -> Result {
         let group = assemble::milter_address(config).check_group().err();
         problems.extend(group.map(|error| error.to_string()));
     }
+    problems.extend(readable::problems(config));
     if problems.is_empty() {
         return Ok(());
     }

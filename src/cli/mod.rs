@@ -25,6 +25,7 @@ mod init;
 mod keys;
 mod own_hosts;
 mod postfix;
+mod readable;
 mod relay;
 mod rewrite;
 mod roles;
