@@ -69,6 +69,27 @@ fn files_that_cannot_be_used_are_found_by_the_check() {
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
 }
 
+#[test]
+fn what_works_less_well_than_it_seems_is_a_warning() {
+    let site = installed(&["--log-file", "/nowhere/mail.log"]);
+    let checked = run(&mut site.command(&["config", "check"]));
+    assert!(checked.contains("warning: tap.files: /nowhere/mail.log is not there"), "{checked}");
+    assert!(
+        checked.contains("tap.source = \"journal\"") && !checked.contains("trusted_proxies"),
+        "{checked}"
+    );
+    let text = fs::read_to_string(site.config()).unwrap();
+    let proxies = "#trusted_proxies = [\"127.0.0.0/8\", \"::1/128\"]";
+    assert!(text.contains(proxies));
+    for everybody in ["0.0.0.0/0", "::/0"] {
+        let proxies = text.replace(proxies, &format!("trusted_proxies = [\"127.0.0.1\", \"{everybody}\"]"));
+        fs::write(site.config(), proxies).unwrap();
+        let checked = run(&mut site.command(&["config", "check"]));
+        let warning = format!("warning: tracker.trusted_proxies = [\"{everybody}\"]");
+        assert!(checked.contains(&warning) && checked.contains(": ok"), "{checked}");
+    }
+}
+
 /// What `mailtap postfix` prints fits the milter's own patience, and a session is kept as long as Postfix goes on with it.
 #[test]
 fn the_milters_patience_fits_postfixs() {

@@ -123,7 +123,14 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         let why = sender_domain(config, host).err()?;
         Some(format!("clicks and opens at {} have no GA4 property: {why}", host.url))
     };
-    config.tracking_hosts.iter().filter_map(of).collect()
+    let everybody = config.tracker.trusted_proxies.iter().find(|network| network.prefix_len() == 0);
+    let believed = everybody.filter(|_| config.raw.tracker.enabled).map(|network| {
+        format!(
+            "tracker.trusted_proxies = [\"{network}\"]: whoever connects is believed any X-Forwarded-For, and passes for any client; name the \
+             proxies only"
+        )
+    });
+    config.tracking_hosts.iter().filter_map(of).chain(believed).collect()
 }
 
 /// Where the milter's links lead.

@@ -16,8 +16,8 @@ use super::own_hosts::own_hosts;
 use super::print;
 use super::terminal::{CARE, GOOD, paint};
 use super::{assemble, readable};
-use crate::config::Config;
 use crate::config::units::Listen;
+use crate::config::{Config, TapSource};
 use crate::consent::file::WithdrawnFile;
 use crate::event::Kind;
 use crate::filter::agreement::{Told, Verdict};
@@ -25,7 +25,7 @@ use crate::filter::postconf;
 use crate::keys::ring::Use;
 use crate::keys::{self, Keys};
 use crate::queue::amqp::certificates;
-use crate::tracker;
+use crate::{tap, tracker};
 
 /// Check or show the configuration.
 #[derive(Debug, clap::Args)]
@@ -54,8 +54,12 @@ impl Args {
                 let (problem, careful) = default_action(&config);
                 open_files(&config, problem, path)?;
                 let warnings = super::assemble_tracker::warnings(&config);
-                for warning in
-                    warnings.into_iter().chain(careful).chain(milter(&config)).chain(names(&config))
+                for warning in warnings
+                    .into_iter()
+                    .chain(careful)
+                    .chain(milter(&config))
+                    .chain(logs(&config))
+                    .chain(names(&config))
                 {
                     print(format!("{}: {}: {warning}\n", path.display(), paint(CARE, "warning")))?;
                 }
@@ -71,6 +75,16 @@ impl Args {
             }
         }
     }
+}
+
+/// Log files that are not there: one may come later, but a system without a syslog daemon writes none.
+fn logs(config: &Config) -> impl Iterator<Item = String> {
+    let files = match &config.tap_source {
+        TapSource::Files(files) if config.raw.tap.enabled => &files[..],
+        _ => &[],
+    };
+    let missing = files.iter().filter(|file| !file.exists());
+    missing.map(|file| format!("tap.files: {} is not there: {}", file.display(), tap::NO_LOG_FILE))
 }
 
 /// Names of events that GA4 takes, and counts together with others.

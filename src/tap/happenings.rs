@@ -254,12 +254,34 @@ impl Found<'_> {
 pub(super) struct SourceFailed<'a> {
     pub(super) source: String,
     pub(super) error: &'a std::io::Error,
+    /// Whether the last try met something else: each try counts, and is told once.
+    pub(super) is_news: bool,
 }
 
 impl SourceFailed<'_> {
     pub(super) fn emit(&self) {
         counter!("mailtap_tap_source_failures_total").increment(1);
-        tracing::warn!(source = self.source, error = %self.error, "can't read the log; trying again");
+        if self.is_news {
+            tracing::warn!(source = self.source, error = %self.error, "can't read the log; trying again");
+        }
+    }
+}
+
+/// There is no file under the path, and none was there before.
+pub(super) struct SourceMissing<'a>(pub(super) &'a Path);
+
+impl SourceMissing<'_> {
+    pub(super) fn emit(&self) {
+        tracing::warn!(source = %self.0.display(), "the log is not there; waiting for it: {}", super::NO_LOG_FILE);
+    }
+}
+
+/// What could not be read is read.
+pub(super) struct SourceBack;
+
+impl SourceBack {
+    pub(super) fn emit(&self) {
+        tracing::info!("the log is read again");
     }
 }
 

@@ -62,6 +62,10 @@ use crate::service::Lifecycle;
 use checkpoint::CheckpointError;
 use correlate::Parts;
 
+/// What to do where there is no log file.
+pub const NO_LOG_FILE: &str =
+    "where no syslog daemon writes it, as on a Debian 12 without rsyslog, set tap.source = \"journal\"";
+
 /// Where lines come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {

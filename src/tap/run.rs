@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -278,6 +278,7 @@ async fn follow_files(
     saver: Saver,
 ) -> Result<(), TapError> {
     let mut followers = Vec::new();
+    let mut told = Told::default();
     for path in paths {
         let saved = positions.remove(&path).unwrap_or_default();
         loop {
@@ -287,8 +288,7 @@ async fn follow_files(
                     break;
                 }
                 Err(error) => {
-                    happened::SourceFailed { source: path.display().to_string(), error: &error }.emit();
-                    sink.component.not_ready(format!("can't read {}: {error}", path.display()));
+                    told.failed(&path, &error, &sink);
                     if !sink.wait(Duration::from_secs(1)).await {
                         return Ok(());
                     }
@@ -308,7 +308,7 @@ async fn follow_files(
         .await
         .map_err(|_| TapError::Reader)?;
         files = back;
-        report(&round, &sink);
+        told.report(&round, &sink);
         dirty |= round.bytes > 0 || !round.findings.is_empty();
         if !sink.publish(round.events).await {
             return Ok(());
@@ -333,17 +333,41 @@ async fn follow_files(
     }
 }
 
-fn report(round: &Round, sink: &Sink) {
-    for (path, finding) in &round.findings {
-        happened::Found { path, finding }.emit();
-    }
-    match (&round.failed, &round.missing) {
-        (Some((path, error)), _) => {
-            happened::SourceFailed { source: path.display().to_string(), error }.emit();
-            sink.component.not_ready(format!("can't read {}: {error}", path.display()));
+/// The trouble with the files that was told last; it is told again when it is another.
+#[derive(Default)]
+struct Told(Option<String>);
+
+impl Told {
+    fn report(&mut self, round: &Round, sink: &Sink) {
+        for (path, finding) in &round.findings {
+            happened::Found { path, finding }.emit();
         }
-        (None, Some(path)) => sink.component.not_ready(format!("{} does not exist (yet)", path.display())),
-        (None, None) => sink.component.ready(),
+        match (&round.failed, &round.missing) {
+            (Some((path, error)), _) => self.failed(path, error, sink),
+            (None, Some(path)) => {
+                if self.is_news(format!("{} does not exist (yet)", path.display()), sink) {
+                    happened::SourceMissing(path).emit();
+                }
+            }
+            (None, None) => {
+                sink.component.ready();
+                if self.0.take().is_some() {
+                    happened::SourceBack.emit();
+                }
+            }
+        }
+    }
+
+    fn failed(&mut self, path: &Path, error: &io::Error, sink: &Sink) {
+        let is_news = self.is_news(format!("can't read {}: {error}", path.display()), sink);
+        happened::SourceFailed { source: path.display().to_string(), error, is_news }.emit();
+    }
+
+    fn is_news(&mut self, trouble: String, sink: &Sink) -> bool {
+        sink.component.not_ready(&trouble);
+        let is_news = self.0.as_ref() != Some(&trouble);
+        self.0 = Some(trouble);
+        is_news
     }
 }
 
@@ -413,7 +437,7 @@ async fn read_pipe(
                 }
             }
             Some(Err(error)) => {
-                happened::SourceFailed { source: "pipe".to_owned(), error: &error }.emit();
+                happened::SourceFailed { source: "pipe".to_owned(), error: &error, is_news: true }.emit();
                 return true;
             }
             None => {

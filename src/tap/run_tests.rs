@@ -112,6 +112,62 @@ fn expected() -> usize {
         .count()
 }
 
+/// Keeps the log of this thread.
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Captured {
+    fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+        crate::telemetry::somebody_listens();
+        let captured = Self::default();
+        let writer = captured.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        (captured, tracing::subscriber::set_default(subscriber))
+    }
+
+    fn count(&self, text: &str) -> usize {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).matches(text).count()
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_can_not_be_read_is_told_once_and_again_when_it_can() {
+    let (captured, _guard) = Captured::start();
+    let bench = Bench::new();
+    let running = bench.start();
+    // Many looks at it.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(captured.count("the log is not there"), 1);
+    assert_eq!(
+        captured.count("tap.source = \\\"journal\\\"") + captured.count("tap.source = \"journal\""),
+        1
+    );
+    assert_eq!(running.0.health.troubles().len(), 1);
+    bench.append(LOG);
+    bench.until(expected()).await;
+    stop(running).await;
+    assert_eq!(captured.count("the log is not there"), 1);
+    assert_eq!(captured.count("the log is read again"), 1);
+
+    let bench = Bench::new();
+    fs::create_dir(bench.log()).unwrap();
+    let running = bench.start();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    stop(running).await;
+    assert_eq!(captured.count("can't read the log"), 1);
+}
+
 #[tokio::test]
 async fn stops_and_starts_give_every_event_once() {
     let bench = Bench::new();
