@@ -16,11 +16,16 @@ use super::Checker;
 use crate::config::raw::{self, Raw};
 use crate::config::units;
 use crate::tracker::language::Language;
+use crate::tracker::settings::is_segment;
 use crate::tracker::terms::{CookieTerms, HandoffTerms, Terms};
 
+/// The path segment of files, at every host's root.
+const FILES: &str = ".well-known";
 const LONGEST_HOLD: Duration = Duration::from_secs(600);
 /// What a process may have open at most, on most systems.
 const MOST_CONNECTIONS: u64 = 1_000_000;
+/// What libraries of HTTP take, with room to spare; proxies take less.
+const LONGEST_URL: u64 = 60_000;
 const LONGEST_HANDOFF: Duration = Duration::from_secs(600);
 
 /// `[tracker]`, checked.
@@ -263,8 +268,14 @@ fn paths(at: &mut Checker<'_>, key: &str, list: &[String], others: &[String], re
         at.note(key, "is empty: name at least one path");
     }
     for path in list {
-        if !crate::tracker::settings::is_segment(path) {
+        if !is_segment(path) {
             at.note(key, format!("`{path}`: letters, digits and - . _ ~ only"));
+        }
+        if path == FILES {
+            at.note(
+                key,
+                format!("`{path}` is where files are (RFC 8615), and no link could be: take another name"),
+            );
         }
         if others.contains(path) || path == reserved {
             at.note(key, format!("`{path}` can't be both a link's and a pixel's"));
@@ -277,7 +288,26 @@ fn base(at: &mut Checker<'_>, key: &str, text: &str) -> String {
         at.note(key, "is missing: the public URL of the tracker, like \"https://t.example.org\"");
         return String::new();
     }
-    at.some(key, base_url(text)).unwrap_or_default()
+    at.some(key, base_url(text).and_then(is_answered)).unwrap_or_default()
+}
+
+/// A base URL below which the tracker answers links.
+fn is_answered(url: String) -> Result<String, String> {
+    let path = url.splitn(4, '/').nth(3).unwrap_or_default().trim_end_matches('/');
+    if path.is_empty() {
+        return Ok(url);
+    }
+    if path.split('/').next() == Some(FILES) {
+        return Err(format!(
+            "`{url}`: below /{FILES}/ are files (RFC 8615), and no link could be: take another path, or none"
+        ));
+    }
+    match path.split('/').find(|segment| !is_segment(segment)) {
+        Some(segment) => Err(format!(
+            "`{url}`: the path has `{segment}`; letters, digits and - . _ ~ only, between single slashes"
+        )),
+        None => Ok(url),
+    }
 }
 
 pub(super) fn previous_tracking_urls(at: &mut Checker<'_>, list: &[String]) -> Vec<String> {
@@ -329,7 +359,7 @@ pub(super) fn tracker(at: &mut Checker<'_>, raw: &Raw) -> TrackerConfig {
         max_connections: at.up_to("tracker.max_connections", tracker.max_connections, MOST_CONNECTIONS),
         max_connections_per_client: at
             .count("tracker.max_connections_per_client", tracker.max_connections_per_client),
-        max_head_bytes: head_bytes(at, &tracker.max_head),
+        max_head_bytes: head_bytes(at, raw),
         head_timeout: some_time(at, "tracker.head_timeout", &tracker.head_timeout),
         idle_timeout: some_time(at, "tracker.idle_timeout", &tracker.idle_timeout),
         drain: at.ok("tracker.drain", units::duration(&tracker.drain)),
@@ -399,10 +429,19 @@ fn handoff(at: &mut Checker<'_>, tracker: &raw::Tracker) -> (Vec<String>, String
     (hosts, tracker.handoff_parameter.clone(), lifetime)
 }
 
-fn head_bytes(at: &mut Checker<'_>, text: &str) -> usize {
+fn head_bytes(at: &mut Checker<'_>, raw: &Raw) -> usize {
+    let text = &raw.tracker.max_head;
     let bytes = at.size("tracker.max_head", text);
     if !(crate::tracker::settings::Limits::MIN_HEAD_BYTES..=1 << 20).contains(&bytes) {
         at.note("tracker.max_head", "must be 8KiB to 1MiB");
+    } else if raw.tracking.max_url_bytes > LONGEST_URL.min(bytes as u64 / 2) {
+        at.note(
+            "tracking.max_url_bytes",
+            format!(
+                "must be at most half of tracker.max_head ({text}), and {LONGEST_URL}: the other half is for the headers of browsers, and a \
+                 longer link would be answered 431"
+            ),
+        );
     }
     bytes
 }
