@@ -4,10 +4,12 @@
 mod harness;
 
 use std::fs;
-use std::os::unix::net::UnixListener;
+use std::net::TcpListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use harness::{Options, Site, http, run_with_input, said};
+use harness::{Options, Site, http, run_with_input, said, wait_for};
 use serde_json::Value;
 
 fn site(changes: Vec<(&'static str, String)>) -> Site {
@@ -39,6 +41,32 @@ fn every_metric_of_a_running_process_says_what_it_means_and_begins_at_zero() {
     ] {
         assert!(metrics.lines().any(|line| line == begins), "{begins} is missing in:\n{metrics}");
     }
+}
+
+/// Mail comes first: what keeps links from being answered is told, and keeps nobody's mail.
+#[test]
+fn a_tracker_that_can_not_listen_takes_no_milter_with_it() {
+    let mut site = site(vec![("\"{dir}/relay/log/maillog\"", "\"{dir}/ga4-secret\"".to_owned())]);
+    site.mailtap.as_mut().unwrap().stop();
+    let other = TcpListener::bind(("127.0.0.1", site.tracker)).unwrap();
+    fs::remove_file(site.dir.join("mailtap.log")).unwrap();
+    let mut command = site.command();
+    site.begin_mailtap_by(command.arg("run"));
+    let shown = |site: &Site| http(site.admin, "GET", "/readyz", &[]).map(|answer| answer.body);
+    wait_for("a milter beside a tracker without its address", Duration::from_secs(30), || {
+        let text = String::from_utf8(shown(&site).unwrap_or_default()).unwrap();
+        text.contains("can't listen on 127.0.0.1") && UnixStream::connect(site.milter_socket()).is_ok()
+    });
+    let log = site.log("mailtap");
+    assert_eq!(log.matches("the tracker can't begin").count(), 1, "{log}");
+    assert!(log.contains("ss -ltnp"), "{log}");
+    drop(other);
+    wait_for("the tracker", Duration::from_secs(30), || site.is_ready());
+    assert_eq!(site.mailtap.as_mut().unwrap().stop(), Some(0));
+    // By itself it is its supervisor's matter.
+    let _other = TcpListener::bind(("127.0.0.1", site.tracker)).unwrap();
+    let output = site.command().arg("tracker").output().unwrap();
+    assert_eq!(output.status.code(), Some(69), "{}", said(&output));
 }
 
 /// Sets up a site whose mailtap has ended.

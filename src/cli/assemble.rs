@@ -23,7 +23,7 @@ use crate::filter::decide::Policy;
 use crate::filter::rules::Rule;
 use crate::identity::PseudonymKey;
 use crate::keys::ring::Use;
-use crate::keys::token::{self, Standing, Token};
+use crate::keys::token::{self, Standing, Token, TokenError};
 use crate::keys::{self, KeyFileError, Keys};
 use crate::queue::amqp::{self, Owner};
 use crate::queue::dedupe::Dedupe;
@@ -123,7 +123,7 @@ pub(super) const HANDOFF: &str = "keys.handoff";
 /// What to say of a keyring, the one of this key of the configuration, that can't be read.
 pub(super) fn keyring_trouble(key: &str, error: &KeyFileError) -> String {
     let remedy = match error {
-        KeyFileError::OpenToOthers { .. } => "",
+        KeyFileError::OpenToOthers { .. } | KeyFileError::Missing { .. } => "",
         _ => "; give it to the user mailtap runs as, mode 0600, or restore it from where it was made",
     };
     format!("{key}: {error}{remedy}")
@@ -154,7 +154,12 @@ pub(super) fn pseudonyms(config: &Config) -> Result<PseudonymKey> {
 
 /// Gives the message that a reference names, if a key that is still trusted signed it.
 pub(super) fn verify_ref(keys: Keys) -> tap::VerifyRef {
-    Arc::new(move |text| match token::verify(text, &keys.current()) {
+    let verify = move |text: &str| match token::verify(text, &keys.current()) {
+        // Signed by a key that the milter knows a moment longer.
+        Err(TokenError::UnknownKey(_)) if keys.look_again() => token::verify(text, &keys.current()),
+        verified => verified,
+    };
+    Arc::new(move |text| match verify(text) {
         Ok(verified) if verified.standing == Standing::Good => match verified.token {
             Token::Ref(reference) => Some(reference.message),
             Token::Click(_) | Token::Open(_) => None,

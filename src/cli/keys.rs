@@ -136,7 +136,8 @@ impl Args {
         }
         let state = key.map(|key| ring.state(key, now));
         let word = state.map(|state| format!(", now {}", state.as_str())).unwrap_or_default();
-        let later = key.filter(|_| state == Some(State::Pending)).map(|key| format!(" until {}", key.activates));
+        let later =
+            key.filter(|_| state == Some(State::Pending)).map(|key| format!(" until {}", key.activates));
         print(format!("{action}: key {id}{word}{}\n", later.unwrap_or_default()))?;
         audited
     }
@@ -177,7 +178,7 @@ fn change(
 
 fn failure(error: KeyFileError) -> Failure {
     let exit = match &error {
-        KeyFileError::Io { .. } => Exit::NoInput,
+        KeyFileError::Io { .. } | KeyFileError::Missing { .. } => Exit::NoInput,
         KeyFileError::Save { .. } | KeyFileError::Exists { .. } => Exit::CantCreate,
         KeyFileError::Ring {
             error:

@@ -212,7 +212,12 @@ fn roles(config: &Config, which: Which) -> Result<(Vec<Role>, Vec<Watched>)> {
                 consents: Arc::clone(&consents),
                 host: config.host.clone(),
             };
-            let tracker = Role::new("tracker", move |life| tracker::run(settings, deps, life));
+            let tracker = if milter {
+                // Mail doesn't wait for links.
+                Role::new("tracker", move |life| tracker::run_patiently(settings, deps, life))
+            } else {
+                Role::new("tracker", move |life| tracker::run(settings, deps, life))
+            };
             roles.insert(0, with_keyring(keys, tracker));
         }
         if milter {

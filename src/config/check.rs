@@ -23,6 +23,8 @@ use super::units;
 use super::{CampaignSource, Config, SplitConfig, TapSource};
 use crate::consent::{Consent, Fixed, SiteConsent};
 use crate::delivery::{Providers, Replies};
+use crate::keys;
+use crate::keys::ring::Use;
 use crate::rewrite::{DEFAULT_LOGIN_PATTERNS, LinkPatterns, PixelAt, check_pixel};
 use crate::service::files;
 use crate::service::secret::Secret;
@@ -85,6 +87,17 @@ impl<'a> Checker<'a> {
             && let Err(error) = fs::metadata(&path)
         {
             self.note(key, format!("{}: {error}", path.display()));
+        }
+        path
+    }
+
+    /// As `existing`, for what a command makes: `remedy` says which.
+    fn made(&mut self, key: &str, text: &str, remedy: &str) -> PathBuf {
+        let path = self.path(text);
+        if Self::elsewhere(key, text).is_none()
+            && let Err(error) = fs::metadata(&path)
+        {
+            self.note(key, format!("{}: {error}; {remedy}", path.display()));
         }
         path
     }
@@ -153,8 +166,8 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
         host: host(&mut at, &raw.host),
         log_format,
         admin: admin(&mut at, &raw),
-        keyring: at.existing("keys.keyring", &raw.keys.keyring),
-        pseudonym_key: at.existing("keys.pseudonym_key", &raw.keys.pseudonym_key),
+        keyring: at.made("keys.keyring", &raw.keys.keyring, &no_keyring()),
+        pseudonym_key: at.made("keys.pseudonym_key", &raw.keys.pseudonym_key, keys::NO_PSEUDONYM_KEY),
         tracking_hosts: tracker::hosts(&mut at, &raw),
         previous_tracking_urls: tracker::previous_tracking_urls(&mut at, &raw.tracking.previous_urls),
         sender_domains: at.domains("policy.sender_domains", &raw.policy.sender_domains),
@@ -207,6 +220,10 @@ pub(super) fn check(raw: Raw, dir: &Path) -> (Config, Vec<Problem>) {
     };
     policy(&mut at, &config);
     (config, at.problems)
+}
+
+fn no_keyring() -> String {
+    format!("copy it from another host or restore it, or make the first one: {}", keys::maker(Use::Tokens))
 }
 
 fn policy(at: &mut Checker<'_>, config: &Config) {

@@ -261,6 +261,64 @@ fn a_pixel_that_could_not_be_added_and_limits_that_could_not_hold_are_problems()
 }
 
 #[test]
+fn links_that_the_tracker_would_not_answer_are_problems() {
+    let with = |from: &str, to: &str| {
+        assert!(EXAMPLE.contains(from), "{from}");
+        let (_directory, path) = site(&EXAMPLE.replace(from, to));
+        Config::load(&path).err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    for (from, key) in [("#click_paths = [\"c\"]", "click_paths"), ("#open_paths = [\"o\"]", "open_paths")] {
+        let report = with(from, &format!("{key} = [\".well-known\"]"));
+        assert!(report.contains(&format!("tracking.{key}: `.well-known` is where files are")), "{report}");
+    }
+    let url =
+        EXAMPLE.lines().find(|line| line.trim_start_matches('#').starts_with("url = \"https://")).unwrap();
+    for (path, problem) in [
+        ("/.well-known", "below /.well-known/ are files"),
+        ("/.well-known/x/", "below /.well-known/ are files"),
+        ("/a//b", "the path has ``"),
+        ("/a%20b", "the path has `a%20b`"),
+        ("/m/.well-known", ""),
+        ("/m/n/", ""),
+    ] {
+        let report = with(url, &format!("url = \"https://t.example.org{path}\""));
+        assert_eq!(report.contains(problem), true, "{path}: {report}");
+        assert_eq!(report.is_empty(), problem.is_empty(), "{path}: {report}");
+    }
+    let long = |bytes: u32| with("#max_url_bytes = 2000", &format!("max_url_bytes = {bytes}"));
+    assert_eq!(long(16_384), "");
+    let report = long(16_385);
+    assert!(
+        report.contains("tracking.max_url_bytes: must be at most half of tracker.max_head (32KiB)"),
+        "{report}"
+    );
+    let (_directory, path) = site(
+        &EXAMPLE
+            .replace("#max_url_bytes = 2000", "max_url_bytes = 60001")
+            .replace("#max_head = \"32KiB\"", "max_head = \"1MiB\""),
+    );
+    assert!(Config::load(&path).unwrap_err().to_string().contains("tracking.max_url_bytes"));
+}
+
+#[test]
+fn a_missing_key_file_names_what_makes_it() {
+    let (directory, path) = site(EXAMPLE);
+    for name in ["keyring.json", "pseudonym.key"] {
+        fs::remove_file(directory.path().join(name)).unwrap();
+    }
+    let report = Config::load(&path).unwrap_err().to_string();
+    for part in [
+        "keys.keyring: ",
+        "`mailtap keys init`",
+        "keys.pseudonym_key: ",
+        "copy it from another host",
+        "basenc",
+    ] {
+        assert!(report.contains(part), "{part} is not in:\n{report}");
+    }
+}
+
+#[test]
 fn mail_is_split_only_where_nobody_can_get_two_copies() {
     let text = EXAMPLE
         .replace("#several_recipients = \"shared\"", "several_recipients = \"split\"")

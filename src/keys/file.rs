@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use rand::TryRng;
@@ -21,10 +21,25 @@ use crate::service::{clock, files};
 
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 const MODE: u32 = 0o600;
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Why a key file can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
+    /// There is no such keyring.
+    #[error("{}: there is no keyring; copy it from another host or restore it, or make the first one: {}", .path.display(), maker(*.use_))]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What it would be for.
+        use_: Use,
+    },
+    /// There is no pseudonym key.
+    #[error("{}: there is no pseudonym key; {NO_PSEUDONYM_KEY}", .path.display())]
+    NoPseudonymKey {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file system said no.
     #[error("{}: {error}", .path.display())]
     Io {
@@ -75,6 +90,19 @@ pub enum KeyFileError {
     Random,
 }
 
+/// What to do where the pseudonym key is missing.
+pub const NO_PSEUDONYM_KEY: &str = "copy it from another host or restore it: with another one every recipient is a stranger; the first \
+    one `mailtap init` makes, or: (umask 077; head -c 32 /dev/urandom | basenc --base64url | tr -d = > FILE)";
+
+/// The command that makes a keyring.
+#[must_use]
+pub const fn maker(use_: Use) -> &'static str {
+    match use_ {
+        Use::Tokens => "`mailtap keys init`",
+        Use::Handoff => "`mailtap keys --use handoff init`",
+    }
+}
+
 /// The keyring of a process: clones share it, and `refresh` brings in what changed on disk.
 #[derive(Debug, Clone)]
 pub struct Keys(Arc<Shared>);
@@ -85,6 +113,8 @@ struct Shared {
     use_: Use,
     ring: ArcSwap<Keyring>,
     seen: Mutex<Option<Stamp>>,
+    /// When somebody looked again because of a key that is not in it.
+    asked: Mutex<Option<Instant>>,
 }
 
 /// What tells one version of a file from another.
@@ -99,7 +129,7 @@ impl Keys {
     /// Opens the keyring.
     ///
     /// # Errors
-    /// `Io`, `OpenToOthers`, `Ring`.
+    /// `Missing`, `Io`, `OpenToOthers`, `Ring`.
     pub fn open(path: &Path) -> Result<Self, KeyFileError> {
         Self::open_for(path, Use::Tokens)
     }
@@ -116,6 +146,7 @@ impl Keys {
             use_,
             ring: ArcSwap::from_pointee(ring),
             seen: Mutex::new(stamp),
+            asked: Mutex::default(),
         })))
     }
 
@@ -130,6 +161,7 @@ impl Keys {
                     use_: Use::Tokens,
                     ring: ArcSwap::from_pointee(Keyring::empty(Use::Tokens)),
                     seen: Mutex::new(None),
+                    asked: Mutex::default(),
                 };
                 (Self(Arc::new(waiting)), Some(error))
             }
@@ -144,6 +176,7 @@ impl Keys {
             use_: Use::Tokens,
             ring: ArcSwap::from_pointee(ring),
             seen: Mutex::new(None),
+            asked: Mutex::default(),
         }))
     }
 
@@ -173,6 +206,19 @@ impl Keys {
         *seen = now;
         Ok(true)
     }
+
+    /// Reads the file again, if it changed, for a key that is not in the keyring: it may be newer than the last look. Tells whether it
+    /// did. However often this is asked, the file is looked at once in a while, and nobody waits for who looks.
+    #[must_use]
+    pub fn look_again(&self) -> bool {
+        let Ok(mut asked) = self.0.asked.try_lock() else { return false };
+        if self.0.path.as_os_str().is_empty() || asked.is_some_and(|last| last.elapsed() < LOOK_AGAIN_AFTER) {
+            return false;
+        }
+        *asked = Some(Instant::now());
+        // What is wrong is told by who looks at intervals.
+        self.refresh().unwrap_or(false)
+    }
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {
@@ -195,8 +241,13 @@ fn load_ring(path: &Path) -> Result<Keyring, KeyFileError> {
 }
 
 fn load_ring_for(path: &Path, use_: Use) -> Result<Keyring, KeyFileError> {
-    let error = |error| KeyFileError::Ring { path: path.to_owned(), error };
-    load_ring(path)?.only_for(use_).map_err(error)
+    let ring = load_ring(path).map_err(|error| match error {
+        KeyFileError::Io { path, error } if error.kind() == io::ErrorKind::NotFound => {
+            KeyFileError::Missing { path, use_ }
+        }
+        other => other,
+    });
+    ring?.only_for(use_).map_err(|error| KeyFileError::Ring { path: path.to_owned(), error })
 }
 
 /// Makes a keyring with one active key.
@@ -253,9 +304,14 @@ pub fn create_pseudonym_key(path: &Path) -> Result<(), KeyFileError> {
 /// Reads the pseudonym key.
 ///
 /// # Errors
-/// `Io`, `OpenToOthers`, `Pseudonym`.
+/// `NoPseudonymKey`, `Io`, `OpenToOthers`, `Pseudonym`.
 pub fn load_pseudonym_key(path: &Path) -> Result<PseudonymKey, KeyFileError> {
-    let bytes = read_secret(path)?;
+    let bytes = read_secret(path).map_err(|error| match error {
+        KeyFileError::Io { path, error } if error.kind() == io::ErrorKind::NotFound => {
+            KeyFileError::NoPseudonymKey { path }
+        }
+        other => other,
+    })?;
     let secret = data_encoding::BASE64URL_NOPAD.decode(bytes.trim_ascii()).ok();
     let secret = secret.and_then(|bytes| <[u8; PseudonymKey::BYTES]>::try_from(bytes).ok());
     secret.map(|secret| PseudonymKey::new(&secret)).ok_or(KeyFileError::Pseudonym { path: path.to_owned() })
@@ -311,6 +367,33 @@ mod tests {
         files::replace(&path, b"{", 0o600).unwrap();
         assert!(keys.refresh().is_err());
         assert_eq!(keys.current().keys().len(), 2);
+    }
+
+    #[test]
+    fn who_meets_an_unknown_key_looks_at_once_but_not_each_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keyring.json");
+        create_ring(&path).unwrap();
+        let keys = Keys::open(&path).unwrap();
+        let rotate = || {
+            let now = clock::now();
+            update_ring(&path, |ring, secret| ring.rotate(secret, now, now)).unwrap()
+        };
+        let id = rotate();
+        let began = Instant::now();
+        assert!(keys.look_again());
+        assert!(keys.current().by_id(id).is_some());
+        let id = rotate();
+        let looked = keys.look_again();
+        assert!(!looked || began.elapsed() >= LOOK_AGAIN_AFTER, "not twice in a moment");
+        while keys.current().by_id(id).is_none() {
+            let _ = keys.look_again();
+        }
+        fs::remove_file(&path).unwrap();
+        while !keys.0.asked.lock().unwrap().is_some_and(|last| last.elapsed() > LOOK_AGAIN_AFTER) {}
+        assert!(!keys.look_again(), "the one in use stays");
+        assert!(keys.current().by_id(id).is_some());
+        assert!(!Keys::fixed(Keyring::new([7; 32], clock::now())).look_again());
     }
 
     #[test]

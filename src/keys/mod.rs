@@ -13,5 +13,6 @@ pub mod token;
 pub mod visitor;
 
 pub use file::{
-    KeyFileError, Keys, create_pseudonym_key, create_ring, create_ring_for, load_pseudonym_key, update_ring,
+    KeyFileError, Keys, NO_PSEUDONYM_KEY, create_pseudonym_key, create_ring, create_ring_for,
+    load_pseudonym_key, maker, update_ring,
 };

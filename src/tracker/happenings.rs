@@ -303,6 +303,29 @@ impl HandshakeFailed<'_> {
     }
 }
 
+/// The keyring was read before its time, for a link of a key that was not in it.
+pub(super) struct KeysLooked;
+
+impl KeysLooked {
+    pub(super) fn emit(&self) {
+        tracing::info!(file = "keyring", "read again, for a key that was not known");
+    }
+}
+
+/// The tracker can't begin beside the other roles, and tries again.
+pub(super) struct CantBegin<'a> {
+    pub(super) error: &'a str,
+}
+
+impl CantBegin<'_> {
+    pub(super) fn emit(&self) {
+        tracing::error!(
+            error = self.error,
+            "the tracker can't begin: links of mail don't work here until it does; trying again"
+        );
+    }
+}
+
 /// The files below `/.well-known/` were read again.
 pub(super) struct FilesLoaded<'a> {
     pub(super) directory: &'a std::path::Path,

@@ -29,7 +29,7 @@ use crate::event::{Data, Event, EventId, Kind, Machine};
 use crate::identity::{MessageId, Pseudonym, Timestamp};
 use crate::keys::jwt;
 use crate::keys::ring::Keyring;
-use crate::keys::token::{self, Click, Open, Standing, Token};
+use crate::keys::token::{self, Click, Open, Standing, Token, TokenError};
 
 /// The longest name that the domain name system knows (RFC 1035); anything longer is no host to report.
 const MAX_HOST_BYTES: usize = 253;
@@ -89,6 +89,9 @@ pub struct Refusal {
     pub reason: &'static str,
 }
 
+/// The reason of what is signed by a key that is not in the keyring.
+const UNKNOWN_KEY: &str = TokenError::UnknownKey(0).as_str();
+
 /// Why an event says nothing personal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Anonymous {
@@ -143,6 +146,11 @@ impl Outcome {
     fn refused(answer: Answer, kind: &'static str, reason: &'static str) -> Self {
         Self { refused: Some(Refusal { kind, reason }), ..Self::plain(answer) }
     }
+
+    /// Whether the key that signed it is not in the keyring.
+    pub(super) fn is_of_unknown_key(&self) -> bool {
+        self.refused.is_some_and(|refusal| refusal.reason == UNKNOWN_KEY)
+    }
 }
 
 /// The public keys of hand-offs, for websites.
@@ -162,6 +170,10 @@ fn click(request: &Request<'_>, text: &str, world: &World<'_>) -> Outcome {
     let refuse = |reason| Outcome::refused(not_found(request, world), "click", reason);
     let verified = match token::verify_at(text, world.keys, world.site.key_site.as_deref()) {
         Ok(verified) => verified,
+        Err(error @ TokenError::UnknownKey(_)) => {
+            let page = world.pages.forgotten(language(request));
+            return Outcome::refused(Answer::NotFound(page), "click", error.as_str());
+        }
         Err(error) => return refuse(error.as_str()),
     };
     let Token::Click(click) = verified.token else { return refuse("kind") };

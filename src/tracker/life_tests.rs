@@ -5,7 +5,8 @@ use std::time::Instant;
 use super::*;
 use crate::tracker::Rates;
 use crate::tracker::rules::CATALOGUE;
-use crate::tracker::{TrackerError, check, load_rules, run};
+use crate::tracker::tests::abuse::capture;
+use crate::tracker::{TrackerError, check, load_rules, run, run_patiently};
 
 #[tokio::test]
 async fn case_59_with_the_spool_stalled_links_work_and_nothing_is_lost() {
@@ -114,6 +115,84 @@ async fn what_cannot_work_is_said_at_the_start() {
         host: "test".into(),
     };
     assert!(matches!(run(taken, deps, Lifecycle::detached()).await, Err(TrackerError::Listen { .. })));
+}
+
+#[tokio::test]
+async fn beside_other_roles_a_tracker_that_can_not_begin_waits_and_says_why() {
+    let (captured, _guard) = capture();
+    let other = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = other.local_addr().unwrap();
+    let deps = Deps {
+        keys: Keys::fixed(Keyring::new([7; 32], Timestamp::from_secs(1))),
+        publisher: Arc::new(Spool::default()),
+        consents: Arc::new(Fixed { opens: Consent::Granted, clicks: Consent::Granted }),
+        handoff: None,
+        deliveries: None,
+        host: "test".into(),
+    };
+    let life = Lifecycle::detached();
+    let settings = Settings { listen: address, ..Settings::default() };
+    let task = tokio::spawn(run_patiently(settings, deps, life.clone()));
+    let trouble =
+        || life.health.troubles().first().map(|(part, why)| format!("{part}: {why}")).unwrap_or_default();
+    let until = async |done: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        while !done() {
+            assert!(began.elapsed() < Duration::from_secs(60), "{}", trouble());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    until(&|| trouble().contains(&format!("tracker: can't listen on {address}: "))).await;
+    assert!(trouble().contains("`ss -ltnp`"), "{}", trouble());
+    assert_eq!(captured.text().matches("the tracker can't begin").count(), 1, "{}", captured.text());
+    drop(other);
+    until(&|| life.health.troubles().is_empty() && life.health.has_started()).await;
+    assert!(TcpStream::connect(address).await.is_ok());
+    life.stop.cancel();
+    task.await.unwrap().unwrap();
+}
+
+#[test]
+fn a_port_that_takes_a_right_names_what_gives_it() {
+    let listen = |port, kind| {
+        let error = std::io::Error::from(kind);
+        TrackerError::Listen { address: ([0, 0, 0, 0], port).into(), error }.to_string()
+    };
+    let text = listen(443, std::io::ErrorKind::PermissionDenied);
+    for part in ["mailtap-tracker.socket", "AmbientCapabilities=CAP_NET_BIND_SERVICE", "PrivateUsers=no"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!listen(8025, std::io::ErrorKind::PermissionDenied).contains("CAP_NET"));
+}
+
+#[tokio::test]
+async fn a_key_that_was_just_added_works_at_its_first_link() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keyring.json");
+    crate::keys::create_ring(&path).unwrap();
+    // Nobody looks at the file at intervals here.
+    let keys = Keys::open(&path).unwrap();
+    let mut tracker = Tracker::by(Settings::default(), keys).await;
+    let (now, mut known) = (clock::now(), Keys::open(&path).unwrap().current());
+    for _ in 0..2 {
+        crate::keys::update_ring(&path, |ring, secret| ring.rotate(secret, now, now)).unwrap();
+        tracker.ring = Keyring::clone(&Keys::open(&path).unwrap().current());
+        assert!(known.by_id(tracker.ring.signing(clock::now()).unwrap().id).is_none());
+        let link = tracker.link("https://shop.example/");
+        // At once, or a moment after somebody looked for the one before.
+        let began = Instant::now();
+        while tracker.get(&link).await.status != 302 {
+            assert!(began.elapsed() < Duration::from_secs(60));
+        }
+        known = Arc::new(tracker.ring.clone());
+    }
+    // Removed meanwhile: its links say so, and not that they were changed.
+    tracker.ring.rotate([9; 32], now, now).unwrap();
+    let link = tracker.link("https://shop.example/");
+    let reply = tracker.ask("GET", &link, "Accept-Language: en\r\n").await;
+    assert_eq!(reply.status, 404);
+    let page = String::from_utf8(reply.body).unwrap();
+    assert!(page.contains("made too long ago") && !page.contains("changed on its way"), "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -81,6 +81,8 @@ use tls::Certificates;
 
 /// How often files are looked at for changes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a tracker waits that could not begin.
+const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 /// The most bytes of a rules file.
 const MAX_RULES_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -108,7 +110,7 @@ pub enum TrackerError {
     #[error("{}", .0.join("; "))]
     Settings(Vec<String>),
     /// The address can't be listened on.
-    #[error("can't listen on {address}: {error}")]
+    #[error("can't listen on {address}: {error}{}", remedy(.address, .error))]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -142,15 +144,63 @@ pub enum TrackerError {
     },
 }
 
+/// What helps who may not listen on an address, or finds somebody else there.
+fn remedy(address: &SocketAddr, error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            "; a port below 1024 takes a right that the services don't have: have systemd listen (mailtap-tracker.socket, for \
+             mailtap-tracker.service), or give the right in a drop-in of the service: AmbientCapabilities=CAP_NET_BIND_SERVICE, \
+             CapabilityBoundingSet=CAP_NET_BIND_SERVICE and PrivateUsers=no; or listen on a higher port behind a web server"
+        }
+        io::ErrorKind::AddrInUse => {
+            "; `ss -ltnp` says which process has it; stop that, or set tracker.listen to another"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "; tracker.listen has to be an address of this host, or 0.0.0.0 or [::]"
+        }
+        _ => "",
+    }
+}
+
 /// Runs the tracker until `life.stop`.
 ///
 /// # Errors
 /// See [`TrackerError`]; once it listens, nothing ends it but `life.stop`.
 pub async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Result<(), TrackerError> {
+    run_on(begin(&settings)?, settings, deps, life).await
+}
+
+/// Runs the tracker beside roles that don't wait for it: what keeps it from beginning is told, and tried again until it does not.
+///
+/// # Errors
+/// Those of `run_on`.
+pub async fn run_patiently(settings: Settings, deps: Deps, life: Lifecycle) -> Result<(), TrackerError> {
+    let component = life.health.component("tracker");
+    let mut told = String::new();
+    loop {
+        let trouble = match begin(&settings) {
+            Ok(listener) => return run_on(listener, settings, deps, life).await,
+            Err(error) => error.to_string(),
+        };
+        component.not_ready(&trouble);
+        if told != trouble {
+            happenings::CantBegin { error: &trouble }.emit();
+            told = trouble;
+        }
+        tokio::select! {
+            () = life.stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(BEGIN_AGAIN) => {}
+        }
+    }
+}
+
+/// Looks whether everything is there that the tracker begins with, and listens.
+fn begin(settings: &Settings) -> Result<TcpListener, TrackerError> {
+    check(settings)?;
+    load_rules(settings)?;
+    certificates(settings)?;
     let address = settings.listen;
-    let listener =
-        listen::bind(address, settings.inherit).map_err(|error| TrackerError::Listen { address, error })?;
-    run_on(listener, settings, deps, life).await
+    listen::bind(address, settings.inherit).map_err(|error| TrackerError::Listen { address, error })
 }
 
 /// Runs the tracker on a socket that listens already.

@@ -44,6 +44,7 @@ struct Ready {
     privacy: String,
     home: Arc<Page>,
     not_found: Arc<Page>,
+    forgotten: Arc<Page>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -56,6 +57,7 @@ struct Texts {
     privacy: String,
     not_found_title: String,
     not_found_text: String,
+    forgotten_text: String,
     ask_title: String,
     ask_text: String,
     ask_advice: String,
@@ -91,6 +93,12 @@ impl Pages {
     #[must_use]
     pub fn not_found(&self, accept: Option<&[u8]>) -> Arc<Page> {
         Arc::clone(&self.in_language(accept).not_found)
+    }
+
+    /// What is shown when the key that signed a link is not there any more: nobody can say where it led.
+    #[must_use]
+    pub fn forgotten(&self, accept: Option<&[u8]>) -> Arc<Page> {
+        Arc::clone(&self.in_language(accept).forgotten)
     }
 
     /// What is shown when the key that signed a link is known to have leaked: names the target, and lets people decide.
@@ -137,14 +145,15 @@ impl Ready {
             Escaped(&texts.home_title),
             Escaped(&texts.home_counted)
         );
-        let not_found = format!(
-            "<h1>{}</h1>\n<p>{}</p>\n{privacy}",
-            Escaped(&texts.not_found_title),
-            Escaped(&texts.not_found_text)
-        );
+        let none = |text: &str| {
+            let title = &texts.not_found_title;
+            let html = format!("<h1>{}</h1>\n<p>{}</p>\n{privacy}", Escaped(title), Escaped(text));
+            Arc::new(page(language, title, &html))
+        };
         Self {
             home: Arc::new(page(language, &texts.home_title, &home)),
-            not_found: Arc::new(page(language, &texts.not_found_title, &not_found)),
+            not_found: none(&texts.not_found_text),
+            forgotten: none(&texts.forgotten_text),
             texts,
             privacy,
         }
@@ -206,7 +215,12 @@ mod tests {
         let pages = Pages::new(&Site { languages: Language::ALL.to_vec(), ..site });
         for language in Language::ALL {
             let accept = Some(language.as_str().as_bytes());
-            for page in [pages.home(accept), pages.not_found(accept), pages.ask(accept, evil, evil)] {
+            for page in [
+                pages.home(accept),
+                pages.not_found(accept),
+                pages.forgotten(accept),
+                pages.ask(accept, evil, evil),
+            ] {
                 let html = text(&page);
                 assert!(!html.contains("<script") && !html.contains("alert('"), "{html}");
                 assert!(html.contains("&quot;&gt;&lt;script&gt;"), "{html}");

@@ -25,7 +25,7 @@ use super::answer::Answer;
 use super::connection::{self, Shared};
 use super::connections::Crowd;
 use super::directory::Directory;
-use super::happenings::{AcceptFailed, ConnectionsFull, Listening, Meters};
+use super::happenings::{AcceptFailed, ConnectionsFull, KeysLooked, Listening, Meters};
 use super::hit::{self, Outcome, World};
 use super::hosts::Hosts;
 use super::http::Http;
@@ -38,6 +38,7 @@ use super::settings::{Rates, Settings, Site};
 use super::utm::UtmParameter;
 use crate::consent::Consents;
 use crate::keys::Keys;
+use crate::keys::ring::Keyring;
 use crate::service::clock;
 
 /// After an error of `accept` that is ours, like too many open files.
@@ -126,8 +127,17 @@ impl State {
         &self.meters
     }
 
+    /// A key that is not known may be one that somebody has just added: the answer is found again if that is so.
     pub(super) fn decide(&self, request: &Request<'_>) -> (Outcome, Arc<Rules>) {
-        let keys = self.keys.current();
+        let decided = self.decide_by(request, &self.keys.current());
+        if decided.0.is_of_unknown_key() && self.keys.look_again() {
+            KeysLooked.emit();
+            return self.decide_by(request, &self.keys.current());
+        }
+        decided
+    }
+
+    fn decide_by(&self, request: &Request<'_>, keys: &Keyring) -> (Outcome, Arc<Rules>) {
         let handoff = self.handoff.as_ref().map(Keys::current);
         let rules = self.rules.load_full();
         let host = self.hosts.of(request.host());
@@ -137,7 +147,7 @@ impl State {
             files: &host.files.current(),
             utm: &host.utm,
             rules: &rules,
-            keys: &keys,
+            keys,
             consents: &*self.consents,
             source: &self.source,
             now: clock::now(),

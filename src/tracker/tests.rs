@@ -95,11 +95,16 @@ impl Tracker {
 
     /// `ring` signs the links of the test, too.
     async fn with(settings: Settings, ring: Keyring) -> Self {
+        Self::by(settings, Keys::fixed(ring)).await
+    }
+
+    async fn by(settings: Settings, keys: Keys) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let spool = Arc::new(Spool::default());
+        let ring = Keyring::clone(&keys.current());
         let deps = Deps {
-            keys: Keys::fixed(ring.clone()),
+            keys,
             publisher: spool.clone(),
             consents: Arc::new(Fixed { opens: Consent::Granted, clicks: Consent::Granted }),
             handoff: None,

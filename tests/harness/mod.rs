@@ -327,8 +327,13 @@ impl Site {
 
     /// Starts mailtap in a way of the test's own.
     pub fn start_mailtap_by(&mut self, command: &mut Command) {
-        self.mailtap = Some(self.daemon("mailtap", command));
+        self.begin_mailtap_by(command);
         wait_for("mailtap to be ready", Duration::from_secs(30), || self.is_ready());
+    }
+
+    /// Without waiting for it.
+    pub fn begin_mailtap_by(&mut self, command: &mut Command) {
+        self.mailtap = Some(self.daemon("mailtap", command));
     }
 
     /// Starts the milter with a listening socket as descriptor 3, as systemd does.
