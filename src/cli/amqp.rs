@@ -14,7 +14,7 @@ use super::exit::{Exit, Failure, OrExit, Result};
 use super::{assemble, print};
 use crate::config::Config;
 use crate::queue::amqp::topology::Topology;
-use crate::queue::amqp::{AmqpError, Link, Mode, Settings};
+use crate::queue::amqp::{AmqpError, Link, Mode, Settings, vhost_of};
 
 /// Prepare RabbitMQ by hand.
 #[derive(Debug, clap::Args)]
@@ -30,9 +30,9 @@ enum Command {
 Example, with amqp.topology = \"check\" in the configuration:
   mailtap amqp definitions > definitions.json && rabbitmqctl import_definitions definitions.json")]
     Definitions {
-        /// The virtual host.
-        #[arg(long, default_value = "/")]
-        vhost: String,
+        /// The virtual host; by default that of `amqp.url`.
+        #[arg(long)]
+        vhost: Option<String>,
     },
     /// Look whether exchanges and queues are there and as they should be, and whether the user may write and read
     ///
@@ -47,7 +47,9 @@ impl Args {
             return Err(Failure::new(Exit::Config, "amqp.url is missing: there is no RabbitMQ to prepare"));
         };
         let vhost = match self.command {
-            Command::Definitions { vhost } => vhost,
+            Command::Definitions { vhost } => {
+                vhost.or_else(|| vhost_of(&config.raw.amqp.url)).unwrap_or_else(|| "/".to_owned())
+            }
             Command::Check => return check(assemble::broker(amqp)?),
         };
         let definitions = Topology::new(assemble::shape(amqp)).definitions(&vhost);

@@ -93,7 +93,7 @@ impl One {
     fn chosen(&self, all: bool, verb: &str) -> Result<Filter> {
         if self.which.is_all() && self.event.is_none() && !all {
             let text = format!(
-                "say which to {verb} (ID, --type, --campaign, --reason, --since, --before), or --all"
+                "say which to {verb} (ID, --type, --campaign, --recipient, --reason, --since, --before), or --all"
             );
             return Err(Failure::new(Exit::Usage, text));
         }

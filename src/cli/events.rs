@@ -17,7 +17,7 @@ use super::tail;
 use super::terminal::table;
 use crate::config::{Config, units};
 use crate::event::{Event, Kind};
-use crate::identity::{CampaignId, Timestamp};
+use crate::identity::{CampaignId, Pseudonym, Timestamp};
 use crate::queue::spool::{Admin, Filter, State, Stored};
 use crate::service::clock;
 
@@ -61,6 +61,9 @@ pub(super) struct Which {
     /// Only of this campaign.
     #[arg(long, value_name = "ID")]
     campaign: Option<CampaignId>,
+    /// Only those of this recipient: a pseudonym, as `mailtap pseudonym ADDRESS` prints it.
+    #[arg(long, value_name = "PSEUDONYM", allow_hyphen_values = true)]
+    recipient: Option<Pseudonym>,
     /// Only those that happened within the last while: 30m, 2h, 7d.
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     since: Option<std::time::Duration>,
@@ -83,6 +86,7 @@ impl Which {
             id,
             kind: self.kind,
             campaign: self.campaign.clone(),
+            recipient: self.recipient,
             reason: self.reason.clone(),
             since: self.since.map(|while_| clock::now().minus(while_)),
             until: self.before.map(|while_| clock::now().minus(while_)),
@@ -93,6 +97,7 @@ impl Which {
     pub(super) const fn is_all(&self) -> bool {
         self.kind.is_none()
             && self.campaign.is_none()
+            && self.recipient.is_none()
             && self.since.is_none()
             && self.before.is_none()
             && self.reason.is_none()

@@ -17,6 +17,7 @@ use crate::keys::ring::Keyring;
 use crate::keys::token::{self, Standing, Token, TokenError, Verified};
 use crate::keys::visitor::{self, Signed};
 use crate::keys::{self, Keys};
+use crate::relay::map::of_recipient as client_id_of;
 
 /// Look into tokens.
 #[derive(Debug, clap::Args)]
@@ -170,10 +171,18 @@ fn as_text(result: &std::result::Result<Found, TokenError>) -> String {
 
 /// Print the pseudonym of an address.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mailtap pseudonym ann@example.net
+  mailtap pseudonym ann@example.net --client-id      whom to erase in GA4
+  mailtap dead drop --recipient \"$(mailtap pseudonym ann@example.net)\"")]
 pub(super) struct PseudonymArgs {
     /// The address.
     address: String,
-    /// As JSON, for scripts.
+    /// The client_id in GA4 that is derived from it, instead; a visitor whose own was known is another client there.
+    #[arg(long, conflicts_with = "json")]
+    client_id: bool,
+    /// As JSON, for scripts: both.
     #[arg(long)]
     json: bool,
 }
@@ -185,8 +194,11 @@ impl PseudonymArgs {
             return Err(Failure::new(Exit::Usage, "an address has an @: user@example.org"));
         }
         let pseudonym = key.pseudonym(&self.address);
+        let client_id = client_id_of(&pseudonym);
         if self.json {
-            print(json!({ "pseudonym": pseudonym }).to_string() + "\n")
+            print(json!({ "pseudonym": pseudonym, "client_id": client_id }).to_string() + "\n")
+        } else if self.client_id {
+            print(client_id + "\n")
         } else {
             print(format!("{pseudonym}\n"))
         }

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::validate::is_client_id;
 use crate::event::Event;
+use crate::identity::Pseudonym;
 
 /// What is hashed before a pseudonym, so that no other use gives the same numbers.
 const PURPOSE: &[u8] = b"mailtap ga4 client v1\0";
@@ -27,12 +28,20 @@ pub fn client_id(event: &Event) -> String {
     if let Some(client) = visitor(event) {
         return client.to_owned();
     }
-    let hash = Sha256::new().chain_update(PURPOSE);
-    let hash = match &event.data.recipient {
-        Some(recipient) => hash.chain_update(recipient.as_bytes()),
-        None => hash.chain_update(event.id.as_bytes()),
-    };
-    let hash = hash.finalize();
+    match &event.data.recipient {
+        Some(recipient) => of_recipient(recipient),
+        None => derived(event.id.as_bytes()),
+    }
+}
+
+/// The client of all events of a recipient, but those with the visitor's own.
+#[must_use]
+pub fn of_recipient(recipient: &Pseudonym) -> String {
+    derived(recipient.as_bytes())
+}
+
+fn derived(from: &[u8]) -> String {
+    let hash = Sha256::new().chain_update(PURPOSE).chain_update(from).finalize();
     let number = |at: usize| {
         let bytes = hash.iter().skip(at).take(4).fold(0_u32, |number, byte| (number << 8) | u32::from(*byte));
         (bytes & 0x7fff_ffff).max(1)

@@ -13,8 +13,8 @@ use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
-pub use super::client::client_id;
 use super::client::visitor;
+pub use super::client::{client_id, of_recipient};
 use super::params::Params;
 use super::property::{Takes, property};
 use super::validate::{NameFault, event_name_fault, is_measured_event, param_name_fault};

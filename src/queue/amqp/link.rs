@@ -333,6 +333,12 @@ pub(in crate::queue) async fn within<T>(
     }
 }
 
+/// The virtual host that an address names, as connecting understands it.
+#[must_use]
+pub fn vhost_of(uri: &str) -> Option<String> {
+    uri.parse::<AMQPUri>().ok().map(|uri| uri.vhost)
+}
+
 fn parse(uri: &str, heartbeat: Duration) -> Option<AMQPUri> {
     let mut uri: AMQPUri = uri.parse().ok()?;
     if uri.query.heartbeat.is_none() && !heartbeat.is_zero() {

@@ -22,7 +22,7 @@ mod words;
 
 pub use dead::{DeadLetter, DeadLetters};
 pub use error::{AmqpError, Fault, How};
-pub use link::Link;
+pub use link::{Link, vhost_of};
 pub use owner::Owner;
 pub(in crate::queue) use owner::Ways;
 pub use publisher::{Message, Publisher, Refused};

@@ -117,7 +117,8 @@ const CONDITIONS: &str = "(?1 IS NULL OR id = ?1)
     AND (?3 IS NULL OR CASE WHEN json_valid(body) THEN body ->> '$.data.campaign' END = ?3)
     AND (?4 IS NULL OR instr(lower(reason), lower(?4)) > 0)
     AND (?5 IS NULL OR unixepoch(CASE WHEN json_valid(body) THEN body ->> '$.time' END, 'subsec') >= ?5)
-    AND (?6 IS NULL OR unixepoch(CASE WHEN json_valid(body) THEN body ->> '$.time' END, 'subsec') < ?6)";
+    AND (?6 IS NULL OR unixepoch(CASE WHEN json_valid(body) THEN body ->> '$.time' END, 'subsec') < ?6)
+    AND (?7 IS NULL OR CASE WHEN json_valid(body) THEN body ->> '$.data.recipient' END = ?7)";
 
 impl Admin {
     /// Opens the spool in this directory; it is not made if it isn't there.
@@ -186,14 +187,15 @@ impl Admin {
         self.sweep();
         let sql = format!(
             "SELECT seq, state, at_ms, added_ms, attempts, reason, body FROM event
-             WHERE seq > ?7 AND {CONDITIONS} AND {} ORDER BY seq LIMIT ?8",
+             WHERE seq > ?8 AND {CONDITIONS} AND {} ORDER BY seq LIMIT ?9",
             states(&filter.states)
         );
         let mut list = self.connection.prepare(&sql)?;
         let after = after.map_or(0, |seq| seq.0);
         let max = i64::try_from(max).unwrap_or(i64::MAX);
-        let (id, kind, campaign, reason, since, until) = values(filter);
-        let rows = list.query_map(params![id, kind, campaign, reason, since, until, after, max], stored)?;
+        let (id, kind, campaign, reason, since, until, recipient) = values(filter);
+        let rows =
+            list.query_map(params![id, kind, campaign, reason, since, until, recipient, after, max], stored)?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
@@ -249,16 +251,24 @@ impl Admin {
             "{what} WHERE state IN ({DEAD}, {UNCERTAIN}) AND {CONDITIONS} AND {}",
             states(&filter.states)
         );
-        let (id, kind, campaign, reason, since, until) = values(filter);
+        let (id, kind, campaign, reason, since, until, recipient) = values(filter);
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let count = transaction.execute(&sql, params![id, kind, campaign, reason, since, until])?;
+        let count =
+            transaction.execute(&sql, params![id, kind, campaign, reason, since, until, recipient])?;
         transaction.commit()?;
         Ok(count as u64)
     }
 }
 
-type Values<'a> =
-    (Option<&'a [u8]>, Option<&'a str>, Option<String>, Option<&'a str>, Option<f64>, Option<f64>);
+type Values<'a> = (
+    Option<&'a [u8]>,
+    Option<&'a str>,
+    Option<String>,
+    Option<&'a str>,
+    Option<f64>,
+    Option<f64>,
+    Option<String>,
+);
 
 fn values(filter: &Filter) -> Values<'_> {
     let seconds = |time: Timestamp| time.as_millis() as f64 / 1_000.0;
@@ -269,6 +279,7 @@ fn values(filter: &Filter) -> Values<'_> {
         filter.reason.as_deref(),
         filter.since.map(seconds),
         filter.until.map(seconds),
+        filter.recipient.as_ref().map(ToString::to_string),
     )
 }
 

@@ -7,7 +7,7 @@
 
 use super::State;
 use crate::event::{Event, EventId, Kind};
-use crate::identity::{CampaignId, Timestamp};
+use crate::identity::{CampaignId, Pseudonym, Timestamp};
 
 /// Which events; an empty filter means all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,6 +20,8 @@ pub struct Filter {
     pub kind: Option<Kind>,
     /// Of this campaign.
     pub campaign: Option<CampaignId>,
+    /// About this recipient.
+    pub recipient: Option<Pseudonym>,
     /// With this text in the reason, whatever its case.
     pub reason: Option<String>,
     /// That happened at this time or later.
@@ -47,6 +49,7 @@ impl Filter {
             && of_event(self.id.is_some(), &|event| Some(event.id) == self.id)
             && of_event(self.kind.is_some(), &|event| Some(event.kind) == self.kind)
             && of_event(self.campaign.is_some(), &|event| event.data.campaign == self.campaign)
+            && of_event(self.recipient.is_some(), &|event| event.data.recipient == self.recipient)
             && of_event(self.since.is_some(), &|event| self.since.is_none_or(|since| event.time >= since))
             && of_event(self.until.is_some(), &|event| self.until.is_none_or(|until| event.time < until))
     }

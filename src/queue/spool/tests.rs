@@ -418,6 +418,14 @@ async fn what_is_no_event_goes_to_the_dead_letters_and_these_are_listed_replayed
     assert_eq!(count(Filter { kind: Some(event(2).kind), ..Filter::default() }), 1);
     assert_eq!(count(Filter { campaign: event(3).data.campaign, ..Filter::default() }), 1);
     assert_eq!(count(Filter { id: Some(event(3).id), ..Filter::default() }), 1);
+    for recipient in [event(2).data.recipient, Some([9; 12].into())] {
+        let of = Filter { recipient, ..Filter::default() };
+        let meant = (1..4).filter(|number| event(*number).data.recipient == recipient).count();
+        assert!(recipient.is_some() && (meant > 0) == (recipient == event(2).data.recipient));
+        assert!(of.lets_through(State::Dead, None, Some(&event(2))) == (meant > 0));
+        assert!(!of.lets_through(State::Dead, None, None));
+        assert_eq!(count(of), meant);
+    }
     assert_eq!(count(Filter { since: Some(event(2).time), ..Filter::default() }), 2);
     assert_eq!(count(Filter { until: Some(event(2).time), ..Filter::default() }), 1);
     assert_eq!(count(Filter { states: vec![State::Uncertain], ..Filter::default() }), 1);
