@@ -17,6 +17,7 @@ use mailtap::queue::spool::{self, Outcome, Spool};
 use mailtap::queue::{Hold, OnStored, Publication};
 use mailtap::service::clock;
 use serde_json::Value;
+use sha2::Digest as _;
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -64,6 +65,8 @@ fn init_with_everything_keeps_secrets_in_files() {
     assert_eq!(mode(&site.dir.path().join("amqp.password")), 0o600);
     assert_eq!(site.json(&["config", "show", "--json"])["ga4"]["measurement_id"], "G-ABC123");
     let definitions = site.json(&["amqp", "definitions"]);
+    assert_eq!(definitions["queues"][0]["vhost"], "mail", "that of the address");
+    assert_eq!(site.json(&["amqp", "definitions", "--vhost", "other"])["queues"][0]["vhost"], "other");
     assert!(definitions["queues"].as_array().unwrap().iter().any(|queue| queue["name"] == "mailtap.ga4"));
 }
 
@@ -87,7 +90,21 @@ fn usage_errors_are_64_and_help_is_not_an_error() {
     for arguments in [&["--help"][..], &["run", "--help"], &["keys", "--help"], &["--version"]] {
         assert_eq!(mailtap().args(arguments).output().unwrap().status.code(), Some(0), "{arguments:?}");
     }
-    assert!(run(mailtap().arg("man")).contains(".TH mailtap"));
+    assert!(run(mailtap().arg("man")).contains(".TH mailtap 1"));
+    assert!(run(mailtap().args(["man", "keys", "rotate"])).contains(".TH mailtap-keys-rotate 1"));
+    assert_eq!(mailtap().args(["man", "nonsense"]).output().unwrap().status.code(), Some(64));
+    let pages = tempfile::tempdir().unwrap();
+    run(mailtap().args(["man", "--dir"]).arg(pages.path()));
+    // Every page that another one refers to is there.
+    let mut referred = 0;
+    for page in fs::read_dir(pages.path()).unwrap() {
+        let text = fs::read_to_string(page.unwrap().path()).unwrap().replace("\\-", "-");
+        for reference in text.lines().filter_map(|line| line.strip_suffix("(1)")) {
+            assert!(pages.path().join(format!("{reference}.1")).exists(), "{reference}");
+            referred += 1;
+        }
+    }
+    assert!(referred > 30, "{referred}");
     assert!(run(mailtap().args(["completions", "bash"])).contains("mailtap"));
 }
 
@@ -114,6 +131,26 @@ fn keys_live_as_documented() {
     assert_eq!(actions, ["keys.rotate", "keys.rotate", "keys.revoke", "keys.remove"]);
     let secrets = fs::read_to_string(site.dir.path().join("keyring.json")).unwrap();
     assert!(secrets.contains("secret") && !audit.contains("secret"));
+}
+
+#[test]
+fn a_pending_key_that_is_given_up_is_not_said_to_come_back() {
+    let site = installed(&[]);
+    let rotated = run(&mut site.command(&["keys", "rotate", "--activate-in", "1h"]));
+    assert!(rotated.contains("rotate: key 2, now pending until 20"), "{rotated}");
+    assert_eq!(run(&mut site.command(&["keys", "retire", "2"])), "retire: key 2, now retired\n");
+    assert_eq!(run(&mut site.command(&["keys", "revoke", "2"])), "revoke: key 2, now revoked\n");
+}
+
+#[test]
+fn an_empty_variable_names_no_configuration() {
+    let site = installed(&[]);
+    run(site.command(&["config", "check"]).env("MAILTAP_CONFIG", ""));
+    run(mailtap().args(["config", "check"]).env("MAILTAP_CONFIG", site.config()));
+    let output =
+        mailtap().args(["keys", "list", "--config", "/nowhere"]).env("MAILTAP_CONFIG", "").output().unwrap();
+    assert!(said(&output).contains("/nowhere: "), "{}", said(&output));
+    run(mailtap().arg("--help").env("MAILTAP_CONFIG", ""));
 }
 
 /// Root prepares what another user runs: nothing that it makes may keep that user out at the next start.
@@ -187,7 +224,11 @@ fn what_root_makes_belongs_to_whom_the_directory_belongs_to() {
 fn a_lost_keyring_can_be_made_anew_and_never_over_another() {
     let site = installed(&[]);
     fs::remove_file(site.dir.path().join("keyring.json")).unwrap();
-    assert_eq!(site.command(&["keys", "list"]).output().unwrap().status.code(), Some(66));
+    let missing = site.command(&["keys", "list"]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(66));
+    assert!(said(&missing).contains("make the first one: `mailtap keys init`"), "{}", said(&missing));
+    let missing = site.command(&["keys", "--use", "handoff", "list"]).output().unwrap();
+    assert!(said(&missing).contains("`mailtap keys --use handoff init`"), "{}", said(&missing));
     assert_eq!(site.json(&["keys", "init", "--json"])["key"]["state"], "active");
     assert_eq!(site.command(&["keys", "init"]).output().unwrap().status.code(), Some(73));
     fs::set_permissions(site.dir.path().join("keyring.json"), fs::Permissions::from_mode(0o644)).unwrap();
@@ -215,6 +256,17 @@ fn tokens_and_pseudonyms_can_be_looked_into() {
     let one = run(&mut site.command(&["pseudonym", "Ann@Example.NET"]));
     assert_eq!(one, run(&mut site.command(&["pseudonym", "<ann@example.net>"])));
     assert_eq!(one.trim().len(), 16);
+    let client = run(&mut site.command(&["pseudonym", "ann@example.net", "--client-id"]));
+    let both = site.json(&["pseudonym", "ann@example.net", "--json"]);
+    assert_eq!((&both["pseudonym"], &both["client_id"]), (&one.trim().into(), &client.trim().into()));
+    // As docs/ga4.md has it.
+    let hashed = [
+        &b"mailtap ga4 client v1\0"[..],
+        &data_encoding::BASE64URL_NOPAD.decode(one.trim().as_bytes()).unwrap(),
+    ];
+    let hash = sha2::Sha256::digest(hashed.concat());
+    let word = |at: usize| u32::from_be_bytes(hash[at..at + 4].try_into().unwrap()) & 0x7fff_ffff;
+    assert_eq!(client.trim(), format!("{}.{}", word(0), word(4)));
 }
 
 #[test]

@@ -40,7 +40,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::Config;
 use crate::telemetry;
@@ -55,7 +56,7 @@ struct Cli {
         long,
         short,
         global = true,
-        env = "MAILTAP_CONFIG",
+        env = CONFIG_VARIABLE,
         default_value = "/etc/mailtap/mailtap.toml",
         value_name = "FILE"
     )]
@@ -64,6 +65,9 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// Names the configuration file; empty is as good as unset.
+const CONFIG_VARIABLE: &str = "MAILTAP_CONFIG";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -129,14 +133,25 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print a manual page, or write all of them
+    #[command(after_help = "\
+Examples:
+  mailtap man | man -l -
+  mailtap man keys rotate | man -l -
+  mailtap man --dir /usr/local/share/man/man1")]
+    Man {
+        /// A subcommand, like `keys rotate`; none: mailtap itself.
+        command: Vec<String>,
+        /// Write the pages of all commands into this directory.
+        #[arg(long, value_name = "DIR", conflicts_with = "command")]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// Parses, runs, and gives the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -157,6 +172,15 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.exit as u8)
         }
     }
+}
+
+fn parse() -> std::result::Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    if std::env::var_os(CONFIG_VARIABLE).is_some_and(|file| file.is_empty()) {
+        command = command.mut_arg("config", |config| config.env(Resettable::Reset));
+    }
+    let mut matches = command.try_get_matches()?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut Cli::command()))
 }
 
 impl Cli {
@@ -189,11 +213,28 @@ impl Cli {
                 clap_complete::generate(shell, &mut Cli::command(), "mailtap", &mut std::io::stdout());
                 Ok(())
             }
-            Command::Man => clap_mangen::Man::new(Cli::command())
-                .render(&mut std::io::stdout())
-                .map_err(|error| Failure::new(Exit::Io, error)),
+            Command::Man { dir: Some(dir), .. } => clap_mangen::generate_to(Cli::command(), &dir)
+                .map_err(|error| Failure::new(Exit::CantCreate, format!("{}: {error}", dir.display()))),
+            Command::Man { command, .. } => man(&command),
         }
     }
+}
+
+/// Prints the manual page of a command.
+fn man(names: &[String]) -> Result {
+    let mut command = Cli::command();
+    // Gives the subcommands their whole names.
+    command.build();
+    for name in names {
+        let found = command.find_subcommand(name).cloned();
+        command = found.ok_or_else(|| {
+            let text = format!("`{}` is no command; `mailtap --help` lists them", names.join(" "));
+            Failure::new(Exit::Usage, text)
+        })?;
+    }
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command).render(&mut page).or_exit(Exit::Io)?;
+    print(String::from_utf8_lossy(&page))
 }
 
 /// Prints to standard output; a reader that has gone (`| head`) is not an error.

@@ -282,7 +282,7 @@ fn links_that_the_tracker_would_not_answer_are_problems() {
         ("/m/n/", ""),
     ] {
         let report = with(url, &format!("url = \"https://t.example.org{path}\""));
-        assert_eq!(report.contains(problem), true, "{path}: {report}");
+        assert!(report.contains(problem), "{path}: {report}");
         assert_eq!(report.is_empty(), problem.is_empty(), "{path}: {report}");
     }
     let long = |bytes: u32| with("#max_url_bytes = 2000", &format!("max_url_bytes = {bytes}"));
