@@ -162,7 +162,7 @@ fn named(page: &str, tables: &BTreeSet<&str>) -> Vec<String> {
 }
 
 /// Names of files that look like keys.
-const FILES: &[&str] = &["spool.db"];
+const FILES: &[&str] = &["spool.db", "split.db"];
 
 #[test]
 fn keys_that_pages_name_are_in_the_configuration() {
@@ -224,4 +224,38 @@ fn the_snippet_for_python_verifies_what_the_vectors_say() {
     let (valid, invalid) = said.trim().split_once(' ').expect("two numbers");
     let count = |text: &str| text.parse::<usize>().ok();
     assert!(count(valid) >= Some(6) && count(invalid) >= Some(13), "{said}");
+}
+
+/// A heading as the anchor of its link.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().chars().filter(|char| char.is_alphanumeric() || " -_".contains(*char));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+fn anchors(page: &str) -> BTreeSet<String> {
+    let text = page.split("\n```").step_by(2).flat_map(str::lines);
+    let headings = text.filter(|line| line.starts_with('#'));
+    headings.map(|heading| anchor(heading.trim_start_matches('#'))).collect()
+}
+
+#[test]
+fn links_between_pages_lead_to_a_page_and_a_heading() {
+    let mut lost = Vec::new();
+    let mut count = 0;
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        let links = text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0));
+        for link in links.filter(|link| !link.contains("://")) {
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let aim = if path.is_empty() { page.clone() } else { page.with_file_name(path) };
+            let found = aim.exists()
+                && (heading.is_empty() || anchors(&fs::read_to_string(&aim).unwrap()).contains(heading));
+            if !found {
+                lost.push(format!("{}: {link}", page.display()));
+            }
+            count += 1;
+        }
+    }
+    assert!(lost.is_empty(), "{}", lost.join("\n"));
+    assert!(count > 50, "{count}");
 }
