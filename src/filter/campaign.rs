@@ -6,6 +6,9 @@
 //! - On failure: a header that can't be read as its platform writes it is passed over.
 //! - See: the platforms' documentation of their headers; `docs/configuration.md`, "Campaigns".
 
+use std::borrow::Cow;
+
+use mail_parser::parsers::MessageStream;
 use serde_json::Value;
 
 use super::header::Field;
@@ -33,7 +36,7 @@ pub fn campaign(
 ) -> Option<CampaignId> {
     let own = std::iter::once(CAMPAIGN_HEADER);
     let named = own.chain(headers.iter().map(String::as_str)).find_map(|name| {
-        fields.iter().filter(|field| field.is(name)).find_map(|field| from_header(name, &field.text()))
+        fields.iter().filter(|field| field.is(name)).find_map(|field| from_header(name, &read(&field.text())))
     });
     named.or_else(|| {
         let sender = sender.to_lowercase();
@@ -50,6 +53,17 @@ pub fn matches_domain(pattern: &str, domain: &str) -> bool {
         Some(parent) => domain.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.')),
         None => pattern == domain,
     }
+}
+
+/// A header's value as a reader sees it, its encoded words (RFC 2047) undone: an address may be in one.
+fn read(value: &str) -> Cow<'_, str> {
+    if !value.contains("=?") {
+        return value.into();
+    }
+    // The parser ends with the line.
+    let line = format!("{value}\n");
+    let text = MessageStream::new(line.as_bytes()).parse_unstructured().into_text();
+    text.map_or_else(String::new, Cow::into_owned).into()
 }
 
 /// The campaign in a header's value, in the way its platform writes it.
@@ -121,6 +135,12 @@ mod tests {
             ("Feedback-ID: camp:cust:type:sender", Some("camp")),
             ("List-Id: News <news.example.org>", Some("news.example.org")),
             ("List-Id: ann@example.org", None),
+            ("X-PM-Tag: =?utf-8?q?spring_sale?=", Some("spring-sale")),
+            ("X-PM-Tag: =?utf-8?b?c3ByaW5nIHM=?= =?utf-8?q?ale?= 2", Some("spring-sale-2")),
+            ("X-PM-Tag: =?utf-8?q?ann=40example.org?=", None),
+            ("X-PM-Tag: =?utf-8?b?YW5uQGV4YW1wbGUub3Jn?=", None),
+            ("X-PM-Tag: =?utf-8?q?ann?= =?utf-8?q?%40example.org?=", None),
+            ("X-PM-Tag: =?utf-8?q?broken", Some("=-utf-8-q-broken")),
             ("Subject: x", None),
         ] {
             assert_eq!(of(&format!("{header}\r\n\r\n")).as_deref(), expected, "{header}");

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{ParseError, serde_as_text};
+use super::{ParseError, has_address, serde_as_text};
 
 /// A campaign id: 1–40 of the characters `A–Z a–z 0–9 . _ : / + = -`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,11 +21,11 @@ impl CampaignId {
 
     /// Makes an id of a header value as applications write it: other characters become `-`, the rest is cut.
     ///
-    /// Gives `None` where nothing is left, and where the value holds an `@`: it may be an address.
+    /// Gives `None` where nothing is left, and where the value holds an at sign in any form: it may be an address.
     #[must_use]
     pub fn from_header(value: &str) -> Option<Self> {
         let value = value.trim();
-        if value.contains('@') {
+        if has_address(value) {
             return None;
         }
         let mut id = String::with_capacity(Self::MAX_BYTES);
@@ -96,7 +96,15 @@ mod tests {
         assert_eq!(of(" spring-2026 "), Some("spring-2026".into()));
         assert_eq!(of("Spring sale: day 1!"), Some("Spring-sale:-day-1".into()));
         assert_eq!(of("żółw"), Some("w".into()));
-        assert_eq!(of("ann@example.org"), None, "an address is never a campaign id");
+        for address in [
+            "ann@example.org",
+            "ann%40example.org",
+            "x-ann%2540example.org",
+            "ann&#64;example.org",
+            "ann＠example.org",
+        ] {
+            assert_eq!(of(address), None, "an address is never a campaign id: {address}");
+        }
         assert_eq!(of("  \t"), None);
         assert_eq!(of(&"x".repeat(99)), Some("x".repeat(40)));
     }

@@ -6,11 +6,13 @@
 //! - On failure: `ParseError` names the kind of value and what is wrong with it, never the value.
 //! - Limits: campaign ids 1–40 visible ASCII characters; message ids 10 bytes; pseudonyms 12 bytes.
 
+mod address;
 mod campaign;
 mod message_id;
 mod pseudonym;
 mod time;
 
+pub use address::has_address;
 pub use campaign::CampaignId;
 pub use message_id::MessageId;
 pub use pseudonym::{Pseudonym, PseudonymKey};

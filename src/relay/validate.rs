@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::map::Mapped;
-use crate::identity::Timestamp;
+use crate::identity::{Timestamp, has_address};
 
 /// The most events of a request.
 pub const MAX_EVENTS: usize = 25;
@@ -276,70 +276,6 @@ pub(super) fn is_client_id(text: &str) -> bool {
     let digits =
         |part: &str| !part.is_empty() && part.len() <= 20 && part.bytes().all(|byte| byte.is_ascii_digit());
     text.split_once('.').is_some_and(|(random, time)| digits(random) && digits(time))
-}
-
-/// Whether a text may hold a mail address: with an at sign, also a wide or small one, written as itself, percent-encoded
-/// (however often) or as an HTML entity.
-#[must_use]
-pub fn has_address(text: &str) -> bool {
-    // Without one of these there is no at sign in any of its forms.
-    if text.bytes().all(|byte| byte.is_ascii() && !matches!(byte, b'@' | b'%' | b'&')) {
-        return false;
-    }
-    let mut bytes = text.as_bytes().to_vec();
-    loop {
-        if has_at(&String::from_utf8_lossy(&bytes)) {
-            return true;
-        }
-        let decoded = percent_decoded(&bytes);
-        if decoded.len() == bytes.len() {
-            return false;
-        }
-        bytes = decoded;
-    }
-}
-
-fn has_at(text: &str) -> bool {
-    text.contains(['@', '\u{ff20}', '\u{fe6b}'])
-        || text.split('&').skip(1).any(|rest| is_at_entity(&rest.to_ascii_lowercase()))
-}
-
-/// Whether an entity is an at sign: by name or number, which browsers read without its semicolon too.
-fn is_at_entity(rest: &str) -> bool {
-    let number = |digits: &str, number: &str| {
-        let rest = digits.trim_start_matches('0').strip_prefix(number);
-        rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_hexdigit()))
-    };
-    rest.starts_with("commat;")
-        || rest.strip_prefix("#x").map_or_else(
-            || rest.strip_prefix('#').is_some_and(|digits| number(digits, "64")),
-            |digits| number(digits, "40"),
-        )
-}
-
-fn percent_decoded(bytes: &[u8]) -> Vec<u8> {
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    while let [first, tail @ ..] = rest {
-        let hex = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        match (first, tail) {
-            (b'%', [high, low, after @ ..]) => match (hex(high), hex(low)) {
-                (Some(high), Some(low)) => {
-                    decoded.push(high << 4 | low);
-                    rest = after;
-                }
-                _ => {
-                    decoded.push(*first);
-                    rest = tail;
-                }
-            },
-            _ => {
-                decoded.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    decoded
 }
 
 #[cfg(test)]
