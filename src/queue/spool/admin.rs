@@ -127,7 +127,15 @@ impl Admin {
     /// `StoreError`.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let connection = sqlite::open_to_look(&directory.join("spool.db"), MIGRATIONS)?;
-        Ok(Self { connection, inbox: RefCell::new(Inbox::new(directory.to_owned())) })
+        let admin = Self { connection, inbox: RefCell::new(Inbox::to_look(directory.to_owned())) };
+        admin.sweep();
+        Ok(admin)
+    }
+
+    /// What is wrong with the files in which events come in, so that some are not seen here. It is left to the roles.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        self.inbox.borrow().left().collect()
     }
 
     /// How full it is. Counts rows: some milliseconds for each 100,000.

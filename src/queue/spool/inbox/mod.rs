@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
@@ -48,6 +48,8 @@ pub(super) struct Inbox {
     /// Those that could not be read.
     unreadable: BTreeSet<String>,
     window: Vec<u8>,
+    /// What a command leaves to the roles, which tell and count it, by file; they themselves leave nothing.
+    left: Option<BTreeMap<String, String>>,
 }
 
 /// How far a file was moved on.
@@ -73,7 +75,21 @@ pub(super) struct Swept {
 impl Inbox {
     /// Of the spool in this directory.
     pub(super) const fn new(directory: PathBuf) -> Self {
-        Self { directory, open: BTreeMap::new(), unreadable: BTreeSet::new(), window: Vec::new() }
+        Self::with(directory, None)
+    }
+
+    /// The same for a command, whose log nobody reads: it goes no further than to what is damaged.
+    pub(super) const fn to_look(directory: PathBuf) -> Self {
+        Self::with(directory, Some(BTreeMap::new()))
+    }
+
+    const fn with(directory: PathBuf, left: Option<BTreeMap<String, String>>) -> Self {
+        Self { directory, open: BTreeMap::new(), unreadable: BTreeSet::new(), window: Vec::new(), left }
+    }
+
+    /// What was left to the roles.
+    pub(super) fn left(&self) -> impl Iterator<Item = String> {
+        self.left.iter().flatten().map(|(file, why)| format!("{file}: {why}"))
     }
 
     /// Moves up to `max` records on, oldest file first; leaves out events that are known.
@@ -89,16 +105,22 @@ impl Inbox {
         for name in self.look() {
             let Some(file) = self.open.get(&name) else { continue };
             let before = moved(connection, &name)?.unwrap_or_default();
-            let mut walk = Walk { moved: before, ..Walk::default() };
+            let mut walk = Walk { moved: before, stops: self.left.is_some(), ..Walk::default() };
             let left_over = max.saturating_sub(swept.records);
             let walked = walk.go(file, &mut self.window, left_over, |record| mover.take(record))?;
-            if let Err(error) = walked
-                && self.unreadable.insert(name.clone())
-            {
-                InboxUnreadable { file: &name, error: &error }.emit();
+            if let Err(error) = walked {
+                self.unreadable(&name, &error);
             }
-            if walk.skipped > 0 {
-                InboxDamaged { file: &name, bytes: walk.skipped }.emit();
+            match &mut self.left {
+                Some(left) if walk.damaged > 0 => {
+                    let why = format!(
+                        "{} bytes are no event: left to the roles, which skip and count them",
+                        walk.damaged
+                    );
+                    left.insert(name.clone(), why);
+                }
+                None if walk.skipped > 0 => InboxDamaged { file: &name, bytes: walk.skipped }.emit(),
+                _ => {}
             }
             if walk.moved != before {
                 mover.note(&name, walk.moved)?;
@@ -153,6 +175,14 @@ impl Inbox {
         Ok(())
     }
 
+    fn unreadable(&mut self, name: &str, error: &io::Error) {
+        if let Some(left) = &mut self.left {
+            left.insert(name.to_owned(), format!("{error}: its events are not seen"));
+        } else if self.unreadable.insert(name.to_owned()) {
+            InboxUnreadable { file: name, error }.emit();
+        }
+    }
+
     /// Removes what a process left behind that was killed while it made a file.
     fn remove_unborn(&self) {
         let Ok(entries) = std::fs::read_dir(&self.directory) else { return };
@@ -180,17 +210,21 @@ impl Inbox {
             if self.open.contains_key(name) {
                 continue;
             }
-            match File::open(self.directory.join(name)) {
+            match open(&self.directory.join(name)) {
                 Ok(file) => drop(self.open.insert(name.clone(), file)),
-                Err(error) => {
-                    if self.unreadable.insert(name.clone()) {
-                        InboxUnreadable { file: name, error: &error }.emit();
-                    }
-                }
+                Err(error) => self.unreadable(name, &error),
             }
         }
         names
     }
+}
+
+/// Opens a file, but no pipe: that would wait for whoever writes to it.
+fn open(path: &Path) -> io::Result<File> {
+    if !path.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
+    }
+    File::open(path)
 }
 
 /// Marks files as moved on, so that a commit which syncs makes all that was committed before last. (SQLite commits nothing
@@ -276,6 +310,10 @@ fn signed(number: u64) -> i64 {
 struct Walk {
     moved: Moved,
     records: usize,
+    /// Whether it goes no further than to bytes that are no record.
+    stops: bool,
+    /// How many of these are ahead.
+    damaged: u64,
     /// Bytes that are no record.
     skipped: u64,
     finished: bool,
@@ -333,6 +371,10 @@ impl Walk {
             } else if left {
                 // Nobody finishes this record any more.
                 let skipped = record::damage(window) as u64;
+                if self.stops {
+                    self.damaged = skipped;
+                    return Ok(Ok(()));
+                }
                 self.skipped += skipped;
                 self.moved.position += skipped;
             } else {

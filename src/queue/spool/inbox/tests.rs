@@ -4,6 +4,7 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use super::append::{Appender, FILE_BYTES};
@@ -207,4 +208,31 @@ fn the_table_of_before_is_moved_to_where_events_are() {
         (2, 2)
     );
     assert_eq!(count("SELECT rows FROM tally"), 2);
+}
+
+/// Nobody reads the log of a command: what is damaged stays for a role to find.
+#[test]
+fn a_command_goes_no_further_than_to_what_is_damaged() {
+    let mut spool = Spool::new();
+    let mut writer = spool.writer();
+    writer.append(&records(0..3)).1.unwrap();
+    drop(writer);
+    let [file] = spool.files().try_into().unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let one = records([0]).len();
+    bytes[one + one / 2] ^= 0x40;
+    std::fs::write(&file, &bytes).unwrap();
+    let others = spool.directory.path().join("inbox-0-other.log");
+    assert!(Command::new("mkfifo").arg(&others).status().unwrap().success());
+
+    spool.inbox = Inbox::to_look(spool.directory.path().into());
+    spool.sweep(usize::MAX);
+    assert_eq!(spool.events(), ids([0]));
+    let left: Vec<_> = spool.inbox.left().collect();
+    assert!(left[0].ends_with("inbox-0-other.log: it is no file: its events are not seen"), "{left:?}");
+    assert!(left[1].contains(" bytes are no event: left to the roles"), "{left:?}");
+
+    spool.inbox = Inbox::new(spool.directory.path().into());
+    spool.sweep(usize::MAX);
+    assert_eq!((spool.events(), spool.inbox.left().count()), (ids([0, 2]), 0));
 }
