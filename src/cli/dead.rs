@@ -115,8 +115,7 @@ impl Args {
             Command::Show { which } => {
                 let found = list(config, &which.filter()?, SHOWN)?;
                 if found.is_empty() {
-                    let text = "no dead letter is like that; `mailtap dead list` shows those that are there";
-                    return Err(Failure::new(Exit::No, text));
+                    return Err(none_is_like_that());
                 }
                 print(events::as_json_whole(&found))
             }
@@ -127,6 +126,7 @@ impl Args {
                     None => 0,
                 };
                 let count = count + dead_broker::change(config, &filter, Change::Replay)?;
+                found(count, &filter)?;
                 print(format!("replayed {count}\n"))
             }
             Command::Drop { which, all } => {
@@ -136,15 +136,26 @@ impl Args {
                     None => 0,
                 };
                 let count = count + dead_broker::change(config, &filter, Change::Drop)?;
+                found(count, &filter)?;
                 print(format!("dropped {count}\n"))
             }
         }
     }
 }
 
+/// Whoever names one letter wants to know that it was there.
+fn found(count: u64, filter: &Filter) -> Result {
+    if count == 0 && filter.id.is_some() { Err(none_is_like_that()) } else { Ok(()) }
+}
+
+fn none_is_like_that() -> Failure {
+    Failure::new(Exit::No, "no dead letter is like that; `mailtap dead list` shows those that are there")
+}
+
 /// The spool. A host that only relays from RabbitMQ has none.
 fn spool(config: &Config) -> Result<Option<Admin>> {
-    if config.amqp.is_some() && !events::spool_directory(config).join("spool.db").exists() {
+    let there = events::spool_directory(config).join("spool.db").try_exists();
+    if config.amqp.is_some() && there.is_ok_and(|there| !there) {
         return Ok(None);
     }
     events::open(config).map(Some)

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::dead_broker::say;
 use super::exit::{Exit, Failure, OrExit, Result};
 use super::print;
 use super::tail;
@@ -32,14 +33,23 @@ pub(super) fn spool_directory(config: &Config) -> PathBuf {
 /// Opens the spool that is there.
 pub(super) fn open(config: &Config) -> Result<Admin> {
     let directory = spool_directory(config);
-    if !directory.join("spool.db").exists() {
+    let there = directory.join("spool.db").try_exists();
+    if let Err(error) = &there {
+        let text = format!("{}: {error}; run it as the user of the roles, or as root", directory.display());
+        return Err(Failure::new(Exit::Unavailable, text));
+    }
+    if there.is_ok_and(|there| !there) {
         let text = format!(
             "{}: there is no spool: no role has run here yet, or --config is not the file that the roles run with (its state_dir)",
             directory.display()
         );
         return Err(Failure::new(Exit::Unavailable, text));
     }
-    Admin::open(&directory).or_exit(Exit::Unavailable)
+    let spool = Admin::open(&directory).or_exit(Exit::Unavailable)?;
+    for trouble in spool.troubles() {
+        say(&format!("{}: {trouble}", directory.display()));
+    }
+    Ok(spool)
 }
 
 /// Says that the events in RabbitMQ are not seen, where there are any: nobody can look at a work queue without being
@@ -71,7 +81,7 @@ pub(super) struct Which {
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     before: Option<std::time::Duration>,
     /// Only those whose reason holds this text.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = some_text)]
     reason: Option<String>,
     /// Only the event with this id.
     #[arg(long, value_name = "ID", allow_hyphen_values = true)]
@@ -103,6 +113,11 @@ impl Which {
             && self.reason.is_none()
             && self.id.is_none()
     }
+}
+
+/// Every reason holds an empty text: that is not asked for, but an unset variable of a script.
+fn some_text(text: &str) -> std::result::Result<String, &'static str> {
+    if text.trim().is_empty() { Err("it is empty, and would mean all of them") } else { Ok(text.to_owned()) }
 }
 
 fn kind(text: &str) -> std::result::Result<Kind, String> {
@@ -206,7 +221,9 @@ pub(super) fn as_json_whole(found: &[Placed]) -> String {
 }
 
 fn line(Placed { place, stored, .. }: &Placed) -> serde_json::Value {
-    let event: serde_json::Value = serde_json::from_str(&stored.body).unwrap_or(json!(null));
+    // What is no event may hold anything, also where it is JSON.
+    let event = Event::from_json(stored.body.as_bytes()).ok();
+    let event = event.and_then(|_| serde_json::from_str(&stored.body).ok()).unwrap_or(json!(null));
     let at = match stored.state {
         State::Pending => "due",
         State::Claimed => "claimed_until",

@@ -8,11 +8,13 @@
 use clap::Subcommand;
 use serde_json::json;
 
+use super::dead_broker::say;
 use super::events::{as_json, in_spool, open, show};
 use super::exit::{Exit, OrExit, Result};
 use super::print;
 use super::terminal::{CARE, GOOD, paint};
 use crate::config::Config;
+use crate::event::Event;
 use crate::queue::spool::{Admin, Filter, State};
 use crate::service::clock;
 
@@ -55,12 +57,21 @@ impl Args {
                 print(if json { as_json(&found) } else { show(&found) })
             }
             Command::Export => {
-                let mut after = None;
+                let (mut after, mut left_out) = (None, 0);
                 loop {
                     let page = spool.list(&Filter::default(), after, 1_000).or_exit(Exit::Io)?;
-                    let Some(last) = page.last() else { return Ok(()) };
+                    let Some(last) = page.last() else {
+                        if left_out > 0 {
+                            say(&format!("{left_out} stored texts are no events: see mailtap dead show"));
+                        }
+                        return Ok(());
+                    };
                     after = Some(last.seq);
-                    print(page.iter().map(|stored| stored.body.clone() + "\n").collect::<String>())?;
+                    // What is no event may be of several lines, and hold anything.
+                    let (events, others): (Vec<_>, Vec<_>) =
+                        page.iter().partition(|stored| Event::from_json(stored.body.as_bytes()).is_ok());
+                    left_out += others.len();
+                    print(events.iter().map(|stored| stored.body.clone() + "\n").collect::<String>())?;
                 }
             }
         }
