@@ -482,6 +482,13 @@ fn values_by_which_events_would_be_lost_are_problems() {
     let timeout =
         |value: &str| vec![(relay_timeout.clone(), format!("timeout = \"{value}\"\n# When an answer"))];
     let two = "[[ga4.properties]]\nsender_domains = [\"shop.example.org\"]\nmeasurement_id = \"G-2\"\napi_secret_file = \"ga4.secret\"\n";
+    let google = |url: &str| {
+        vec![
+            ("#measurement_id = \"\"".to_owned(), "measurement_id = \"G-1\"".to_owned()),
+            ("#api_secret_file = \"\"".to_owned(), "api_secret_file = \"ga4.secret\"".to_owned()),
+            ("#url = \"https://www.google-analytics.com\"".to_owned(), format!("url = \"{url}\"")),
+        ]
+    };
     let shared = vec![
         ("#measurement_id = \"\"".to_owned(), "measurement_id = \"G-1\"".to_owned()),
         ("#api_secret_file = \"\"".to_owned(), "api_secret_file = \"ga4.secret\"".to_owned()),
@@ -502,6 +509,10 @@ fn values_by_which_events_would_be_lost_are_problems() {
         (vec![set("max_age", "72h")], vec!["spool.max_age"]),
         (amqp.to_vec(), vec!["amqp.url", "amqp.client_key", "amqp.prefix"]),
         (shared, vec!["ga4.path", "ga4.preview_file"]),
+        (vec![set("path", "/debug/mp/collect")], vec!["ga4.path"]),
+        (google("https://www.google-analytics.com/debug"), vec!["ga4.url"]),
+        (google("https://region1.google-analytics.com/mp/collect"), vec!["ga4.url"]),
+        (google("https://region1.google-analytics.com/"), vec![]),
     ] {
         let text = changes.iter().fold(EXAMPLE.to_owned(), |text, (from, to)| {
             assert!(text.contains(from), "{from}");

@@ -61,10 +61,17 @@ struct Common<'a> {
 fn common<'a>(at: &mut Checker<'_>, ga4: &'a Ga4, takes_any: bool) -> Common<'a> {
     if !ga4.path.starts_with('/') || ga4.path.contains(['?', '#', ' ']) {
         at.note("ga4.path", "must be a path, like \"/mp/collect\"");
+    } else if debugs(&ga4.path) {
+        at.note("ga4.path", "is that of Google's validation, which records nothing: use \"/mp/collect\"");
     }
     let preview =
         (takes_any && !ga4.preview_file.is_empty()).then(|| at.secret("ga4.preview_file", &ga4.preview_file));
     Common { path: &ga4.path, preview }
+}
+
+/// Whether a path leads to where requests are judged and not recorded.
+fn debugs(path: &str) -> bool {
+    path.split('/').any(|part| part.eq_ignore_ascii_case("debug"))
 }
 
 fn one_property(
@@ -86,6 +93,12 @@ fn one_property(
     }
     let is_plain = |url: &Url| url.username().is_empty() && url.query().is_none() && url.fragment().is_none();
     let url = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && is_plain(url));
+    let is_googles = |url: &&Url| url.host_str().is_some_and(|host| host.ends_with("google-analytics.com"));
+    if let Some(url) = &url
+        && (debugs(url.path()) || (is_googles(&url) && url.path() != "/"))
+    {
+        at.note(&format!("{key}.url"), "must end with the host: ga4.path is added to it");
+    }
     if url.is_none() {
         let why = "must begin with https:// (or http://), and have no user, query or fragment";
         at.note(&format!("{key}.url"), why);
@@ -94,7 +107,7 @@ fn one_property(
     let mut known = |secret: Result<Secret<String>, String>| secret.map_err(|why| missing = Some(why)).ok();
     let api_secret = if api_secret_file.is_empty() {
         // Only a server-side GTM of one's own does without.
-        if url.as_ref().and_then(Url::host_str).is_some_and(|host| host.ends_with("google-analytics.com")) {
+        if url.as_ref().is_some_and(|url| is_googles(&url)) {
             at.note(
                 &format!("{key}.api_secret_file"),
                 "is missing: Google needs the API secret, in a file of mode 0600",
