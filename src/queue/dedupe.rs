@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::oneshot;
 
-use super::StoreError;
 use super::group::{Gather, Group, Work};
 use super::journal::{self, Entry, Journal};
 use super::seen::{self, Days};
 use super::sqlite;
+use super::{StoreError, TRUST_CLOCK_AFTER};
 use crate::event::EventId;
 use crate::identity::Timestamp;
-use crate::service::clock;
+use crate::service::clock::{self, Steady};
 
 /// How long an id is known at least: GA4 takes events of the last 72 hours.
 const WINDOW: Duration = Duration::from_secs(96 * 60 * 60);
@@ -96,7 +96,9 @@ impl Dedupe {
         let life = connection.query_row("SELECT number FROM life", [], |row| row.get(0))?;
         let name = connection.query_row("SELECT name FROM name", [], |row| row.get(0))?;
         let journal = Journal::read(&connection)?;
-        let memory = Memory { store: Some((connection, journal)), path: path.clone(), life, _lock: lock };
+        let steady = Steady::new(TRUST_CLOCK_AFTER, clock::now());
+        let memory =
+            Memory { store: Some((connection, journal)), path: path.clone(), life, steady, _lock: lock };
         Group::start("dedupe", GATHER, memory)
             .map(|group| Self { group, name })
             .map_err(|error| StoreError::Open { path, why: error.to_string() })
@@ -211,6 +213,7 @@ struct Memory {
     store: Option<(Connection, Journal)>,
     path: PathBuf,
     life: i64,
+    steady: Steady,
     _lock: File,
 }
 
@@ -234,7 +237,7 @@ impl Work for Memory {
                     drop(answer.send(known));
                 }
                 Command::Note { ids, now, note, answer } => {
-                    notes.push((ids, Days::new(now, WINDOW), note));
+                    notes.push((ids, now, note));
                     answers.push(answer);
                 }
             }
@@ -252,9 +255,10 @@ impl Work for Memory {
 
     fn care(&mut self) -> bool {
         self.sort_in();
-        let days = Days::new(clock::now(), WINDOW);
-        // What fails now is tried again in a while.
-        self.with(|connection, _| seen::prune(connection, days)).unwrap_or(false)
+        let now = clock::now();
+        // A clock that is wrong for a while makes nothing forgotten. What fails now is tried again in a while.
+        self.steady.holds(now, Instant::now())
+            && self.with(|connection, _| seen::prune(connection, now, WINDOW)).unwrap_or(false)
     }
 }
 
@@ -280,7 +284,7 @@ impl Memory {
 
     /// Sorts in what the journal has, if it is time.
     fn sort_in(&mut self) {
-        let today = Days::new(clock::now(), WINDOW).today();
+        let today = seen::day(clock::now());
         if self.store.as_ref().is_some_and(|(_, journal)| journal.is_due(today)) {
             // What fails now is tried again with the next group.
             drop(self.with(sort_in));
@@ -294,12 +298,12 @@ fn look(
     life: i64,
     ids: &[EventId],
 ) -> rusqlite::Result<Vec<Known>> {
-    let days = Days::new(clock::now(), WINDOW);
     // In one transaction: each question alone would take the locks of the file and give them back.
     let transaction = connection.transaction()?;
+    let days = Days::of(&transaction, clock::now())?;
     journal.catch_up(&transaction)?;
     let known = |id: &EventId| {
-        Ok(if journal.is_sent(*id, days) || seen::contains(&transaction, *id, days)? {
+        Ok(if journal.is_sent(*id) || seen::contains(&transaction, *id, &days)? {
             Known::Sent
         } else if journal.begun(*id).is_some_and(|begun| begun != life) {
             Known::Interrupted
@@ -314,17 +318,17 @@ fn write(
     connection: &mut Connection,
     journal: &mut Journal,
     life: i64,
-    notes: &[(Vec<EventId>, Days, Note)],
+    notes: &[(Vec<EventId>, Timestamp, Note)],
 ) -> rusqlite::Result<()> {
-    if let Some((_, days, _)) = notes.iter().find(|(_, _, note)| *note == Note::Prune) {
+    if let Some((_, now, _)) = notes.iter().find(|(_, _, note)| *note == Note::Prune) {
         sort_in(connection, journal)?;
-        seen::prune(connection, *days)?;
+        seen::prune(connection, *now, WINDOW)?;
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     journal.catch_up(&transaction)?;
     // Each asks for other events: one row for all that say the same.
     let mut rows: Vec<(Entry, i64, Vec<EventId>)> = Vec::new();
-    for (ids, days, note) in notes {
+    for (ids, now, note) in notes {
         let (entry, ids) = match note {
             Note::Begun => (Entry::Begun, ids.clone()),
             Note::Abandoned => (Entry::Abandoned, ids.clone()),
@@ -334,9 +338,10 @@ fn write(
             }
             Note::Prune => continue,
         };
-        match rows.iter_mut().find(|row| (row.0, row.1) == (entry, days.today())) {
+        let today = seen::day(*now);
+        match rows.iter_mut().find(|row| (row.0, row.1) == (entry, today)) {
             Some(row) => row.2.extend(ids),
-            None => rows.push((entry, days.today(), ids)),
+            None => rows.push((entry, today, ids)),
         }
     }
     for (entry, day, ids) in rows {

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
 
-use super::seen::{self, Days};
+use super::seen;
 use crate::event::EventId;
 
 /// How many ids wait before they are sorted in; few in tests, so that they see it happen.
@@ -111,9 +111,9 @@ impl Journal {
         }
     }
 
-    /// Whether an event was sent within these days, and is not sorted in yet.
-    pub(super) fn is_sent(&self, id: EventId, days: Days) -> bool {
-        self.sent.get(&id).is_some_and(|day| days.has(*day))
+    /// Whether an event was sent, and is not sorted in yet.
+    pub(super) fn is_sent(&self, id: EventId) -> bool {
+        self.sent.contains_key(&id)
     }
 
     /// The life that began the request of an event, if it has not ended.
@@ -131,7 +131,7 @@ impl Journal {
     pub(super) fn sort_in(&self, connection: &Connection) -> rusqlite::Result<()> {
         let mut sent: Vec<(i64, EventId)> = self.sent.iter().map(|(id, day)| (*day, *id)).collect();
         sent.sort_unstable();
-        sent.into_iter().try_for_each(|(day, id)| seen::insert(connection, id, Days::one(day)))?;
+        sent.into_iter().try_for_each(|(day, id)| seen::insert_on(connection, id, day))?;
         connection.execute("DELETE FROM under_way", [])?;
         let mut keep = connection.prepare_cached("INSERT INTO under_way (id, life) VALUES (?1, ?2)")?;
         self.under_way.iter().try_for_each(|(id, life)| keep.execute((id.as_bytes(), life)).map(drop))?;

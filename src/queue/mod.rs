@@ -33,6 +33,9 @@ use std::time::Duration;
 use crate::event::Event;
 use crate::identity::Timestamp;
 
+/// For how long the time of day must have gone on evenly before anything old is thrown away by it.
+const TRUST_CLOCK_AFTER: Duration = Duration::from_secs(60 * 60);
+
 /// Takes events for good.
 pub trait Publish: Send + Sync + std::fmt::Debug {
     /// Returns once all these events are on disk (or were there already, by their ids).

@@ -26,50 +26,41 @@ const DAY_SECS: u64 = 24 * 60 * 60;
 /// How many rows go in one transaction of pruning.
 const PRUNE_ROWS: i64 = 5_000;
 
-/// The days in which an id counts as seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The days of which a store has ids, and today. An id counts as seen for as long as it is there, whatever the clock says: one that was
+/// wrong for a while has ids noted under days to come, and those of before are as true as they were.
+#[derive(Debug, Clone)]
 pub(super) struct Days {
-    first: i64,
     today: i64,
+    /// Today is first among them.
+    all: Vec<i64>,
 }
 
 impl Days {
-    /// The window that ends `now`, rounded up to whole days.
-    pub(super) fn new(now: Timestamp, window: Duration) -> Self {
-        Self { first: day(now.minus(window)), today: day(now) }
-    }
-
-    /// The window of one day.
-    pub(super) const fn one(day: i64) -> Self {
-        Self { first: day, today: day }
-    }
-
-    pub(super) const fn today(self) -> i64 {
-        self.today
-    }
-
-    /// Whether an id of this day counts. A clock that was set back leaves ids of tomorrow behind: they count too.
-    pub(super) fn has(self, day: i64) -> bool {
-        (self.first..=self.today + 1).contains(&day)
-    }
-
-    /// All days of which the store still has ids.
-    pub(super) fn known(connection: &Connection, now: Timestamp) -> rusqlite::Result<Self> {
-        let first: Option<i64> = connection.query_row("SELECT min(day) FROM seen", [], |row| row.get(0))?;
+    /// Of this store, at this time. To be asked in the transaction that it is for.
+    pub(super) fn of(connection: &Connection, now: Timestamp) -> rusqlite::Result<Self> {
         let today = day(now);
-        Ok(Self { first: first.unwrap_or(today).min(today), today })
+        let mut all = vec![today];
+        let mut next = connection.prepare_cached("SELECT min(day) FROM seen WHERE day > ?1")?;
+        let mut last = i64::MIN;
+        while let Some(found) = next.query_row([last], |row| row.get::<_, Option<i64>>(0))? {
+            if found != today {
+                all.push(found);
+            }
+            last = found;
+        }
+        Ok(Self { today, all })
     }
 }
 
-fn day(time: Timestamp) -> i64 {
+/// The number of the day: since 1970.
+pub(super) fn day(time: Timestamp) -> i64 {
     i64::try_from(time.as_secs() / DAY_SECS).unwrap_or(i64::MAX)
 }
 
 /// Whether the id was seen in these days.
-pub(super) fn contains(connection: &Connection, id: EventId, days: Days) -> rusqlite::Result<bool> {
+pub(super) fn contains(connection: &Connection, id: EventId, days: &Days) -> rusqlite::Result<bool> {
     let mut look = connection.prepare_cached("SELECT 1 FROM seen WHERE day = ?1 AND id = ?2")?;
-    // A clock that was set back leaves ids of tomorrow behind: they count too.
-    for day in (days.first..=days.today + 1).rev() {
+    for day in &days.all {
         if look.exists(params![day, id.as_bytes()])? {
             return Ok(true);
         }
@@ -78,29 +69,32 @@ pub(super) fn contains(connection: &Connection, id: EventId, days: Days) -> rusq
 }
 
 /// Notes the id as seen today.
-pub(super) fn insert(connection: &Connection, id: EventId, days: Days) -> rusqlite::Result<()> {
+pub(super) fn insert(connection: &Connection, id: EventId, days: &Days) -> rusqlite::Result<()> {
+    insert_on(connection, id, days.today)
+}
+
+/// Notes the id as seen on that day.
+pub(super) fn insert_on(connection: &Connection, id: EventId, day: i64) -> rusqlite::Result<()> {
     connection
         .prepare_cached("INSERT OR IGNORE INTO seen (day, id) VALUES (?1, ?2)")?
-        .execute(params![days.today, id.as_bytes()])?;
+        .execute(params![day, id.as_bytes()])?;
     Ok(())
 }
 
-/// Forgets an id that was noted within the window.
-pub(super) fn remove(connection: &Connection, id: EventId, days: Days) -> rusqlite::Result<()> {
+/// Forgets an id that was noted.
+pub(super) fn remove(connection: &Connection, id: EventId, days: &Days) -> rusqlite::Result<()> {
     let mut remove = connection.prepare_cached("DELETE FROM seen WHERE day = ?1 AND id = ?2")?;
-    for day in days.first..=days.today + 1 {
-        remove.execute(params![day, id.as_bytes()])?;
-    }
-    Ok(())
+    days.all.iter().try_for_each(|day| remove.execute(params![day, id.as_bytes()]).map(drop))
 }
 
-/// Forgets a part of the days before the window; `true` if there may be more.
-pub(super) fn prune(connection: &Connection, days: Days) -> rusqlite::Result<bool> {
+/// Forgets a part of the ids of before `window`, which is rounded up to whole days; `true` if there may be more. Not to be asked by a
+/// clock that may be wrong.
+pub(super) fn prune(connection: &Connection, now: Timestamp, window: Duration) -> rusqlite::Result<bool> {
     let gone = connection
         .prepare_cached(
             "DELETE FROM seen WHERE (day, id) IN (SELECT day, id FROM seen WHERE day < ?1 LIMIT ?2)",
         )?
-        .execute(params![days.first, PRUNE_ROWS])?;
+        .execute(params![day(now.minus(window)), PRUNE_ROWS])?;
     Ok(i64::try_from(gone).unwrap_or(i64::MAX) >= PRUNE_ROWS)
 }
 
@@ -109,24 +103,50 @@ pub(super) fn prune(connection: &Connection, days: Days) -> rusqlite::Result<boo
 mod tests {
     use super::*;
 
-    const WINDOW: Duration = Duration::from_secs(96 * 3600);
+    const HOUR: Duration = Duration::from_secs(3_600);
+    fn store() -> (Connection, EventId) {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(TABLE).unwrap();
+        (connection, EventId::of("test").finish())
+    }
+
+    fn seen() -> Timestamp {
+        Timestamp::from_secs(1_795_453_092)
+    }
+
+    fn knows(connection: &Connection, id: EventId, now: Timestamp) -> bool {
+        contains(connection, id, &Days::of(connection, now).unwrap()).unwrap()
+    }
 
     #[test]
     fn an_id_is_known_for_the_whole_window_and_pruned_after_it() {
-        let connection = Connection::open_in_memory().unwrap();
-        connection.execute_batch(TABLE).unwrap();
-        let id = EventId::of("test").finish();
-        let seen = Timestamp::from_secs(1_795_453_092);
-        insert(&connection, id, Days::new(seen, WINDOW)).unwrap();
+        let (connection, id) = store();
+        insert(&connection, id, &Days::of(&connection, seen()).unwrap()).unwrap();
         for hours in [0, 1, 24, 95, 96] {
-            let later = Days::new(seen.plus(Duration::from_secs(hours * 3600)), WINDOW);
-            assert!(!prune(&connection, later).unwrap());
-            assert!(contains(&connection, id, later).unwrap(), "{hours}");
+            let later = seen().plus(hours * HOUR);
+            assert!(!prune(&connection, later, 96 * HOUR).unwrap());
+            assert!(knows(&connection, id, later), "{hours}");
         }
-        let later = Days::new(seen.plus(Duration::from_secs(121 * 3600)), WINDOW);
-        assert!(!contains(&connection, id, later).unwrap());
-        prune(&connection, later).unwrap();
-        assert!(!contains(&connection, id, Days::new(seen, WINDOW)).unwrap(), "the row is gone");
-        assert!(!contains(&connection, EventId::of("other").finish(), Days::new(seen, WINDOW)).unwrap());
+        assert!(!knows(&connection, EventId::of("other").finish(), seen()));
+        prune(&connection, seen().plus(121 * HOUR), 96 * HOUR).unwrap();
+        assert!(!knows(&connection, id, seen()), "the row is gone");
+    }
+
+    #[test]
+    fn what_was_noted_by_a_wrong_clock_is_known_by_the_right_one_and_the_other_way_round() {
+        let (connection, id) = store();
+        for noted in [seen(), seen().plus(240 * HOUR), Timestamp::from_secs(0)] {
+            insert(&connection, id, &Days::of(&connection, noted).unwrap()).unwrap();
+            for now in [
+                seen(),
+                seen().plus(240 * HOUR),
+                seen().minus(240 * HOUR),
+                Timestamp::from_secs(u64::MAX / 1_000_000),
+            ] {
+                assert!(knows(&connection, id, now), "{noted} {now}");
+            }
+            remove(&connection, id, &Days::of(&connection, seen()).unwrap()).unwrap();
+            assert!(!knows(&connection, id, noted));
+        }
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! - Layer: edge
 //! - Takes: nothing.
-//! - Gives: `Timestamp`.
+//! - Gives: `Timestamp`; whether the clock can be trusted so far that things may be thrown away by it.
 //! - On failure: a clock before 1970 reads as 1970.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::identity::Timestamp;
 
@@ -30,6 +30,59 @@ pub fn shared() -> Arc<dyn Fn() -> Timestamp + Send + Sync> {
         return clock;
     }
     Arc::new(now)
+}
+
+/// How far the time of day may go from what has passed, before it counts as set anew. A clock that is slewed needs a week for it.
+const SLACK: Duration = Duration::from_secs(5 * 60);
+
+/// Whether the time of day has gone on evenly for long enough: what is thrown away by a clock that is wrong for a minute does not come
+/// back.
+#[derive(Debug)]
+pub struct Steady {
+    needs: Duration,
+    /// The time of day when this began, or when it was last set anew.
+    at: Timestamp,
+    then: Instant,
+}
+
+impl Steady {
+    /// Begins to watch; `needs` is how long it takes to be trusted.
+    #[must_use]
+    pub fn new(needs: Duration, now: Timestamp) -> Self {
+        Self { needs, at: now, then: Instant::now() }
+    }
+
+    /// Whether it is trusted, as of these two clocks. To be asked now and then.
+    pub fn holds(&mut self, now: Timestamp, instant: Instant) -> bool {
+        let passed = instant.saturating_duration_since(self.then);
+        let expected = self.at.plus(passed);
+        if now.since(expected).max(expected.since(now)) > SLACK {
+            (self.at, self.then) = (now, instant);
+            return self.needs.is_zero();
+        }
+        passed >= self.needs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_is_trusted_after_a_while() {
+        const MINUTE: Duration = Duration::from_secs(60);
+        let (at, then) = (Timestamp::from_secs(1_795_453_000), Instant::now());
+        let mut steady = Steady { needs: 60 * MINUTE, at, then };
+        let mut after = |minutes: u32, off: Duration| {
+            steady.holds(at.plus(minutes * MINUTE + off), then + minutes * MINUTE)
+        };
+        assert!(!after(59, Duration::ZERO));
+        assert!(after(60, Duration::ZERO) && after(61, 4 * MINUTE));
+        let days = 10 * 24 * 60 * MINUTE;
+        assert!(!after(62, days) && !after(121, days), "it may be set back");
+        assert!(!after(122, Duration::ZERO), "as it was");
+        assert!(!after(181, Duration::ZERO) && after(182, Duration::ZERO));
+    }
 }
 
 /// A time of day that goes on when a test says so, for the thread that began it.

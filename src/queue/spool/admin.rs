@@ -246,8 +246,8 @@ impl Admin {
         let mut inbox = self.inbox.borrow_mut();
         let mut step = || -> rusqlite::Result<usize> {
             let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
-            let days = Days::known(&transaction, clock::now())?;
-            let swept = inbox.sweep(&transaction, inbox::SWEEP_ROWS, days)?;
+            let days = Days::of(&transaction, clock::now())?;
+            let swept = inbox.sweep(&transaction, inbox::SWEEP_ROWS, &days)?;
             transaction.commit()?;
             Ok(swept.records)
         };

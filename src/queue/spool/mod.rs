@@ -33,7 +33,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::group::{Gather, Group};
 use super::sqlite::{self, StoreError};
-use super::{Hold, OnStored, Publication, Publish, PublishError};
+use super::{Hold, OnStored, Publication, Publish, PublishError, TRUST_CLOCK_AFTER};
 use crate::event::{Event, EventId};
 use crate::identity::Timestamp;
 use crate::service::clock;
@@ -72,6 +72,8 @@ pub struct Settings {
     pub max_age: Duration,
     /// What becomes of one that waited longer.
     pub too_old: TooOld,
+    /// For how long the time of day must have gone on evenly before anything old is thrown away by it.
+    pub trust_clock_after: Duration,
 }
 
 /// What becomes of events that nobody took in time.
@@ -98,6 +100,7 @@ impl Default for Settings {
             dedupe: Duration::from_secs(96 * 60 * 60),
             max_age: Duration::from_secs(71 * 60 * 60),
             too_old: TooOld::Bury,
+            trust_clock_after: TRUST_CLOCK_AFTER,
         }
     }
 }

@@ -6,6 +6,8 @@
 //! - On failure: SQLite's error; the writer rolls back.
 //! - Limits: a reason is cut to `REASON_CHARS`.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::first;
@@ -24,6 +26,10 @@ pub(super) const REASON_CHARS: usize = 200;
 const EXPIRED: &str = "expired";
 /// The reason of a letter that may have arrived; the same through RabbitMQ.
 const UNCERTAIN_REASON: &str = "uncertain";
+/// Longer than anything waits: holding, pacing and retries are of hours at most.
+const FAR: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+/// How long a lease goes on whose end was taken back.
+const LEFT_MS: i64 = 60 * 60 * 1_000;
 /// How many events are taken out in one step, so that nobody waits for long.
 pub(super) const EXPIRE_ROWS: usize = 1_000;
 
@@ -81,7 +87,7 @@ pub(super) fn tally(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
 }
 
 /// Whether an event with this id was swept before.
-pub(super) fn is_known(connection: &Connection, id: EventId, days: Days) -> rusqlite::Result<bool> {
+pub(super) fn is_known(connection: &Connection, id: EventId, days: &Days) -> rusqlite::Result<bool> {
     if seen::contains(connection, id, days)? {
         return Ok(true);
     }
@@ -90,7 +96,7 @@ pub(super) fn is_known(connection: &Connection, id: EventId, days: Days) -> rusq
 }
 
 /// Takes out an event that nobody has claimed, as if it had never been published; `false` if there is none.
-pub(super) fn take_back(connection: &Connection, id: EventId, days: Days) -> rusqlite::Result<bool> {
+pub(super) fn take_back(connection: &Connection, id: EventId, days: &Days) -> rusqlite::Result<bool> {
     let gone = connection
         .prepare_cached("DELETE FROM event WHERE id = ?1 AND state = ?2 AND attempts = 0")?
         .execute(params![id.as_bytes(), PENDING])?;
@@ -221,6 +227,19 @@ pub(super) fn expire(
         ),
         TooOld::Drop => connection.execute(&format!("DELETE FROM event WHERE seq IN {old}"), params![cutoff]),
     }
+}
+
+/// Takes back times that a clock which was wrong for a while has set far ahead: nothing waits so long. What is due too early is put
+/// off again by whoever claims it. A lease is left a moment, in which whoever lives moves its end.
+pub(super) fn bring_nearer(connection: &Connection, now: Timestamp) -> rusqlite::Result<()> {
+    let (now, far) = (millis(now), millis(now.plus(FAR)));
+    let lease_end = now + LEFT_MS;
+    connection
+        .prepare_cached(
+            "UPDATE event SET at_ms = CASE state WHEN ?1 THEN ?2 ELSE ?3 END WHERE state IN (?1, ?4) AND at_ms > ?5",
+        )?
+        .execute(params![PENDING, now, lease_end, CLAIMED, far])?;
+    Ok(())
 }
 
 /// Moves the end of a lease.

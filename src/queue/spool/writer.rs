@@ -27,6 +27,7 @@ use crate::queue::group::Work;
 use crate::queue::happenings::{Filled, WaitedTooLong};
 use crate::queue::seen::{self, Days};
 use crate::queue::sqlite::{self, StoreError};
+use crate::service::clock::Steady;
 
 /// How many free pages go back to the file system in one step.
 const VACUUM_PAGES: i64 = 500;
@@ -129,6 +130,7 @@ pub(super) struct Writer {
     worked: Option<Instant>,
     /// When the chores were done.
     rested: Option<Timestamp>,
+    steady: Steady,
 }
 
 /// What one command came to, held back until the commit.
@@ -182,8 +184,10 @@ impl Work for Writer {
         if self.rested.is_some_and(|rested| now >= rested && now.since(rested) < CHORES_EVERY) {
             return fresh;
         }
-        let expired = self.expire().unwrap_or(false);
-        let tidy = self.tidy().unwrap_or(false);
+        // What a clock that is wrong for a while makes look old is not thrown away.
+        let trusted = self.steady.holds(now, Instant::now());
+        let expired = trusted && self.expire().unwrap_or(false);
+        let tidy = self.tidy(trusted).unwrap_or(false);
         let _ = self.look();
         self.rested = (!tidy && !expired).then_some(now);
         tidy || expired || fresh
@@ -200,6 +204,7 @@ impl Writer {
         connection: Connection,
     ) -> Self {
         let inbox = Inbox::new(settings.directory.clone());
+        let steady = Steady::new(settings.trust_clock_after, clock());
         let mut writer = Self {
             settings: Arc::new(settings),
             clock,
@@ -212,6 +217,7 @@ impl Writer {
             checkpoints: Checkpoints::default(),
             worked: None,
             rested: None,
+            steady,
         };
         // What fails now is tried again in a while; until then the spool counts as empty.
         let _ = writer.look_at_room();
@@ -221,11 +227,11 @@ impl Writer {
     fn transact(&mut self, commands: &[Command]) -> Result<Vec<Reply>, StoreError> {
         let lasting = self.settings.sync == Sync::Full && commands.iter().any(Command::must_last);
         let now = (self.clock)();
-        let days = Days::new(now, self.settings.dedupe);
         let room = Arc::clone(&self.room);
         let mut finished = Vec::new();
         let replies = self.with_connection(lasting, |connection, inbox| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let days = Days::of(&transaction, now)?;
             let mut replies = Vec::with_capacity(commands.len());
             for command in commands {
                 let sweep = match command {
@@ -234,12 +240,12 @@ impl Writer {
                     _ => 0,
                 };
                 if sweep > 0 {
-                    finished.extend(inbox.sweep(&transaction, sweep, days)?.finished);
+                    finished.extend(inbox.sweep(&transaction, sweep, &days)?.finished);
                 }
                 if matches!(command, Command::MakeRoom { .. }) {
                     room.look(&transaction, inbox)?;
                 }
-                replies.push(apply(&transaction, command, now, days)?);
+                replies.push(apply(&transaction, command, now, &days)?);
             }
             transaction.commit()?;
             Ok(replies)
@@ -250,10 +256,10 @@ impl Writer {
 
     /// Moves a part of the inbox on; `true` if there may be more.
     fn sweep(&mut self, records: usize) -> Result<bool, StoreError> {
-        let days = Days::new((self.clock)(), self.settings.dedupe);
+        let now = (self.clock)();
         let swept = self.with_connection(false, |connection, inbox| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let swept = inbox.sweep(&transaction, records, days)?;
+            let swept = inbox.sweep(&transaction, records, &Days::of(&transaction, now)?)?;
             transaction.commit()?;
             Ok(swept)
         })?;
@@ -347,11 +353,11 @@ impl Writer {
     }
 
     /// Prunes old ids and gives free pages back, a little at a time; `true` if there may be more to do.
-    fn tidy(&mut self) -> Result<bool, StoreError> {
-        let now = (self.clock)();
-        let days = Days::new(now, self.settings.dedupe);
+    fn tidy(&mut self, may_forget: bool) -> Result<bool, StoreError> {
+        let (now, window) = ((self.clock)(), self.settings.dedupe);
         self.with_connection(false, |connection, _| {
-            let more = seen::prune(connection, days)? | first::prune(connection, now)?;
+            store::bring_nearer(connection, now)?;
+            let more = may_forget && (seen::prune(connection, now, window)? | first::prune(connection, now)?);
             let free: i64 = connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
             // Some free pages stay, for the next burst.
             if free > 4 * VACUUM_PAGES {
@@ -389,7 +395,7 @@ impl Writer {
     }
 }
 
-fn apply(connection: &Connection, command: &Command, now: Timestamp, days: Days) -> rusqlite::Result<Reply> {
+fn apply(connection: &Connection, command: &Command, now: Timestamp, days: &Days) -> rusqlite::Result<Reply> {
     match command {
         Command::MakeRoom { ids, .. } => {
             let known = ids.iter().map(|id| store::is_known(connection, *id, days));

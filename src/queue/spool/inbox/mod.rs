@@ -97,7 +97,7 @@ impl Inbox {
         &mut self,
         connection: &Connection,
         max: usize,
-        days: Days,
+        days: &Days,
     ) -> rusqlite::Result<Swept> {
         let mut swept = Swept::default();
         let mut mover = Mover::new(connection, days)?;
@@ -254,11 +254,11 @@ pub(super) fn moved(connection: &Connection, name: &str) -> rusqlite::Result<Opt
 struct Mover<'c> {
     connection: &'c Connection,
     insert: CachedStatement<'c>,
-    days: Days,
+    days: &'c Days,
 }
 
 impl<'c> Mover<'c> {
-    fn new(connection: &'c Connection, days: Days) -> rusqlite::Result<Self> {
+    fn new(connection: &'c Connection, days: &'c Days) -> rusqlite::Result<Self> {
         let insert = connection.prepare_cached(
             // An error ends the transaction: nothing needs to be noted for taking back this statement alone.
             "INSERT OR FAIL INTO event (id, state, at_ms, added_ms, body) VALUES (?1, ?2, ?3, ?4, ?5)",

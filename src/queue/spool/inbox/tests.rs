@@ -5,7 +5,6 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use super::append::{Appender, FILE_BYTES};
 use super::*;
@@ -36,8 +35,8 @@ impl Spool {
 
     fn sweep(&mut self, max: usize) -> Swept {
         let transaction = self.connection.transaction().unwrap();
-        let days = Days::new(Timestamp::from_secs(9), Duration::from_secs(9));
-        let swept = self.inbox.sweep(&transaction, max, days).unwrap();
+        let days = Days::of(&transaction, Timestamp::from_secs(9)).unwrap();
+        let swept = self.inbox.sweep(&transaction, max, &days).unwrap();
         transaction.commit().unwrap();
         swept
     }
