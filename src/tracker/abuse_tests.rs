@@ -72,11 +72,15 @@ async fn a_request_names_one_host() {
         ("HTTP/1.1\r\nHost: one.example\r\n", 302),
         ("HTTP/1.0\r\nHost: one.example\r\nHost: two.example\r\n", 400),
         ("HTTP/1.0\r\n", 302),
+        ("HTTP/1.1\r\nHost: a b\r\n", 400),
+        ("HTTP/1.1\r\nHost: a,b\r\n", 400),
+        ("HTTP/1.0\r\nHost: a/b\r\n", 400),
+        ("HTTP/1.1\r\nHost: [::1]:8025\r\n", 302),
     ] {
         let bytes = format!("GET {link} {head}Connection: close\r\n\r\n");
         assert_eq!(Reply::parse(&tracker.send(bytes.as_bytes()).await).status, status, "{head:?}");
     }
-    assert_eq!(tracker.events().len(), 2);
+    assert_eq!(tracker.events().len(), 3);
 }
 
 impl Reply {

@@ -70,10 +70,40 @@ impl<'a> Request<'a> {
     }
 }
 
+/// Whether this can be the value of a Host header (RFC 9110 section 7.2): a name or an address, and perhaps a port. An
+/// empty one is allowed where the target has no host; a comma is none, since it is what two headers are joined by.
+#[must_use]
+pub fn is_host(value: &[u8]) -> bool {
+    let value = value.trim_ascii();
+    let bracket = value.iter().position(|byte| *byte == b']');
+    let (name, rest) = match bracket {
+        Some(end) if value.starts_with(b"[") => value.split_at(end + 1),
+        _ => value.split_at(value.iter().position(|byte| *byte == b':').unwrap_or(value.len())),
+    };
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(byte);
+    let is_address = |byte: &u8| is_name(byte) || *byte == b':';
+    let named = match name.strip_prefix(b"[").and_then(|name| name.strip_suffix(b"]")) {
+        Some(address) => !address.is_empty() && address.iter().all(is_address),
+        None => name.iter().all(is_name),
+    };
+    let port = rest.strip_prefix(b":").unwrap_or(rest);
+    named && port.iter().all(u8::is_ascii_digit) && (rest.is_empty() || rest.starts_with(b":"))
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_one_name_or_address() {
+        for good in ["t.example.org", "t.example.org:8025", "T_1.example.", "[2001:db8::1]:443", "192.0.2.1", "", "a:"] {
+            assert!(is_host(good.as_bytes()), "{good:?}");
+        }
+        for bad in ["a b", "a,b", "a/b", "a@b", "a:b", "a:1:2", "[::1", "[]", "::1]", "[::1]x", "\u{e4}.example", "a\tb", "a<b"] {
+            assert!(!is_host(bad.as_bytes()), "{bad:?}");
+        }
+    }
 
     fn host(value: &'static [u8]) -> Option<&'static str> {
         let headers = Box::leak(Box::new([("host", value)]));

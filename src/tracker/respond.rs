@@ -25,7 +25,7 @@ use super::connections::Watch;
 use super::happenings::{Anonymised, Answered, Limited, Refused};
 use super::hit::Outcome;
 use super::ledger::Found;
-use super::request::{Method, Request};
+use super::request::{Method, Request, is_host};
 use super::rules::Rules;
 use super::serve::State;
 
@@ -66,8 +66,12 @@ pub(super) fn answer(
 
 /// Whether it is clear which host is asked: RFC 9112 section 3.2 has all else of HTTP/1.1 refused.
 fn names_one_host(request: &hyper::Request<Incoming>) -> bool {
-    let hosts = request.headers().get_all(HOST).iter().take(2).count();
-    hosts == 1 || (hosts == 0 && request.version() != Version::HTTP_11)
+    let mut hosts = request.headers().get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => is_host(host.as_bytes()),
+        (None, _) => request.version() != Version::HTTP_11,
+        _ => false,
+    }
 }
 
 fn decide(request: &hyper::Request<Incoming>, peer: IpAddr, state: &State) -> (Outcome, Arc<Rules>) {
