@@ -146,6 +146,93 @@ async fn pipelined_requests_are_answered_in_order() {
 }
 
 #[tokio::test]
+async fn who_sends_no_more_still_gets_the_answers() {
+    // The end is there long before the answers: the spool holds them up.
+    let settings = Settings { answer_wait: Duration::from_millis(200), ..Settings::default() };
+    let tracker = Tracker::start(settings).await;
+    tracker.spool.stalls.store(true, Ordering::Relaxed);
+    let link = |number: u8| tracker.link(&format!("https://{number}.example/"));
+    let get = |path: &str, version: &str| format!("GET {path} HTTP/{version}\r\nHost: t\r\n\r\n");
+    for (bytes, answers) in [
+        (get(&link(1), "1.1"), vec!["https://1.example/"]),
+        (get(&link(2), "1.0"), vec!["https://2.example/"]),
+        (get(&tracker.pixel(), "1.1"), vec!["GIF89a"]),
+        (
+            get(&link(3), "1.1") + &get(&link(4), "1.1") + &get(&link(5), "1.1"),
+            vec!["https://3.example/", "https://4.example/", "https://5.example/"],
+        ),
+    ] {
+        let mut stream = TcpStream::connect(tracker.address).await.unwrap();
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let answer = String::from_utf8_lossy(&read_all(&mut stream).await).into_owned();
+        assert_eq!(answer.matches("HTTP/1.").count(), answers.len(), "{answer}");
+        assert!(answers.iter().all(|text| answer.contains(text)), "{answer}");
+    }
+    tracker.spool.stalls.store(false, Ordering::Relaxed);
+    tracker.life.stop.cancel();
+    let spool = Arc::clone(&tracker.spool);
+    tracker.task.await.unwrap().unwrap();
+    assert_eq!(spool.events.lock().unwrap().len(), 6, "each was answered and is counted");
+}
+
+#[tokio::test]
+async fn who_is_gone_wholly_or_sends_half_a_head_holds_no_place() {
+    let limits = Limits { connections_per_client: 1, ..Limits::default() };
+    let settings = Settings { trusted_proxies: vec![], limits, ..Settings::default() };
+    for (part, half, reset) in
+        [(1, false, true), (1, false, false), (2, false, false), (2, true, false), (1_000, true, false)]
+    {
+        let tracker = Tracker::start(settings.clone()).await;
+        let request =
+            format!("GET {} HTTP/1.1\r\nHost: t\r\n\r\n", tracker.link("https://shop.example/"));
+        let mut stream = TcpStream::connect(tracker.address).await.unwrap();
+        stream.write_all(&request.as_bytes()[..request.len() / part]).await.unwrap();
+        if half {
+            stream.shutdown().await.unwrap();
+            assert!(!String::from_utf8_lossy(&read_all(&mut stream).await).contains("302"));
+        }
+        if reset {
+            stream.set_zero_linger().unwrap();
+        }
+        drop(stream);
+        assert!(has_a_place(&tracker).await, "still there: 1/{part} {half} {reset}");
+    }
+}
+
+#[tokio::test]
+async fn who_closed_a_half_and_takes_no_answer_is_cut_in_time() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("large.txt"), vec![b'x'; 256 * 1024]).unwrap();
+    let site = crate::tracker::Site { well_known: Some(directory.path().to_owned()), ..Default::default() };
+    let limits = Limits { connections_per_client: 1, ..hasty().limits };
+    let tracker = Tracker::start(Settings { site, trusted_proxies: vec![], limits, ..hasty() }).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut stream = socket.connect(tracker.address).await.unwrap();
+    // More than the buffers between take.
+    let requests = "GET /.well-known/large.txt HTTP/1.1\r\nHost: t\r\n\r\n".repeat(100);
+    stream.write_all(requests.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert!(has_a_place(&tracker).await, "never cut");
+}
+
+/// Whether a client that may have one connection only can have it, soon.
+async fn has_a_place(tracker: &Tracker) -> bool {
+    let end = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < end {
+        let mut stream = TcpStream::connect(tracker.address).await.unwrap();
+        let request = b"GET /robots.txt HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
+        let _ = stream.write_all(request).await;
+        if stream.read_u8().await.is_ok() {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    false
+}
+
+#[tokio::test]
 async fn too_large_a_head_is_refused() {
     let limits = Limits { head_bytes: Limits::MIN_HEAD_BYTES, headers: 10, ..Limits::default() };
     let tracker = Tracker::start(Settings { limits, ..Settings::default() }).await;

@@ -55,7 +55,11 @@ pub(super) struct Http {
 impl Http {
     pub(super) fn new(limits: &Limits) -> Self {
         let mut one = http1::Builder::new();
-        one.max_buf_size(limits.head_bytes).max_headers(limits.headers).header_read_timeout(None);
+        // Who sends no more may still be waiting for an answer (RFC 9112 section 9.6): many programs close their half at once.
+        one.max_buf_size(limits.head_bytes)
+            .max_headers(limits.headers)
+            .header_read_timeout(None)
+            .half_close(true);
         let mut two = http2::Builder::new(TokioExecutor::new());
         two.max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
