@@ -77,13 +77,13 @@ pub trait Hold: Send + Sync + std::fmt::Debug {
     ) -> Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send + 'a>>;
 
     /// Puts these in the place of the events with the same ids, as far as these are still held: says of each whether it
-    /// was. Whether an event is `unique` stays as it was stored.
+    /// was. Whether an event is `unique` stays as it was stored; so does `upgrade` as long as the event is a person's.
     ///
     /// # Errors
     /// `PublishError`: nothing was changed.
     fn amend<'a>(
         &'a self,
-        events: &'a [Event],
+        amendments: &'a [Amendment],
     ) -> Pin<Box<dyn Future<Output = Result<Vec<bool>, PublishError>> + Send + 'a>>;
 }
 
@@ -129,7 +129,23 @@ impl From<Event> for Publication {
     }
 }
 
-/// The first event with a key is unique, until its window has passed.
+/// An event in the place of the one with its id.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Amendment {
+    /// The event.
+    pub event: Arc<Event>,
+    /// What both may be the first of: who counts as a person is known by it.
+    pub first: Option<FirstKey>,
+}
+
+impl From<Event> for Amendment {
+    fn from(event: Event) -> Self {
+        Self { event: Arc::new(event), first: None }
+    }
+}
+
+/// The first event with a key is unique, until its window has passed. The first one of a person says `upgrade` if it is
+/// not the unique one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct First {
     /// What the event has in common with its repetitions.

@@ -12,10 +12,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use super::happenings::Amended;
-use super::held::Change;
-use crate::event::{Event, EventId};
-use crate::queue::Holder;
+use super::happenings;
+use super::held::{Amended, Change};
+use crate::event::EventId;
+use crate::queue::{Amendment, Holder};
 
 /// So many at once.
 const AMENDED_AT_ONCE: usize = 1_024;
@@ -61,12 +61,12 @@ impl Changes {
         if self.under_way.is_none() {
             let publisher = Arc::clone(&self.publisher);
             self.under_way = Some(match self.line.pop_front()? {
-                Change::Amend(event) => {
-                    let mut events = vec![event];
-                    while let Some(Change::Amend(event)) = self.line.front()
+                Change::Amend(amended) => {
+                    let mut events = vec![amended];
+                    while let Some(Change::Amend(amended)) = self.line.front()
                         && events.len() < AMENDED_AT_ONCE
                     {
-                        events.push(Arc::clone(event));
+                        events.push(amended.clone());
                         self.line.pop_front();
                     }
                     Box::pin(async move {
@@ -90,8 +90,9 @@ impl Changes {
 }
 
 /// Whether all of them were still held.
-async fn amend(publisher: &Holder, events: Vec<Arc<Event>>) -> bool {
-    let events: Vec<Event> = events.into_iter().map(Arc::unwrap_or_clone).collect();
+async fn amend(publisher: &Holder, events: Vec<Amended>) -> bool {
+    let amendment = |Amended { event, key }| Amendment { event, first: key };
+    let events: Vec<Amendment> = events.into_iter().map(amendment).collect();
     let asked = publisher.amend(&events).await;
     let (amended, late, error) = match asked {
         Ok(held) => {
@@ -100,7 +101,7 @@ async fn amend(publisher: &Holder, events: Vec<Arc<Event>>) -> bool {
         }
         Err(error) => (0, events.len(), Some(error)),
     };
-    Amended { amended, late, error: error.as_ref() }.emit();
+    happenings::Amended { amended, late, error: error.as_ref() }.emit();
     late == 0
 }
 
@@ -127,9 +128,9 @@ mod tests {
             Box::pin(async { Err(PublishError::Closed) })
         }
 
-        fn amend<'a>(&'a self, events: &'a [Event]) -> Answer<'a, Vec<bool>> {
+        fn amend<'a>(&'a self, events: &'a [Amendment]) -> Answer<'a, Vec<bool>> {
             Box::pin(async move {
-                let ids: Vec<_> = events.iter().map(|event| event.id).collect();
+                let ids: Vec<_> = events.iter().map(|amendment| amendment.event.id).collect();
                 let held = ids.iter().map(|id| !self.sent.contains(id)).collect();
                 self.amended.lock().unwrap().push(ids);
                 // Whoever asks may go meanwhile, and come again.
@@ -143,16 +144,20 @@ mod tests {
         event(number).id
     }
 
+    fn amended(number: u64) -> Amended {
+        Amended { event: Arc::new(event(number)), key: None }
+    }
+
     fn swap(first: u64, then: u64) -> Change {
         let (person, machine) = (id(first), id(then));
-        Change::Swap { first: Arc::new(event(first)), then: Arc::new(event(then)), person, machine }
+        Change::Swap { first: amended(first), then: amended(then), person, machine }
     }
 
     #[tokio::test]
     async fn all_are_done_in_order_whoever_goes_meanwhile() {
         let store = Arc::new(Store { sent: vec![id(6)], ..Store::default() });
         let mut changes = Changes::new(Arc::clone(&store) as Holder);
-        let amend = |number| Change::Amend(Arc::new(event(number)));
+        let amend = |number| Change::Amend(amended(number));
         changes.add([amend(1), amend(2), swap(3, 4), amend(5), swap(6, 7), amend(8)]);
         let mut late = Vec::new();
         while !changes.is_done() {

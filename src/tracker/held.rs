@@ -19,6 +19,13 @@ use crate::identity::Timestamp;
 /// A hash of what an event has in common with its repetitions.
 pub(super) type FirstKey = [u8; 16];
 
+/// What is stored under an id from now on.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Amended {
+    pub(super) event: Arc<Event>,
+    pub(super) key: Option<FirstKey>,
+}
+
 /// How much is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
@@ -38,14 +45,14 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Change {
     /// This one says something else now.
-    Amend(Arc<Event>),
+    Amend(Amended),
     /// Two with one key change places: the first of them is a person's now. `first` goes first; only if it is still
     /// held may `then` follow.
     Swap {
         /// The person's, under the id of the first.
-        first: Arc<Event>,
+        first: Amended,
         /// The machine's, under the other id.
-        then: Arc<Event>,
+        then: Amended,
         /// The hit of the person.
         person: EventId,
         /// The hit of the machine.
@@ -69,6 +76,12 @@ struct Entry {
     until: Timestamp,
 }
 
+impl Entry {
+    fn amended(&self) -> Amended {
+        Amended { event: Arc::clone(&self.event), key: self.key }
+    }
+}
+
 /// What is known of the events with one key.
 #[derive(Debug)]
 struct Key {
@@ -79,6 +92,9 @@ struct Key {
     person: Option<EventId>,
     /// Others that are held, oldest first.
     others: Vec<EventId>,
+    /// Whether everything with this key was seen here. Otherwise only the spool knows which event is the unique one, and
+    /// whether a person counts already.
+    is_ours: bool,
 }
 
 /// The most events with one key that can take the place of another.
@@ -128,7 +144,7 @@ impl Held {
     }
 
     /// Takes in an event before it is published, and says what else is to change after it. `known_since_ever` says
-    /// whether everything with this key was seen here; otherwise nothing is claimed to be a person's first.
+    /// whether everything with this key was seen here; otherwise the spool finds out who is a person's first.
     pub(super) fn admit(
         &mut self,
         event: &mut Arc<Event>,
@@ -149,9 +165,8 @@ impl Held {
         let key = key?;
         let Some(known) = self.keys.get_mut(&key) else {
             let until = now.plus(self.window);
-            // Of what may have been before this process nothing is known: the person may have been counted already.
-            let person = (person || !known_since_ever).then_some(hit);
-            self.keys.insert(key, Key { until, holder: hit, person, others: Vec::new() });
+            let (person, is_ours) = (person.then_some(hit), known_since_ever);
+            self.keys.insert(key, Key { until, holder: hit, person, others: Vec::new(), is_ours });
             self.key_order.push_back((until, key));
             if self.key_order.len() > self.limits.keys {
                 self.forgotten += 1;
@@ -169,6 +184,9 @@ impl Held {
             return None;
         }
         known.person = Some(hit);
+        if !known.is_ours {
+            return None;
+        }
         // True even if nobody lives to see the rest: the first is a machine's until it is amended.
         Arc::make_mut(event).data.upgrade = Some(true);
         self.set_upgrade(hit, true);
@@ -187,7 +205,7 @@ impl Held {
         data.machine_rule = Some(String::from(&*correction.rule));
         data.upgrade = None;
         let key = entry.key;
-        let mut changes = vec![Change::Amend(Arc::clone(&entry.event))];
+        let mut changes = vec![Change::Amend(entry.amended())];
         if let Some(key) = key {
             changes.extend(self.another_person(key, hit, now));
         }
@@ -206,9 +224,12 @@ impl Held {
         let next = known.others.iter().find(is_a_person).copied();
         known.person = next;
         let next = next?;
+        if !known.is_ours {
+            return self.amend(&next);
+        }
         self.set_upgrade(next, true);
         let change = self.swap(key, next, now);
-        change.or_else(|| self.entries.get(&next).map(|entry| Change::Amend(Arc::clone(&entry.event))))
+        change.or_else(|| self.amend(&next))
     }
 
     /// Puts the person's event in the place of the unique one, if that is still held.
@@ -219,8 +240,8 @@ impl Held {
             return None;
         }
         self.exchange(key, person, machine);
-        let event = |hit: &EventId| self.entries.get(hit).map(|entry| Arc::clone(&entry.event));
-        let (first, then) = (event(&person)?, event(&machine)?);
+        let amended = |hit: &EventId| self.entries.get(hit).map(Entry::amended);
+        let (first, then) = (amended(&person)?, amended(&machine)?);
         Some(Change::Swap { first, then, person, machine })
     }
 
@@ -248,7 +269,12 @@ impl Held {
         self.set_upgrade(person, true);
         // Never again: what is sent can't be amended.
         self.entries.remove(&machine);
-        self.entries.get(&person).map(|entry| Change::Amend(Arc::clone(&entry.event)))
+        self.amend(&person)
+    }
+
+    /// What a hit's event says now.
+    fn amend(&self, hit: &EventId) -> Option<Change> {
+        self.entries.get(hit).map(|entry| Change::Amend(entry.amended()))
     }
 
     fn set_upgrade(&mut self, hit: EventId, upgrade: bool) {

@@ -31,7 +31,8 @@ fn event(number: u64, machine: Machine, ms: u64) -> Event {
 /// Rows as the spool has them.
 struct Spool {
     rows: BTreeMap<EventId, (Event, Timestamp)>,
-    firsts: std::collections::HashSet<FirstKey>,
+    /// Which row counts for a person.
+    firsts: BTreeMap<FirstKey, Option<EventId>>,
     /// Sends so much earlier than it was told.
     early: Duration,
 }
@@ -39,20 +40,27 @@ struct Spool {
 struct Bench {
     held: Held,
     spool: Spool,
+    /// Whether this process has seen everything.
+    is_first: bool,
 }
 
 impl Bench {
     fn new(early: Duration) -> Self {
-        let spool = Spool { rows: BTreeMap::new(), firsts: std::collections::HashSet::new(), early };
-        Self { held: Held::new(HOLD, DAY, Limits::default()), spool }
+        let spool = Spool { rows: BTreeMap::new(), firsts: BTreeMap::new(), early };
+        Self { held: Held::new(HOLD, DAY, Limits::default()), spool, is_first: true }
     }
 
     fn hit(&mut self, number: u64, machine: Machine, key: u8, ms: u64) {
         let mut event = Arc::new(event(number, machine, ms));
         let key = [key; 16];
-        let change = self.held.admit(&mut event, Some(key), true, at(ms));
+        let change = self.held.admit(&mut event, Some(key), self.is_first, at(ms));
         let mut event = Arc::unwrap_or_clone(event);
-        event.data.unique = Some(self.spool.firsts.insert(key));
+        event.data.unique = Some(!self.spool.firsts.contains_key(&key));
+        let counts = self.spool.firsts.entry(key).or_default();
+        if is_person(&event) && (counts.is_none() || event.data.upgrade == Some(true)) {
+            *counts = Some(event.id);
+            event.data.upgrade = (event.data.unique == Some(false)).then_some(true);
+        }
         self.spool.rows.insert(event.id, (event, at(ms).plus(HOLD)));
         self.apply(change.into_iter().collect(), ms);
     }
@@ -66,10 +74,10 @@ impl Bench {
     fn apply(&mut self, changes: Vec<Change>, ms: u64) {
         for change in changes {
             match change {
-                Change::Amend(event) => drop(self.amend(Arc::unwrap_or_clone(event), ms)),
+                Change::Amend(amended) => drop(self.amend(amended, ms)),
                 Change::Swap { first, then, person, machine } => {
-                    if self.amend(Arc::unwrap_or_clone(first), ms) {
-                        assert!(self.amend(Arc::unwrap_or_clone(then), ms), "what came later is held longer");
+                    if self.amend(first, ms) {
+                        assert!(self.amend(then, ms), "what came later is held longer");
                     } else {
                         let change = self.held.too_late(person, machine);
                         self.apply(change.into_iter().collect(), ms);
@@ -79,12 +87,29 @@ impl Bench {
         }
     }
 
-    fn amend(&mut self, mut event: Event, ms: u64) -> bool {
+    /// Another process goes on.
+    fn restart(&mut self) {
+        (self.held, self.is_first) = (Held::new(HOLD, DAY, Limits::default()), false);
+    }
+
+    fn amend(&mut self, Amended { event, key }: Amended, ms: u64) -> bool {
+        let mut event = Arc::unwrap_or_clone(event);
         let (row, until) = self.spool.rows.get_mut(&event.id).expect("a row");
         if at(ms).plus(self.spool.early) >= *until {
             return false;
         }
         event.data.unique = row.data.unique;
+        let counts = self.spool.firsts.get_mut(&key.unwrap()).unwrap();
+        if is_person(&event) {
+            event.data.upgrade = event.data.upgrade.or(row.data.upgrade);
+            let knows = event.data.unique == Some(true) || event.data.upgrade == Some(true);
+            if counts.is_none() || knows {
+                *counts = Some(event.id);
+                event.data.upgrade = (event.data.unique == Some(false)).then_some(true);
+            }
+        } else if *counts == Some(event.id) {
+            *counts = None;
+        }
         *row = event;
         true
     }
@@ -164,12 +189,33 @@ fn a_spool_that_has_sent_the_first_already_loses_nothing() {
 }
 
 #[test]
-fn what_was_before_this_process_is_not_claimed() {
-    let mut held = Held::new(HOLD, DAY, Limits::default());
-    held.admit(&mut Arc::new(event(1, Probable, 0)), Some([1; 16]), false, at(0));
-    let mut person = Arc::new(event(2, No, 1_000));
-    assert_eq!(held.admit(&mut person, Some([1; 16]), false, at(1_000)), None);
-    assert_eq!(person.data.upgrade, None);
+fn after_a_restart_the_spool_knows_who_counts() {
+    for (before, later) in [(true, 1_000), (false, 1_000), (true, 40_000)] {
+        let mut bench = Bench::new(Duration::ZERO);
+        if !before {
+            bench.restart();
+        }
+        bench.hit(1, Certain, 1, 0);
+        bench.restart();
+        bench.hit(2, No, 1, later);
+        bench.hit(3, No, 1, later + 1);
+        let expected = [("1", Certain, true, false), ("2", No, false, true), ("3", No, false, false)];
+        let expected = expected.map(|(who, machine, unique, up)| (who.to_owned(), machine, unique, up));
+        assert_eq!(bench.rows(), expected, "{before} {later}");
+        // One that is found out hands its place on, to who is there or to who comes.
+        bench.correct(2, Certain, later + 2);
+        assert_eq!(bench.rows()[2], ("3".into(), No, false, true));
+        bench.correct(3, Probable, later + 3);
+        bench.restart();
+        bench.hit(4, No, 1, later + 4);
+        assert_eq!(bench.rows()[3], ("4".into(), No, false, true));
+    }
+    let mut bench = Bench::new(Duration::ZERO);
+    bench.hit(1, No, 1, 0);
+    bench.restart();
+    bench.hit(2, Certain, 1, 1_000);
+    bench.hit(3, No, 1, 2_000);
+    assert_eq!(bench.rows()[2], ("3".into(), No, false, false), "a person was counted before");
 }
 
 #[test]
@@ -204,6 +250,8 @@ proptest! {
                 count += 1;
             } else if count > 0 && machine != No {
                 bench.correct(whom % count, machine, ms);
+            } else if what == 4 && whom == 0 {
+                bench.restart();
             }
         }
         let rows = bench.rows();
@@ -229,6 +277,14 @@ proptest! {
         }
         let counted = rows.iter().filter(|(_, machine, unique, upgrade)| *machine == No && (*unique || *upgrade));
         prop_assert!(counted.count() <= 2, "one for each of the two keys: {rows:?}");
+        for key in 0..2_u8 {
+            let Some(counts) = bench.spool.firsts.get(&[key; 16]) else { continue };
+            let counts = counts.map(|id| &bench.spool.rows[&id].0);
+            let does = counts.is_none_or(|event| {
+                is_person(event) && (event.data.unique == Some(true) || event.data.upgrade == Some(true))
+            });
+            prop_assert!(does, "{rows:?}");
+        }
     }
 }
 

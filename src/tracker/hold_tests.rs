@@ -17,6 +17,71 @@ impl Dice {
     }
 }
 
+/// A tracker that lives until it has answered these requests, each with its User-Agent.
+async fn answered(real: &RealSpool, ring: &Keyring, requests: &[(&str, &str, &str)]) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let deps = Deps {
+        keys: Keys::fixed(ring.clone()),
+        publisher: Arc::new(real.clone()),
+        consents: Arc::new(Fixed { opens: Consent::Granted, clicks: Consent::Granted }),
+        handoff: None,
+        deliveries: None,
+        host: "test".into(),
+    };
+    let life = Lifecycle::detached();
+    let task = tokio::spawn(run_on(listener, Settings::default(), deps, life.clone()));
+    for (method, path, agent) in requests {
+        let request = format!("{method} {path} HTTP/1.0\r\nUser-Agent: {agent}\r\n\r\n");
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        assert!(Reply::parse(&read_all(&mut stream).await).status < 400);
+    }
+    life.stop.cancel();
+    task.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_person_after_a_machine_counts_once_over_a_restart() {
+    const PERSON: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0";
+    let ring = Keyring::new([7; 32], Timestamp::from_secs(1));
+    let signed = |token: &Token| sign(token, ring.signing(clock::now()).unwrap());
+    let recipient = Some(Pseudonym::from([0x11; 12]));
+    let link = format!("/c/{}", signed(&click("https://shop.example/", hour_ago())));
+    let pixel =
+        format!("/o/{}", signed(&Token::Open(Open { message: hour_ago(), recipient, campaign: None })));
+    for (machine, person) in [
+        (("HEAD", &*link, PERSON), ("GET", &*link, PERSON)),
+        (("GET", &*pixel, "Mozilla/5.0"), ("GET", &*pixel, PERSON)),
+    ] {
+        for restarts in [true, false] {
+            let directory = tempfile::tempdir().unwrap();
+            let settings =
+                spool::Settings { directory: directory.path().to_owned(), ..spool::Settings::default() };
+            let real = RealSpool::open(settings).unwrap();
+            // The mail is older than either process.
+            if restarts {
+                answered(&real, &ring, &[machine]).await;
+                answered(&real, &ring, &[person, person]).await;
+            } else {
+                answered(&real, &ring, &[machine, person, person]).await;
+            }
+            let sent = claim(&real, 10).await;
+            let data = sent.iter().map(|event| &event.data);
+            let counted: Vec<_> = data
+                .map(|data| {
+                    (data.machine == Some(Machine::No), data.unique == Some(true), data.upgrade == Some(true))
+                })
+                .collect();
+            assert_eq!(
+                counted,
+                [(false, true, false), (true, false, true), (true, false, false)],
+                "{restarts}"
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn whatever_is_claimed_meanwhile_every_click_is_sent_once() {
     let directory = tempfile::tempdir().unwrap();

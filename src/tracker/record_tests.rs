@@ -52,7 +52,7 @@ impl crate::queue::Hold for Spool {
         events: &'a [Event],
     ) -> Pin<Box<dyn Future<Output = Result<Vec<bool>, PublishError>> + Send + 'a>> {
         Box::pin(async move {
-            self.amended.lock().unwrap().extend(events.iter().map(|event| event.id));
+            self.amended.lock().unwrap().extend(events.iter().map(|amendment| amendment.event.id));
             if self.amends_stall {
                 std::future::pending::<()>().await;
             }

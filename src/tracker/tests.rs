@@ -33,7 +33,7 @@ use crate::identity::{MessageId, Pseudonym, Timestamp};
 use crate::keys::Keys;
 use crate::keys::ring::Keyring;
 use crate::keys::token::{Click, Open, Token, sign};
-use crate::queue::{Hold, Publication, PublishError};
+use crate::queue::{Amendment, Hold, Publication, PublishError};
 use crate::service::{Lifecycle, clock};
 
 const BROWSER: &str =
@@ -65,15 +65,15 @@ impl Hold for Spool {
 
     fn amend<'a>(
         &'a self,
-        events: &'a [Event],
+        amendments: &'a [Amendment],
     ) -> Pin<Box<dyn Future<Output = Result<Vec<bool>, PublishError>> + Send + 'a>> {
         Box::pin(async move {
             let mut stored = self.events.lock().unwrap();
-            let amend = |event: &Event| {
+            let amend = |Amendment { event, .. }: &Amendment| {
                 let held = stored.iter_mut().find(|held| held.id == event.id);
-                held.map(|held| *held = event.clone()).is_some()
+                held.map(|held| *held = Event::clone(event)).is_some()
             };
-            Ok(events.iter().map(amend).collect())
+            Ok(amendments.iter().map(amend).collect())
         })
     }
 }

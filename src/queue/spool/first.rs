@@ -1,15 +1,16 @@
-//! Which events were the first of their kind within a window: what makes an open or a click unique.
+//! Which events were the first of their kind within a window, and which was the first of a person: what makes an open or
+//! a click unique, or an upgrade.
 //!
 //! - Layer: edge
 //! - Takes: a connection, within the transaction that stores the event; keys.
-//! - Gives: whether a key is new, and with it what is stored.
+//! - Gives: whether a key is new, or new to people, and with it what is stored.
 //! - On failure: SQLite's error; the transaction is rolled back, the key is as new as before.
-//! - Limits: about 70 bytes of file a key, until its window ends.
+//! - Limits: about 65 bytes of file a key, 85 once a person counts, until its window ends.
 
 use rusqlite::{Connection, params};
 
 use super::store::millis;
-use crate::event::Event;
+use crate::event::{Event, EventId, Machine};
 use crate::identity::Timestamp;
 use crate::queue::FirstKey;
 
@@ -20,6 +21,21 @@ const PRUNE_ROWS: i64 = 5_000;
 const UNIQUE: &str = r#""unique":true"#;
 /// What it says otherwise.
 const REPETITION: &str = r#""unique":false"#;
+/// What that of the first person adds.
+const UPGRADE: &str = r#""upgrade":true"#;
+/// What that of a person says.
+const PERSON: &str = r#""machine":"no""#;
+
+/// Which one an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The first.
+    First,
+    /// A repetition, and the first of a person.
+    Person,
+    /// A repetition.
+    Repetition,
+}
 
 /// The body of an event that is the first.
 pub(super) fn body(event: &Event) -> String {
@@ -37,25 +53,63 @@ pub(super) fn body(event: &Event) -> String {
     event.to_json()
 }
 
-/// The body of one that isn't, from that of one that is; `None` if it says neither.
-pub(super) fn repetition(body: &str) -> Option<String> {
-    let (before, after) = body.split_once(UNIQUE)?;
-    Some([before, REPETITION, after].concat())
+/// The body of one that isn't, from that of one that is; `None` if that is what it says, or if it says neither.
+pub(super) fn at_place(body: &str, place: Place) -> Option<String> {
+    let (before, after) = body.split_once(UNIQUE).filter(|_| place != Place::First)?;
+    let upgrade = if place == Place::Person && !body.contains(UPGRADE) { [",", UPGRADE] } else { ["", ""] };
+    Some([before, REPETITION, &upgrade.concat(), after].concat())
 }
 
-/// Whether the key is new at this time; from then on it isn't, until the window ends. Times in milliseconds.
+/// The place of an event whose body is that of the first. Its key is new at this time, and from then on it isn't, until
+/// the window ends; the same for people. Times in milliseconds.
 pub(super) fn take(
     connection: &Connection,
     key: FirstKey,
-    until_ms: i64,
-    at_ms: i64,
-) -> rusqlite::Result<bool> {
+    (until_ms, at_ms): (i64, i64),
+    (id, body): (EventId, &str),
+) -> rusqlite::Result<Place> {
+    let person = body.contains(PERSON);
     let changed = connection
         .prepare_cached(
-            "INSERT INTO first (key, until_ms) VALUES (?1, ?2)
-             ON CONFLICT DO UPDATE SET until_ms = excluded.until_ms WHERE until_ms <= ?3",
+            "INSERT INTO first (key, until_ms, person) VALUES (?1, ?2, ?4)
+             ON CONFLICT DO UPDATE SET until_ms = excluded.until_ms, person = excluded.person WHERE until_ms <= ?3",
         )?
-        .execute(params![key, until_ms, at_ms])?;
+        .execute(params![key, until_ms, at_ms, person.then_some(id.as_bytes())])?;
+    if changed > 0 {
+        return Ok(Place::First);
+    }
+    // Whoever published it may know already that nobody else counts any more.
+    let is_known = body.contains(UPGRADE);
+    let counts = person && counts_from(connection, key, id, is_known)?;
+    Ok(if counts { Place::Person } else { Place::Repetition })
+}
+
+/// Notes whom an event counts for that was put in the place of another one. What is the person's first says so.
+pub(super) fn amended(connection: &Connection, key: FirstKey, event: &mut Event) -> rusqlite::Result<()> {
+    let data = &event.data;
+    if data.machine != Some(Machine::No) {
+        connection
+            .prepare_cached("UPDATE first SET person = NULL WHERE key = ?1 AND person = ?2")?
+            .execute(params![key, event.id.as_bytes()])?;
+        return Ok(());
+    }
+    let is_known = data.unique == Some(true) || data.upgrade == Some(true);
+    if counts_from(connection, key, event.id, is_known)? && !is_known {
+        event.data.upgrade = Some(true);
+    }
+    Ok(())
+}
+
+/// Whether an event of a person counts: nobody's did, or it is known that it does.
+fn counts_from(
+    connection: &Connection,
+    key: FirstKey,
+    id: EventId,
+    is_known: bool,
+) -> rusqlite::Result<bool> {
+    let changed = connection
+        .prepare_cached("UPDATE first SET person = ?2 WHERE key = ?1 AND (person IS NULL OR ?3)")?
+        .execute(params![key, id.as_bytes(), is_known])?;
     Ok(changed > 0)
 }
 
@@ -82,10 +136,19 @@ mod tests {
         let bare = Event { data: crate::event::Data::default(), ..event.clone() };
         assert_eq!(Event::from_json(super::body(&bare).as_bytes()).unwrap().data.unique, Some(true));
         let body = body(&event);
-        let repeated = Event::from_json(repetition(&body).unwrap().as_bytes()).unwrap();
+        let repeated = |place| Event::from_json(at_place(&body, place)?.as_bytes()).ok();
         event.data.unique = Some(false);
-        assert_eq!(repeated, event);
+        assert_eq!(repeated(Place::First), None);
+        assert_eq!(repeated(Place::Repetition).as_ref(), Some(&event));
+        event.data.upgrade = Some(true);
+        assert_eq!(repeated(Place::Person).as_ref(), Some(&event));
         event.data.unique = None;
-        assert_eq!(repetition(&event.to_json()), None);
+        let known = super::body(&event);
+        event.data.unique = Some(false);
+        assert_eq!(Event::from_json(at_place(&known, Place::Person).unwrap().as_bytes()).unwrap(), event);
+        event.data.unique = None;
+        assert_eq!(at_place(&event.to_json(), Place::Repetition), None);
+        event.data.machine = Some(Machine::No);
+        assert!(event.to_json().contains(PERSON) && event.to_json().contains(UPGRADE));
     }
 }

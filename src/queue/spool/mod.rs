@@ -33,7 +33,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::group::{Gather, Group};
 use super::sqlite::{self, StoreError};
-use super::{Hold, OnStored, Publication, Publish, PublishError, TRUST_CLOCK_AFTER};
+use super::{Amendment, Hold, OnStored, Publication, Publish, PublishError, TRUST_CLOCK_AFTER};
 use crate::event::{Event, EventId};
 use crate::identity::Timestamp;
 use crate::service::clock;
@@ -335,11 +335,11 @@ impl Hold for Spool {
 
     fn amend<'a>(
         &'a self,
-        events: &'a [Event],
+        amendments: &'a [Amendment],
     ) -> Pin<Box<dyn Future<Output = Result<Vec<bool>, PublishError>> + Send + 'a>> {
-        let events = events.to_vec();
+        let amendments = amendments.to_vec();
         Box::pin(async move {
-            let ask = self.0.writer.ask(|answer| Command::Amend { events, answer });
+            let ask = self.0.writer.ask(|answer| Command::Amend { amendments, answer });
             ask.await.map_err(|_| PublishError::Closed)?
         })
     }
@@ -378,6 +378,8 @@ impl Drop for Offer<'_> {
 
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod person_tests;
 #[cfg(test)]
 mod power_tests;
 #[cfg(test)]

@@ -170,7 +170,7 @@ async fn compare(steps: Vec<Step>) {
             Step::Amend { number, links } => {
                 let mut event = event(number);
                 event.data.links = Some(links);
-                assert_eq!(spool.amend(&[event]).await.unwrap(), [model.amend(number, links, time)]);
+                assert_eq!(spool.amend(&[event.into()]).await.unwrap(), [model.amend(number, links, time)]);
             }
             Step::Claim { max, lease_s } => {
                 let lease = Duration::from_secs(lease_s);

@@ -21,7 +21,7 @@ pub(super) const UNCERTAIN: i64 = 3;
 pub(super) const ROW_BYTES: u64 = 110;
 
 /// The steps.
-pub(super) const MIGRATIONS: &[&str] = &[EVENTS, seen::TABLE, FIRSTS, INBOX, INBOX_FILES];
+pub(super) const MIGRATIONS: &[&str] = &[EVENTS, seen::TABLE, FIRSTS, INBOX, INBOX_FILES, PERSONS];
 
 const EVENTS: &str = "
 CREATE TABLE event (
@@ -58,6 +58,11 @@ CREATE INDEX first_until ON first (until_ms);
 CREATE TRIGGER event_amended AFTER UPDATE OF body ON event BEGIN
     UPDATE tally SET bytes = bytes + octet_length(NEW.body) - octet_length(OLD.body);
 END;
+";
+
+const PERSONS: &str = "
+-- The event that counts for a person: NULL where none was seen yet; empty where it is not known, for keys from before.
+ALTER TABLE first ADD COLUMN person BLOB DEFAULT x'';
 ";
 
 const INBOX: &str = "

@@ -14,10 +14,10 @@ use super::first;
 use super::inbox::record::Incoming;
 use super::schema::{CLAIMED, DEAD, PENDING, UNCERTAIN};
 use super::{Outcome, Seq, TooOld};
-use crate::event::{Event, EventId};
+use crate::event::{Event, EventId, Machine};
 use crate::identity::Timestamp;
 use crate::queue::seen::{self, Days};
-use crate::queue::{First, Publication};
+use crate::queue::{Amendment, First, Publication};
 
 /// How much of a reason is kept.
 pub(super) const REASON_CHARS: usize = 200;
@@ -120,7 +120,12 @@ pub(super) fn waiting(connection: &Connection, now: Timestamp) -> rusqlite::Resu
 }
 
 /// Puts the event in the place of the one with its id, while that is still held; `false` if it isn't.
-pub(super) fn amend(connection: &Connection, event: &Event, now: Timestamp) -> rusqlite::Result<bool> {
+pub(super) fn amend(
+    connection: &Connection,
+    amendment: &Amendment,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
+    let event = &amendment.event;
     let held: Option<(i64, String)> = connection
         .prepare_cached(
             "SELECT seq, body FROM event WHERE id = ?1 AND state = ?2 AND attempts = 0 AND at_ms > ?3",
@@ -128,17 +133,25 @@ pub(super) fn amend(connection: &Connection, event: &Event, now: Timestamp) -> r
         .query_row(params![event.id.as_bytes(), PENDING, millis(now)], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let Some((seq, body)) = held else { return Ok(false) };
-    let Some(body) = amended(event, &body) else { return Ok(false) };
-    connection.prepare_cached("UPDATE event SET body = ?1 WHERE seq = ?2")?.execute(params![body, seq])?;
+    let Some(mut event) = amended(event, &body) else { return Ok(false) };
+    if let Some(key) = amendment.first {
+        first::amended(connection, key, &mut event)?;
+    }
+    connection
+        .prepare_cached("UPDATE event SET body = ?1 WHERE seq = ?2")?
+        .execute(params![event.to_json(), seq])?;
     Ok(true)
 }
 
-/// The event as it is to be stored in the place of another one, which says whether it is unique.
-fn amended(event: &Event, stored: &str) -> Option<String> {
+/// The event as it is to be stored in the place of another one, which says whether it is unique or a person's first.
+fn amended(event: &Event, stored: &str) -> Option<Event> {
     let stored = Event::from_json(stored.as_bytes()).ok()?;
     let mut event = event.clone();
     event.data.unique = stored.data.unique;
-    Some(event.to_json())
+    if event.data.machine == Some(Machine::No) {
+        event.data.upgrade = event.data.upgrade.or(stored.data.upgrade);
+    }
+    Some(event)
 }
 
 /// Claims what is due, oldest first; events whose lease has ended among them.

@@ -15,7 +15,7 @@ pub(super) const LEASE: Duration = Duration::from_secs(60);
 /// Names the directory for the tests that are run as children of others.
 const CHILD: &str = "MAILTAP_TEST_SPOOL_CHILD";
 
-fn settings(directory: &Path) -> Settings {
+pub(super) fn settings(directory: &Path) -> Settings {
     Settings { directory: directory.to_owned(), ..Settings::default() }
 }
 
@@ -96,7 +96,10 @@ async fn what_is_held_is_amended_until_it_is_due_and_claimed_only_then() {
         event
     };
     let longer = amended("much-longer-than-it-was-before");
-    assert_eq!(spool.amend(&[longer.clone(), event(2), event(3)]).await, Ok(vec![true, false, false]));
+    assert_eq!(
+        spool.amend(&[longer.clone(), event(2), event(3)].map(Amendment::from)).await,
+        Ok(vec![true, false, false])
+    );
     let bytes = [&longer, &event(2)].map(|event| event.to_json().len() as u64 + schema::ROW_BYTES);
     assert_eq!(status(directory.path()).bytes, bytes.iter().sum::<u64>(), "the tally knows the new length");
     let first = spool.claim(10, LEASE, pass(59)).await.unwrap();
@@ -105,14 +108,14 @@ async fn what_is_held_is_amended_until_it_is_due_and_claimed_only_then() {
     drop(spool);
     let spool = open_at(directory.path(), &now);
     spool.publish_all(&[held], unheard()).await.unwrap();
-    assert_eq!(spool.amend(&[amended("late")]).await, Ok(vec![true]), "it is on disk");
+    assert_eq!(spool.amend(&[amended("late").into()]).await, Ok(vec![true]), "it is on disk");
     let now = pass(1);
-    assert_eq!(spool.amend(&[amended("too-late")]).await, Ok(vec![false]), "it is due");
+    assert_eq!(spool.amend(&[amended("too-late").into()]).await, Ok(vec![false]), "it is due");
     let claimed = spool.claim(10, LEASE, now).await.unwrap();
     assert_eq!((&claimed[0].event, claimed.len()), (&amended("late"), 1));
     let retry = Outcome::Retry { not_before: now.plus(LEASE), reason: "busy".into() };
     spool.settle(vec![(claimed[0].seq, retry)]).await.unwrap();
-    assert_eq!(spool.amend(&[amended("tried")]).await, Ok(vec![false]), "it may have been seen");
+    assert_eq!(spool.amend(&[amended("tried").into()]).await, Ok(vec![false]), "it may have been seen");
 }
 
 #[tokio::test]
@@ -137,7 +140,7 @@ async fn the_first_with_a_key_is_unique_within_its_window() {
     spool.publish_all(&[of(1, 1), of(2, 1), of(3, 2)], unheard()).await.unwrap();
     // Again, as after an error: what is stored stays what it was.
     spool.publish_all(&[of(1, 1), of(2, 1)], unheard()).await.unwrap();
-    spool.amend(&[event(1), event(2)]).await.unwrap();
+    spool.amend(&[event(1), event(2)].map(Amendment::from)).await.unwrap();
     *now.lock().unwrap() = until.plus(LEASE).minus(Duration::from_millis(1));
     spool.publish_all(&[of(4, 1)], unheard()).await.unwrap();
     assert_eq!(spool.publish_all(&[of(5, 3)], unheard()).await, Err(PublishError::Full));

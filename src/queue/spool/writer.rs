@@ -20,13 +20,13 @@ use super::room::Room;
 use super::schema::MIGRATIONS;
 use super::store::{self, ClaimedRow};
 use super::{Outcome, Seq, Settings, Sync, TooOld};
-use crate::event::{Event, EventId};
+use crate::event::EventId;
 use crate::identity::Timestamp;
-use crate::queue::PublishError;
 use crate::queue::group::Work;
 use crate::queue::happenings::{Filled, WaitedTooLong};
 use crate::queue::seen::{self, Days};
 use crate::queue::sqlite::{self, StoreError};
+use crate::queue::{Amendment, PublishError};
 use crate::service::clock::Steady;
 
 /// How many free pages go back to the file system in one step.
@@ -56,7 +56,7 @@ pub(super) enum Command {
         answer: oneshot::Sender<Answer<Vec<bool>>>,
     },
     Amend {
-        events: Vec<Event>,
+        amendments: Vec<Amendment>,
         answer: oneshot::Sender<Result<Vec<bool>, PublishError>>,
     },
     Claim {
@@ -149,7 +149,7 @@ impl Work for Writer {
     fn weight(command: &Command) -> usize {
         match command {
             Command::MakeRoom { ids, .. } => ids.len(),
-            Command::Amend { events, .. } => events.len(),
+            Command::Amend { amendments, .. } => amendments.len(),
             Command::Claim { max, .. } => *max,
             Command::Settle { outcomes, .. } => outcomes.len(),
             Command::Extend { seqs, .. } => seqs.len(),
@@ -401,8 +401,8 @@ fn apply(connection: &Connection, command: &Command, now: Timestamp, days: &Days
             let known = ids.iter().map(|id| store::is_known(connection, *id, days));
             known.collect::<rusqlite::Result<_>>().map(Reply::Known)
         }
-        Command::Amend { events, .. } => {
-            let amended = events.iter().map(|event| store::amend(connection, event, now));
+        Command::Amend { amendments, .. } => {
+            let amended = amendments.iter().map(|amendment| store::amend(connection, amendment, now));
             amended.collect::<rusqlite::Result<_>>().map(Reply::Amended)
         }
         Command::Claim { max, now, lease_end, .. } => {

@@ -278,13 +278,14 @@ impl<'c> Mover<'c> {
             return Ok(());
         }
         let [added, at] = [*added_ms, *at_ms].map(signed);
-        let repetition = match first {
-            Some((key, until)) if !first::take(self.connection, *key, signed(*until), added)? => {
-                first::repetition(body)
+        let other = match first {
+            Some((key, until)) => {
+                let times = (signed(*until), added);
+                first::at_place(body, first::take(self.connection, *key, times, (*id, body))?)
             }
-            _ => None,
+            None => None,
         };
-        let body = repetition.as_deref().unwrap_or(body);
+        let body = other.as_deref().unwrap_or(body);
         self.insert.execute(params![id.as_bytes(), PENDING, at, added, body])?;
         seen::insert(self.connection, *id, self.days)
     }
