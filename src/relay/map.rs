@@ -164,7 +164,8 @@ impl Mapping {
     }
 
     /// Whether events of a kind have `engagement_time_msec`, without which GA4 does not count the recipient as an active
-    /// user, and may not show the event in Realtime. Opens and clicks have it only if nothing speaks for a machine.
+    /// user, and may not show the event in Realtime. Opens and clicks have it only if nothing speaks for a machine, and no
+    /// event has it whose recipient or visitor is not known.
     pub fn engage(&mut self, kind: Kind, engages: bool) {
         if let Some(present) = self.engages.get_mut(kind as usize) {
             *present = engages;
@@ -267,7 +268,9 @@ impl Mapping {
             Kind::Opened | Kind::Clicked => event.data.machine == Some(Machine::No),
             _ => true,
         };
-        person && self.engages.get(event.kind as usize).is_some_and(|engages| *engages)
+        // Who that was must be known, too: each event of nobody has a client of its own, and would be one more active user.
+        let known = event.data.recipient.is_some() || visitor(event).is_some();
+        person && known && self.engages.get(event.kind as usize).is_some_and(|engages| *engages)
     }
 }
 
@@ -344,6 +347,7 @@ mod tests {
         let engaged = |mapping: &Mapping, kind, machine| {
             let mut event = event(1);
             (event.kind, event.data.machine) = (kind, machine);
+            event.data.recipient = Some([7; 12].into());
             mapping.map(&event, ALL).unwrap().params.contains_key("engagement_time_msec")
         };
         for kind in Kind::ALL {
@@ -357,6 +361,24 @@ mod tests {
         assert!(!engaged(&mapping, Kind::Clicked, Some(Machine::No)));
         mapping.engage(Kind::Clicked, true);
         assert!(!engaged(&mapping, Kind::Clicked, Some(Machine::Probable)), "never for a machine");
+    }
+
+    #[test]
+    fn who_is_not_known_is_no_active_user() {
+        let mut event = event(1);
+        (event.kind, event.data.machine) = (Kind::Clicked, Some(Machine::No));
+        event.data.ga_session_id = Some("1700000123".into());
+        let has = |event: &Event, name| map(event, ALL).unwrap().params.contains_key(name);
+        assert!(!has(&event, "engagement_time_msec") && !has(&event, "session_id"));
+        event.data.ga_client_id = Some("1.2".into());
+        assert!(has(&event, "engagement_time_msec") && has(&event, "session_id"));
+        (event.data.ga_client_id, event.data.recipient) = (None, Some([7; 12].into()));
+        assert!(has(&event, "engagement_time_msec"));
+        let mut mapping = Mapping::default();
+        mapping.engage(Kind::Delivered, true);
+        (event.kind, event.data.recipient) = (Kind::Delivered, None);
+        let mapped = mapping.map(&event, ALL).unwrap();
+        assert!(!mapped.params.contains_key("engagement_time_msec"));
     }
 
     #[test]
