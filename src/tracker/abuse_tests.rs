@@ -122,6 +122,13 @@ async fn a_request_that_two_parsers_could_read_differently_is_one_or_none() {
         "GET / HTTP/1.1\r\nHost: t\r\nContent-Length: -1\r\n\r\n",
         "GET / HTTP/1.1\r\nHost : t\r\n\r\n",
         "GET /\tHTTP/1.1\r\nHost: t\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 0\0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: t\r\nContent-Length\0: 0\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: t\0\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: t\r\nX: a\r\n b\0\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: t\r\nX: a\r\0\r\n\r\n",
+        "GET /\u{b}a HTTP/1.1\r\nHost: t\r\n\r\n",
     ] {
         let mut stream = TcpStream::connect(tracker.address).await.unwrap();
         stream.write_all(format!("{head}{smuggled}").as_bytes()).await.unwrap();
@@ -184,8 +191,7 @@ async fn who_is_gone_wholly_or_sends_half_a_head_holds_no_place() {
         [(1, false, true), (1, false, false), (2, false, false), (2, true, false), (1_000, true, false)]
     {
         let tracker = Tracker::start(settings.clone()).await;
-        let request =
-            format!("GET {} HTTP/1.1\r\nHost: t\r\n\r\n", tracker.link("https://shop.example/"));
+        let request = format!("GET {} HTTP/1.1\r\nHost: t\r\n\r\n", tracker.link("https://shop.example/"));
         let mut stream = TcpStream::connect(tracker.address).await.unwrap();
         stream.write_all(&request.as_bytes()[..request.len() / part]).await.unwrap();
         if half {

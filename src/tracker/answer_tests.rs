@@ -232,9 +232,59 @@ async fn case_68_odd_bytes_do_not_cost_the_redirect_or_the_event() {
     let reply = Reply::parse(&tracker.send(&odd).await);
     assert_eq!(reply.status, 302);
     assert_eq!(tracker.take_event().data.machine, Some(Machine::No));
-    // A raw NUL is no HTTP (RFC 9110 section 5.5): refused by protocol, and never a failure of ours.
-    let nul = format!("GET {link} HTTP/1.1\r\nHost: t\r\nUser-Agent: a\0b\r\n\r\n");
-    assert_eq!(Reply::parse(&tracker.send(nul.as_bytes()).await).status, 400);
+    let pixel = tracker.pixel();
+    for (path, agent, status) in [
+        (format!("{link}?a=").into_bytes(), &b"\xe4"[..], 302),
+        ([link.as_bytes(), b"?a=\xe4"].concat(), b"a", 302),
+        ([link.as_bytes(), b"?a=\""].concat(), b"a", 302),
+        ([link.as_bytes(), b"?a=<b>&c=\0{|}`\\^"].concat(), b"a", 302),
+        ([link.as_bytes(), b">"].concat(), b"a", 302),
+        ([pixel.as_bytes(), b"\xe4\"<"].concat(), b"a", 200),
+        // RFC 9110 section 5.5 has NUL refused, or replaced as here.
+        (link.clone().into_bytes(), b"a\0b\x01\x7f", 302),
+    ] {
+        let bytes = [
+            b"GET ",
+            &path[..],
+            b" HTTP/1.1\r\nHost: t\r\nConnection: close\r\nUser-Agent: ",
+            agent,
+            b"\r\n\r\n",
+        ]
+        .concat();
+        let reply = Reply::parse(&tracker.send(&bytes).await);
+        assert_eq!(reply.status, status, "{}", bytes.escape_ascii());
+        tracker.take_event();
+    }
+}
+
+#[tokio::test]
+async fn odd_bytes_that_need_more_room_than_there_is_come_whole_and_in_order() {
+    let tracker = Tracker::start(Settings::default()).await;
+    let (one, two) = (tracker.link("https://one.example/"), tracker.pixel());
+    let odd = vec![0xe4; 9_000];
+    let get = |path: &str, more: &str| {
+        [format!("GET {path}?").as_bytes(), &odd, format!(" HTTP/1.1\r\nHost: t\r\n{more}\r\n").as_bytes()]
+            .concat()
+    };
+    // Several at once; then one in pieces, with pauses in which a connection gives its buffers back.
+    let mut stream = TcpStream::connect(tracker.address).await.unwrap();
+    stream.write_all(&get(&one, "").repeat(3)).await.unwrap();
+    for _ in 0..3 {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        assert!(head.starts_with(b"HTTP/1.1 302"), "{}", head.escape_ascii());
+    }
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let last = get(&two, "Connection: close\r\n");
+    for piece in last.chunks(4_000) {
+        stream.write_all(piece).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    let reply = Reply::parse(&read_all(&mut stream).await);
+    assert_eq!((reply.status, reply.body.len()), (200, 43));
+    assert_eq!(tracker.events().len(), 4);
 }
 
 #[tokio::test]

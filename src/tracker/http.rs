@@ -29,6 +29,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::connection::{Shared, begin};
 use super::connections::{Told, Watch};
+use super::mend::Mender;
 use super::respond::{self, Whole};
 use super::settings::Limits;
 
@@ -96,7 +97,9 @@ pub(super) async fn requests<S: Stream>(
 ) -> Result<(), &'static str> {
     // Who goes without having asked is none to count.
     let Ok((is_two, begun)) = begin(shared, watch, version(&mut stream)).await? else { return Ok(()) };
-    let io = Watched { stream, begun, watch: Arc::clone(watch) };
+    let mut mender = if is_two { Mender::off() } else { Mender::new() };
+    let begun = mender.mend(&begun).map_or(begun, Bytes::from);
+    let io = Watched { stream, begun, mender, watch: Arc::clone(watch) };
     if !is_two {
         return one(io, client, shared, watch).await;
     }
@@ -136,9 +139,12 @@ async fn one<S: Stream>(
         }
         let parts = serving.into_parts();
         io = parts.io.into_inner();
-        if !parts.read_buf.is_empty() {
+        if !(parts.read_buf.is_empty() && io.begun.is_empty()) {
             // The beginning of a head came together with the last request.
-            io.begun = parts.read_buf;
+            io.begun = match io.begun.is_empty() {
+                true => parts.read_buf,
+                false => [parts.read_buf, io.begun].concat().into(),
+            };
             watch.heard();
             continue;
         }
@@ -238,8 +244,9 @@ fn is_protocol(error: &hyper::Error) -> bool {
 #[derive(Debug)]
 struct Watched<S> {
     stream: S,
-    /// What was read already.
+    /// What was read already, and mended.
     begun: Bytes,
+    mender: Mender,
     watch: Arc<Watch>,
 }
 
@@ -257,8 +264,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
+        let read = buf.filled().get(before..).unwrap_or_default();
+        if !read.is_empty() {
             self.watch.heard();
+            if let Some(mended) = self.mender.mend(read) {
+                // There may be more now than there is room for.
+                buf.set_filled(before);
+                self.begun = mended.into();
+                return self.poll_read(cx, buf);
+            }
         }
         polled
     }

@@ -19,6 +19,7 @@ pub mod hosts;
 pub mod language;
 mod ledger;
 pub mod machine;
+mod mend;
 pub mod pages;
 pub mod percent;
 pub mod proxy;
