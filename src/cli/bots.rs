@@ -96,7 +96,8 @@ impl Args {
         owned.extend(headers);
         let headers: Vec<(&str, &[u8])> =
             owned.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-        let request = Request { method: Method::Get, path: "/", headers: &headers, client: ip };
+        let (method, is_client_named) = (Method::Get, true);
+        let request = Request { method, path: "/", headers: &headers, client: ip, is_client_named };
         let scope = match scope {
             Kind::Click => Scope::Click,
             Kind::Open => Scope::Open,

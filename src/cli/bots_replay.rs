@@ -143,7 +143,8 @@ fn replay(text: &str, rules: &Rules) -> Result<Vec<Row>> {
                 let headers: Vec<(&str, &[u8])> =
                     headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
                 let method = if line.head { Method::Head } else { Method::Get };
-                let request = Request { method, path: "/", headers: &headers, client: line.ip };
+                let (client, is_client_named) = (line.ip, true);
+                let request = Request { method, path: "/", headers: &headers, client, is_client_named };
                 let evidence = Evidence::new(request, scope, Some(&message), now, rules);
                 let verdict = judge(&evidence, rules);
                 let alone = (verdict.machine, verdict.rule.map(str::to_owned));

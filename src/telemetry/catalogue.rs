@@ -97,6 +97,7 @@ const COUNTERS: &[Count] = &[
     ("mailtap_tracker_refused_total", None, "Links and pixels that are not ours, or no longer trusted"),
     ("mailtap_tracker_reloads_total", Some(("result", &["ok", "error"])), "Times that the rules on machines were read again"),
     ("mailtap_tracker_unconfirmed_total", None, "Answers that went out before their event was stored"),
+    ("mailtap_tracker_unnamed_clients_total", None, "Clicks and opens by a trusted proxy that named no client"),
     ("mailtap_tracker_watch_forgotten_total", None, "Hits forgotten before their time"),
     ("mailtap_tracker_well_known_errors_total", None, "Times that the well-known files could not be read again"),
 ];

@@ -486,3 +486,52 @@ async fn no_log_names_a_client_a_token_or_a_target() {
         assert!(!log.contains(secret), "{secret}: {log}");
     }
 }
+
+/// One thread, so that the log of this thread is the log of the tracker.
+#[tokio::test(flavor = "current_thread")]
+async fn a_proxy_that_names_nobody_is_said_once_and_makes_no_sweep() {
+    let (captured, _guard) = capture();
+    let tracker = Tracker::start(Settings::default()).await;
+    // Many recipients within seconds, just after the message was accepted: a sweep, if one client did it.
+    let link = |number: u8| {
+        let token = Token::Click(Click {
+            message: MessageId::new(clock::now().minus(Duration::from_secs(20)), 7),
+            recipient: Some(Pseudonym::from([number; 12])),
+            link: 1,
+            campaign: None,
+            target: "https://shop.example/".into(),
+        });
+        format!("/c/{}", sign(&token, tracker.ring.signing(clock::now()).unwrap()))
+    };
+    tracker.get("/").await;
+    assert!(!captured.text().contains("names no client"), "a look at the page is no click");
+    for (named, sweeps) in [(false, false), (true, true)] {
+        for number in 0..12 {
+            let headers =
+                if named { format!("{BROWSER}X-Forwarded-For: 203.0.113.9\r\n") } else { BROWSER.to_owned() };
+            assert_eq!(tracker.ask("GET", &link(number), &headers).await.status, 302);
+        }
+        let events = std::mem::take(&mut *tracker.spool.events.lock().unwrap());
+        let swept =
+            events.iter().any(|event| event.data.machine_rule.as_deref() == Some("sweep-of-recipients"));
+        assert_eq!(swept, sweeps, "{events:?}");
+    }
+    let log = captured.text();
+    assert_eq!(log.matches("a trusted proxy names no client").count(), 1, "{log}");
+    assert!(log.contains("X-Forwarded-For") && !log.contains("203.0.113.9"), "{log}");
+}
+
+/// One thread, so that the log of this thread is the log of the tracker.
+#[tokio::test(flavor = "current_thread")]
+async fn peers_that_are_no_trusted_proxies_are_said_once_without_their_addresses() {
+    let (captured, _guard) = capture();
+    let settings = Settings { proxy_protocol: true, trusted_proxies: vec![], ..Settings::default() };
+    let tracker = Tracker::start(settings).await;
+    for _ in 0..3 {
+        assert_eq!(tracker.send(b"GET / HTTP/1.1\r\n\r\n").await, b"");
+    }
+    let log = captured.text();
+    assert_eq!(log.matches("none of tracker.trusted_proxies").count(), 1, "{log}");
+    let warned = log.lines().find(|line| line.contains("WARN")).unwrap();
+    assert!(warned.contains("tracker.proxy_protocol") && !warned.contains("127.0.0.1"), "{warned}");
+}

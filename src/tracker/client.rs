@@ -11,22 +11,32 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-/// The rightmost address that is not one of our proxies.
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// The rightmost address that is not one of our proxies, as far as they name any.
+    pub address: IpAddr,
+    /// Whether it is that of who asks: a proxy of ours that names nobody stands for everybody.
+    pub is_named: bool,
+}
+
+/// Finds out who asks.
 pub fn client_address<'a>(
     peer: IpAddr,
     forwarded_for: impl DoubleEndedIterator<Item = &'a [u8]>,
     trusted_proxies: &[IpNet],
-) -> IpAddr {
+) -> Client {
     let mut client = peer.to_canonical();
+    let mut is_named = !is_trusted(client, trusted_proxies);
     let hops = forwarded_for.rev().flat_map(|header| header.rsplit(|&byte| byte == b','));
     for hop in hops {
         if !is_trusted(client, trusted_proxies) {
             break;
         }
         let Some(address) = parse(hop) else { break };
-        client = address;
+        (client, is_named) = (address, true);
     }
-    client
+    Client { address: client, is_named }
 }
 
 /// Whether this is one of our proxies.
@@ -55,7 +65,8 @@ mod tests {
         let trusted: Vec<IpNet> =
             ["127.0.0.0/8", "10.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()).into();
         let headers = headers.iter().map(|header| header.as_bytes());
-        client_address(peer.parse().unwrap(), headers, &trusted).to_string()
+        let client = client_address(peer.parse().unwrap(), headers, &trusted);
+        if client.is_named { client.address.to_string() } else { format!("the proxy {}", client.address) }
     }
 
     #[test]
@@ -73,7 +84,9 @@ mod tests {
     #[test]
     fn nonsense_ends_the_search() {
         assert_eq!(client("127.0.0.1", &["203.0.113.9, unknown, 10.1.1.1"]), "10.1.1.1");
-        assert_eq!(client("127.0.0.1", &[""]), "127.0.0.1");
-        assert_eq!(client("127.0.0.1", &[]), "127.0.0.1");
+        assert_eq!(client("127.0.0.1", &[""]), "the proxy 127.0.0.1");
+        assert_eq!(client("127.0.0.1", &[]), "the proxy 127.0.0.1");
+        assert_eq!(client("127.0.0.1", &["unknown"]), "the proxy 127.0.0.1");
+        assert_eq!(client("192.0.2.1", &[]), "192.0.2.1");
     }
 }

@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::client::is_trusted;
 use super::connections::{Crowd, PerClient, Told, Watch};
-use super::happenings::{ConnectionCut, HandshakeFailed};
+use super::happenings::{ConnectionCut, HandshakeFailed, ProxyUntrusted};
 use super::http::{self, Http};
 use super::proxy;
 use super::serve::State;
@@ -62,6 +62,9 @@ async fn serve(
     let mut client = peer;
     if settings.proxy_protocol {
         if !is_trusted(peer, &settings.trusted_proxies) {
+            if State::is_first(&shared.state.untrusted) {
+                ProxyUntrusted.emit();
+            }
             return Err("proxy-untrusted");
         }
         client = Box::pin(begin(shared, watch, read_proxy(&mut stream))).await??.unwrap_or(peer);

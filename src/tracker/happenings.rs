@@ -273,6 +273,38 @@ impl ConnectionCut {
     }
 }
 
+/// A connection came from none of `trusted_proxies`, and a PROXY header is wanted. Each is counted as cut; this is said
+/// once.
+pub(super) struct ProxyUntrusted;
+
+impl ProxyUntrusted {
+    pub(super) fn emit(&self) {
+        tracing::warn!(
+            "connections that come from none of tracker.trusted_proxies are closed without an answer, since \
+             tracker.proxy_protocol is on: name the networks of your proxies there, or switch it off (said once; see \
+             mailtap_tracker_connections_cut_total)"
+        );
+    }
+}
+
+/// A click or an open came by a proxy of ours that did not say from whom.
+pub(super) struct ClientUnnamed {
+    pub(super) is_first: bool,
+}
+
+impl ClientUnnamed {
+    pub(super) fn emit(&self) {
+        counter!("mailtap_tracker_unnamed_clients_total").increment(1);
+        if self.is_first {
+            tracing::warn!(
+                "a trusted proxy names no client: rules on networks and sweeps leave such clicks and opens out, and all of \
+                 them share one tracker.client_rate; have the proxy send X-Forwarded-For, or take its address out of \
+                 tracker.trusted_proxies (said once; see mailtap_tracker_unnamed_clients_total)"
+            );
+        }
+    }
+}
+
 /// Somebody asks more often than is recorded.
 pub(super) struct Limited {
     /// `client` or `token`.

@@ -387,6 +387,9 @@ pub fn watched_hit(
         link: None,
         network: watch::network_key(client, hasher),
         client: watch::client_key(client, evidence.user_agent(), hasher),
+        agent: watch::agent_key(evidence.user_agent(), hasher),
+        is_client_named: evidence.is_client_named(),
+        is_head: evidence.is_head(),
         machine,
         waiting: machine::waiting(evidence, rules),
     }

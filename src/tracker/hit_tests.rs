@@ -82,7 +82,7 @@ impl Bench {
             handoff: self.handoff.as_ref(),
             hasher: &self.hasher,
         };
-        decide(&Request { method, path, headers: &all, client }, &world)
+        decide(&Request { method, path, headers: &all, client, is_client_named: true }, &world)
     }
 }
 

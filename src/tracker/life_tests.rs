@@ -215,3 +215,37 @@ async fn clicks_at_one_moment_are_events_of_their_own() {
     let ids: std::collections::BTreeSet<_> = tracker.events().iter().map(|event| event.id).collect();
     assert_eq!(ids.len(), 500);
 }
+
+#[tokio::test]
+async fn a_reload_does_not_forget_a_burst() {
+    let rates = Rates::new(0, 0);
+    let tracker = Tracker::start(Settings { rates, ..Settings::default() }).await;
+    let message = hour_ago();
+    let link = |number: u16| {
+        let token = Token::Click(Click {
+            message,
+            recipient: Some(Pseudonym::from([0x11; 12])),
+            link: number,
+            campaign: None,
+            target: "https://shop.example/".into(),
+        });
+        format!("/c/{}", sign(&token, tracker.ring.signing(clock::now()).unwrap()))
+    };
+    for number in 1..=4 {
+        if number == 3 {
+            let before = tracker.reload.borrow().to_owned();
+            tracker.reload.send(before + 1).unwrap();
+            // Read by a thread of its own.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        assert_eq!(tracker.get(&link(number)).await.status, 302);
+    }
+    tracker.life.stop.cancel();
+    let spool = tracker.spool.clone();
+    tracker.task.await.unwrap().unwrap();
+    let events = spool.events.lock().unwrap();
+    assert!(
+        events.iter().all(|event| event.data.machine_rule.as_deref() == Some("few-links-at-once")),
+        "{events:?}"
+    );
+}

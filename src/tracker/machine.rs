@@ -105,6 +105,16 @@ impl<'a> Evidence<'a> {
         self.request.client
     }
 
+    /// Whether only the head of the answer was asked for.
+    pub(super) fn is_head(&self) -> bool {
+        self.request.method == Method::Head
+    }
+
+    /// Whether that is known.
+    pub(super) const fn is_client_named(&self) -> bool {
+        self.request.is_client_named
+    }
+
     /// What the client calls itself.
     pub(super) const fn user_agent(&self) -> &'a [u8] {
         self.user_agent
@@ -157,7 +167,7 @@ fn examine(rule: &Rule, evidence: &Evidence<'_>) -> Finding {
     for condition in &rule.conditions {
         if !holds(condition, evidence) {
             return Finding::Fails(match condition {
-                Condition::UserAgent(_) => "user agent",
+                Condition::UserAgent(_) | Condition::NoUserAgent(_) => "user agent",
                 Condition::Network(_) => "network",
                 Condition::Header(_) => "header",
                 Condition::NoHeader(_) => "no header",
@@ -174,9 +184,12 @@ fn holds(condition: &Condition, evidence: &Evidence<'_>) -> bool {
         Condition::UserAgent(agents) => {
             agents.iter().any(|agent| agent.names(evidence.user_agent, &evidence.found))
         }
+        Condition::NoUserAgent(agents) => {
+            !agents.iter().any(|agent| agent.names(evidence.user_agent, &evidence.found))
+        }
         Condition::Network(networks) => {
             let client: IpAddr = request.client;
-            networks.iter().any(|network| network.contains(&client))
+            request.is_client_named && networks.iter().any(|network| network.contains(&client))
         }
         Condition::Header(headers) => headers.iter().any(|(name, word)| {
             request

@@ -16,19 +16,28 @@ struct Case<'a> {
     method: Method,
     headers: Vec<(&'a str, &'a [u8])>,
     client: &'a str,
+    is_client_named: bool,
     after_ms: i64,
 }
 
 impl<'a> Case<'a> {
     fn new(scope: Scope, user_agent: &'a str) -> Self {
         let headers = vec![("user-agent", user_agent.as_bytes())];
-        Self { scope, method: Method::Get, headers, client: "203.0.113.9", after_ms: 60_000 }
+        Self {
+            scope,
+            method: Method::Get,
+            headers,
+            client: "203.0.113.9",
+            is_client_named: true,
+            after_ms: 60_000,
+        }
     }
 
     fn verdict(&self) -> (Machine, Option<String>) {
         let rules = Rules::parse(CATALOGUE).unwrap();
         let client = self.client.parse().unwrap();
-        let request = Request { method: self.method, path: "/", headers: &self.headers, client };
+        let (method, is_client_named) = (self.method, self.is_client_named);
+        let request = Request { method, path: "/", headers: &self.headers, client, is_client_named };
         let message = MessageId::new(Timestamp::from_millis(SENT), 7);
         let now = Timestamp::from_millis(SENT.checked_add_signed(self.after_ms).unwrap());
         let verdict = judge(&Evidence::new(request, self.scope, Some(&message), now, &rules), &rules);
@@ -57,6 +66,12 @@ fn people_are_people() {
         "Mozilla/5.0 (Linux; Android 10; CUBOT NOTE 20) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/129.0.0.0 \
          Mobile Safari/537.36",
         "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/129.0.0.0 Safari/537.36",
+        "Mozilla/5.0 (Linux; Android 11; CUBOT/P40) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/129.0.0.0 Mobile Safari/537.36",
+        "Mozilla/5.0 (Linux; Android 9; Cubot; wv) AppleWebKit/537.36 (KHTML, like Gecko) Version/4.0 Chrome/129.0.0.0 \
+         Mobile Safari/537.36",
+        // Telegram's own browser, with a person before it; its previews come from TelegramBot.
+        "Mozilla/5.0 (Linux; Android 14; SM-G991B) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/129.0.0.0 Mobile \
+         Safari/537.36 Telegram-Android/11.2.3 (Samsung SM-G991B; Android 14; SDK 34; HIGH)",
         // Gmail shows images through its proxy when a person looks.
         "Mozilla/5.0 (Windows NT 5.1; rv:11.0) Gecko Firefox/11.0 (via ggpht.com GoogleImageProxy)",
         "YahooMailProxy; https://help.yahoo.com/kb/yahoo-mail-proxy-SLN28749.html",
@@ -79,6 +94,31 @@ fn machines_are_known_by_their_names() {
             "headless-browser",
         ),
         ("WhatsApp/2.23.20.0", "link-preview"),
+        ("TelegramBot (like TwitterBot)", "link-preview"),
+        ("Slack-ImgProxy 1.00 (+https://api.slack.com/robots)", "link-preview"),
+        (
+            "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; GPTBot/1.2; +https://openai.com/gptbot)",
+            "crawler",
+        ),
+        (
+            "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; ClaudeBot/1.0; +claudebot@anthropic.com)",
+            "crawler",
+        ),
+        ("AdsBot-Google (+http://www.google.com/adsbot.html)", "crawler"),
+        (
+            "Mozilla/5.0 (compatible; DotBot/1.2; +https://opensiteexplorer.org/dotbot; help@moz.com)",
+            "crawler",
+        ),
+        ("Mozilla/5.0 (compatible; Google-InspectionTool/1.0;)", "crawler"),
+        ("Mozilla/5.0 (compatible; SomethingNewBot/0.1)", "names-itself-robot"),
+        ("Checker/3 (+https://checker.example/)", "names-itself-robot"),
+        ("Mozilla/5.0 (compatible; CensysInspect/1.1; +https://about.censys.io/)", "network-scanner"),
+        ("Mozilla/5.0 zgrab/0.x", "network-scanner"),
+        ("check_http/v2.3.3 (monitoring-plugins 2.3.3)", "uptime-monitor"),
+        ("PostmanRuntime/7.42.0", "http-library"),
+        ("HTTPie/3.2.2", "http-library"),
+        ("Ruby", "http-library"),
+        ("Faraday v2.12.0", "http-library"),
         ("Microsoft Office Existence Discovery", "office-existence-discovery"),
         ("Barracuda Sentinel (EE)", "mail-scanner"),
     ] {
@@ -104,6 +144,8 @@ fn case_76_a_user_agent_of_people_needs_its_network() {
     assert_eq!(agent(Scope::Open, GMAIL_PREFETCH), NOBODY);
     let from_google = Case { client: "66.249.84.10", ..Case::new(Scope::Open, GMAIL_PREFETCH) };
     assert_eq!(from_google.verdict(), certain("gmail-prefetch"));
+    let nobody_knows = Case { is_client_named: false, ..from_google };
+    assert_eq!(nobody_knows.verdict(), NOBODY, "it may be the proxy's network");
     let person_in_network = Case { client: "66.249.84.10", ..Case::new(Scope::Open, FIREFOX) };
     assert_eq!(person_in_network.verdict(), NOBODY, "the network alone says nothing");
     // Networks of the clouds are off: webmail fetches images from there.
@@ -166,7 +208,8 @@ fn every_rule_explains_itself() {
     let rules = Rules::parse(CATALOGUE).unwrap();
     let headers: [(&str, &[u8]); 1] = [("user-agent", b"curl/8")];
     let client = "203.0.113.9".parse().unwrap();
-    let request = Request { method: Method::Get, path: "/", headers: &headers, client };
+    let (method, is_client_named) = (Method::Get, true);
+    let request = Request { method, path: "/", headers: &headers, client, is_client_named };
     let findings = explain(&Evidence::new(request, Scope::Click, None, Timestamp::default(), &rules), &rules);
     let of = |name: &str| findings.iter().find(|(rule, _)| rule.name == name).unwrap().1;
     assert_eq!(findings.len(), rules.rules().len());
@@ -186,7 +229,8 @@ proptest! {
         let rules = Rules::parse(CATALOGUE).unwrap();
         let headers = [("user-agent", user_agent.as_slice()), ("sec-purpose", other.as_slice())];
         let client = "203.0.113.9".parse().unwrap();
-        let request = Request { method: Method::Get, path: "/", headers: &headers, client };
+        let (method, is_client_named) = (Method::Get, true);
+    let request = Request { method, path: "/", headers: &headers, client, is_client_named };
         let evidence = Evidence::new(request, Scope::Open, None, Timestamp::default(), &rules);
         let _ = (judge(&evidence, &rules), explain(&evidence, &rules));
     }

@@ -49,7 +49,7 @@ impl crate::queue::Hold for Spool {
 
     fn amend<'a>(
         &'a self,
-        events: &'a [Event],
+        events: &'a [crate::queue::Amendment],
     ) -> Pin<Box<dyn Future<Output = Result<Vec<bool>, PublishError>> + Send + 'a>> {
         Box::pin(async move {
             self.amended.lock().unwrap().extend(events.iter().map(|amendment| amendment.event.id));
@@ -89,6 +89,9 @@ fn click(link: u16) -> Box<Found> {
         link: Some(link),
         network: 1,
         client: 1,
+        agent: 1,
+        is_client_named: true,
+        is_head: false,
         machine: crate::event::Machine::No,
         waiting: u64::MAX,
     };

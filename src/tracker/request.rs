@@ -30,6 +30,8 @@ pub struct Request<'a> {
     pub headers: &'a [(&'a str, &'a [u8])],
     /// Who asks; used to tell machines from people and then forgotten.
     pub client: IpAddr,
+    /// Whether that is who asks, and not a proxy of ours that named nobody.
+    pub is_client_named: bool,
 }
 
 /// Shows neither the client, nor the token in the path, nor any header.
@@ -97,10 +99,32 @@ mod tests {
 
     #[test]
     fn a_host_is_one_name_or_address() {
-        for good in ["t.example.org", "t.example.org:8025", "T_1.example.", "[2001:db8::1]:443", "192.0.2.1", "", "a:"] {
+        for good in [
+            "t.example.org",
+            "t.example.org:8025",
+            "T_1.example.",
+            "[2001:db8::1]:443",
+            "192.0.2.1",
+            "",
+            "a:",
+        ] {
             assert!(is_host(good.as_bytes()), "{good:?}");
         }
-        for bad in ["a b", "a,b", "a/b", "a@b", "a:b", "a:1:2", "[::1", "[]", "::1]", "[::1]x", "\u{e4}.example", "a\tb", "a<b"] {
+        for bad in [
+            "a b",
+            "a,b",
+            "a/b",
+            "a@b",
+            "a:b",
+            "a:1:2",
+            "[::1",
+            "[]",
+            "::1]",
+            "[::1]x",
+            "\u{e4}.example",
+            "a\tb",
+            "a<b",
+        ] {
             assert!(!is_host(bad.as_bytes()), "{bad:?}");
         }
     }
@@ -108,7 +132,7 @@ mod tests {
     fn host(value: &'static [u8]) -> Option<&'static str> {
         let headers = Box::leak(Box::new([("host", value)]));
         let client = IpAddr::from([192, 0, 2, 1]);
-        Request { method: Method::Get, path: "/", headers, client }.host()
+        Request { method: Method::Get, path: "/", headers, client, is_client_named: true }.host()
     }
 
     #[test]

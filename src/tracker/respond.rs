@@ -22,7 +22,7 @@ use super::answer::Answer;
 use super::client::client_address;
 use super::connection::Shared;
 use super::connections::Watch;
-use super::happenings::{Anonymised, Answered, Limited, Refused};
+use super::happenings::{Anonymised, Answered, ClientUnnamed, Limited, Refused};
 use super::hit::Outcome;
 use super::ledger::Found;
 use super::request::{Method, Request, is_host};
@@ -85,6 +85,7 @@ fn decide(request: &hyper::Request<Incoming>, peer: IpAddr, state: &State) -> (O
     headers.extend(named.filter(|(name, _)| authority.is_none() || *name != "host"));
     let forwarded_for =
         headers.iter().filter(|(name, _)| *name == "x-forwarded-for").map(|(_, value)| *value);
+    let client = client_address(peer, forwarded_for, &state.settings().trusted_proxies);
     let request = Request {
         method: match *request.method() {
             HttpMethod::GET => Method::Get,
@@ -93,9 +94,13 @@ fn decide(request: &hyper::Request<Incoming>, peer: IpAddr, state: &State) -> (O
         },
         path: request.uri().path(),
         headers: &headers,
-        client: client_address(peer, forwarded_for, &state.settings().trusted_proxies),
+        client: client.address,
+        is_client_named: client.is_named,
     };
     let (mut outcome, rules) = state.decide(&request);
+    if !client.is_named && outcome.event.is_some() {
+        ClientUnnamed { is_first: State::is_first(&state.unnamed) }.emit();
+    }
     if let Some(whose) = state.exceeds(&request, &outcome) {
         Limited { whose, event: outcome.event.is_some() }.emit();
         outcome.event = None;

@@ -65,6 +65,8 @@ pub struct Rule {
     pub certainty: Certainty,
     /// Whether it is in force.
     pub enabled: bool,
+    /// All that is written of it, sets of networks written out.
+    pub(super) written: std::sync::Arc<str>,
     /// What one request shows.
     pub(super) conditions: Vec<Condition>,
     /// What only other requests and the delivery show.
@@ -76,6 +78,8 @@ pub struct Rule {
 pub(super) enum Condition {
     /// The client names itself in one of these ways.
     UserAgent(Vec<UserAgent>),
+    /// It does so in none of these.
+    NoUserAgent(Vec<UserAgent>),
     /// The client's address is in one of these networks.
     Network(Vec<IpNet>),
     /// One of these headers is there, and has the word if one is given. Names in lower case.
@@ -95,6 +99,8 @@ pub struct Watched {
     pub after_delivery: Option<Duration>,
     /// The message was delivered only later.
     pub before_delivery: bool,
+    /// The same client asked for the head of the same, less than this ago.
+    pub after_head: Option<Duration>,
 }
 
 /// What is counted over a time.

@@ -43,7 +43,7 @@ pub enum RulesError {
     Version(u32),
     /// Too many.
     #[error(
-        "more than {MAX_RULES} rules, or {MAX_WATCHED} of those with burst_, sweep_ or _delivery, or too many words"
+        "more than {MAX_RULES} rules, or {MAX_WATCHED} of those with burst_, sweep_, _delivery or after_head_ms, or too many words"
     )]
     TooMany,
     /// One rule can't work.
@@ -106,7 +106,7 @@ struct RawAgent {
     ends: Vec<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawRule {
     name: String,
@@ -124,6 +124,8 @@ struct RawRule {
     user_agent_parts: Vec<String>,
     #[serde(default)]
     user_agent_ends: Vec<String>,
+    #[serde(default)]
+    user_agent_without: Vec<String>,
     networks: Option<Vec<String>>,
     #[serde(default)]
     headers: Vec<String>,
@@ -137,6 +139,7 @@ struct RawRule {
     after_delivery_ms: Option<u64>,
     #[serde(default)]
     before_delivery: bool,
+    after_head_ms: Option<u64>,
 }
 
 const fn yes() -> bool {
@@ -170,7 +173,8 @@ impl Rules {
             let rule = check(raw, &networks, &mut words).map_err(problem)?;
             if version == 1 && rule.watched.is_some() {
                 return Err(problem(
-                    "burst_, sweep_ and _delivery need version = 2 at the top of the file".into(),
+                    "burst_, sweep_, _delivery and after_head_ms need version = 2 at the top of the file"
+                        .into(),
                 ));
             }
             rules.push(rule);
@@ -252,13 +256,20 @@ fn agent(raw: RawAgent, words: &mut Words) -> Result<(String, Vec<UserAgent>), R
 }
 
 fn check(raw: RawRule, named: &BTreeMap<String, Vec<IpNet>>, words: &mut Words) -> Result<Rule, String> {
-    let lists =
-        [&raw.user_agent_words, &raw.user_agent_parts, &raw.user_agent_ends, &raw.headers, &raw.no_headers];
+    let lists = [
+        &raw.user_agent_words,
+        &raw.user_agent_parts,
+        &raw.user_agent_ends,
+        &raw.user_agent_without,
+        &raw.headers,
+        &raw.no_headers,
+    ];
     if lists.into_iter().flatten().any(|text| text.trim().is_empty()) {
         return Err("an empty text is in everything".into());
     }
     let mut conditions = Vec::new();
     let watched = watched(&raw)?;
+    let mut written = format!("{raw:?}");
     let mut agents = Vec::new();
     if raw.user_agent_missing {
         agents.push(UserAgent::Missing);
@@ -270,11 +281,16 @@ fn check(raw: RawRule, named: &BTreeMap<String, Vec<IpNet>>, words: &mut Words) 
     if !agents.is_empty() {
         conditions.push(Condition::UserAgent(agents));
     }
+    if !raw.user_agent_without.is_empty() {
+        let without = raw.user_agent_without.iter().map(|text| UserAgent::Word(words.add(text, false)));
+        conditions.push(Condition::NoUserAgent(without.collect()));
+    }
     if let Some(texts) = &raw.networks {
         let networks = networks(texts, named)?;
         if networks.is_empty() && raw.enabled {
             return Err("its networks are empty; fill them in, or set enabled = false".into());
         }
+        written = format!("{written}{networks:?}");
         conditions.push(Condition::Network(networks));
     }
     if !raw.headers.is_empty() {
@@ -291,7 +307,7 @@ fn check(raw: RawRule, named: &BTreeMap<String, Vec<IpNet>>, words: &mut Words) 
         return Err("it has no condition".into());
     }
     let (name, scope, certainty, enabled) = (raw.name, raw.scope, raw.certainty, raw.enabled);
-    Ok(Rule { name, scope, certainty, enabled, conditions, watched })
+    Ok(Rule { name, scope, certainty, enabled, written: written.into(), conditions, watched })
 }
 
 /// What other requests and the delivery must show.
@@ -330,7 +346,11 @@ fn watched(raw: &RawRule) -> Result<Option<Watched>, String> {
     if after_delivery.is_some_and(|after| after.is_zero() || after > MAX_WHILE) {
         return Err("after_delivery_ms is from 1 to 600000".into());
     }
-    let watched = Watched { pattern, after_delivery, before_delivery: raw.before_delivery };
+    let after_head = raw.after_head_ms.map(Duration::from_millis);
+    if after_head.is_some_and(|after| after.is_zero() || after > MAX_WHILE) {
+        return Err("after_head_ms is from 1 to 600000".into());
+    }
+    let watched = Watched { pattern, after_delivery, before_delivery: raw.before_delivery, after_head };
     Ok(Some(watched).filter(|watched| *watched != Watched::default()))
 }
 

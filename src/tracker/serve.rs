@@ -10,7 +10,7 @@
 use std::collections::hash_map::RandomState;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -64,6 +64,9 @@ pub(super) struct State {
     links: Table<RandomState>,
     began: Instant,
     hasher: RandomState,
+    /// What is said once.
+    pub(super) unnamed: AtomicBool,
+    pub(super) untrusted: AtomicBool,
 }
 
 /// A tracking host, ready to answer.
@@ -104,6 +107,8 @@ impl State {
             links: Table::new(RandomState::new()),
             began: Instant::now(),
             hasher: RandomState::new(),
+            unnamed: AtomicBool::new(false),
+            untrusted: AtomicBool::new(false),
         }
     }
 
@@ -156,6 +161,11 @@ impl State {
             hasher: &self.hasher,
         };
         (hit::decide(request, &world), rules)
+    }
+
+    /// Whether something was not said yet; from now on it was.
+    pub(super) fn is_first(said: &AtomicBool) -> bool {
+        !said.load(Ordering::Relaxed) && !said.swap(true, Ordering::Relaxed)
     }
 
     /// The answer to a request that can't be understood.

@@ -54,6 +54,12 @@ pub struct Hit {
     pub network: u64,
     /// The client, by `client_key`.
     pub client: u64,
+    /// How it names itself, by `agent_key`.
+    pub agent: u64,
+    /// Whether network and client are those of who asked, and not of a proxy that named nobody.
+    pub is_client_named: bool,
+    /// Whether it asked for the head of the answer only.
+    pub is_head: bool,
     /// The verdict on it alone.
     pub machine: Machine,
     /// Which rules wait for what is seen here: `machine::waiting`.
@@ -92,6 +98,11 @@ pub fn network_key(client: IpAddr, hasher: &impl BuildHasher) -> u64 {
     hasher.hash_one(("network", prefix(client)))
 }
 
+/// How a client names itself.
+pub fn agent_key(user_agent: &[u8], hasher: &impl BuildHasher) -> u64 {
+    hasher.hash_one(("agent", user_agent))
+}
+
 /// A client: its network and how it names itself.
 pub fn client_key(client: IpAddr, user_agent: &[u8], hasher: &impl BuildHasher) -> u64 {
     hasher.hash_one(("client", prefix(client), user_agent))
@@ -108,6 +119,8 @@ fn prefix(client: IpAddr) -> (u8, u64) {
 #[derive(Debug)]
 struct WatchedRule {
     name: Arc<str>,
+    /// How it is written: the same rule is known by it.
+    written: Arc<str>,
     scope: Scope,
     machine: Machine,
     watched: Watched,
@@ -120,6 +133,8 @@ struct Seen {
     machine: Machine,
     /// Rules whose pattern was seen around it.
     patterned: u64,
+    /// How long before it the same client asked for the head of the same, the last time.
+    since_head: Option<Duration>,
 }
 
 /// A map by ids that only we make, and by keyed hashes: nobody can choose them, so a fast hash is enough.
@@ -155,6 +170,7 @@ impl Watch {
     pub fn new(rules: &Rules, hold: Duration, limits: Limits) -> Self {
         let rule = |(rule, watched): (&super::rules::Rule, Watched)| WatchedRule {
             name: rule.name.as_str().into(),
+            written: Arc::clone(&rule.written),
             scope: rule.scope,
             machine: match rule.certainty {
                 Certainty::Probable => Machine::Probable,
@@ -163,7 +179,8 @@ impl Watch {
             watched,
         };
         let rules: Vec<WatchedRule> = rules.watched().map(rule).collect();
-        let windows = rules.iter().filter_map(|rule| rule.watched.pattern.map(|(_, within)| within));
+        let patterns = rules.iter().filter_map(|rule| rule.watched.pattern.map(|(_, within)| within));
+        let windows = patterns.chain(rules.iter().filter_map(|rule| rule.watched.after_head));
         let horizon = windows.fold(hold, Duration::max);
         Self {
             limits,
@@ -179,11 +196,22 @@ impl Watch {
         }
     }
 
-    /// The same, by other rules: hits are forgotten, since they were judged by the old ones; deliveries are kept.
+    /// The same, by other rules. Of hits from before, only what rules say that are the same as before is known; for the
+    /// others they count, and are not judged again.
     #[must_use]
-    pub fn with_rules(self, rules: &Rules, hold: Duration) -> Self {
-        let Self { limits, delivered, deliveries, forgotten, .. } = self;
-        Self { delivered, deliveries, forgotten, ..Self::new(rules, hold, limits) }
+    pub fn with_rules(mut self, rules: &Rules, hold: Duration) -> Self {
+        let Self { rules, horizon, .. } = Self::new(rules, hold, self.limits);
+        let before = |rule: &WatchedRule| self.rules.iter().position(|old| old.written == rule.written);
+        let places: Vec<Option<usize>> = rules.iter().map(before).collect();
+        let moved = |bits: u64| {
+            let is_set = |before: &Option<usize>| before.is_some_and(|bit| bits & (1 << bit) != 0);
+            let set = places.iter().enumerate().filter(|(_, before)| is_set(before));
+            set.fold(0, |bits, (bit, _)| bits | (1 << bit))
+        };
+        for seen in &mut self.hits {
+            (seen.hit.waiting, seen.patterned) = (moved(seen.hit.waiting), moved(seen.patterned));
+        }
+        Self { rules, horizon, ..self }
     }
 
     /// How many hits were forgotten although they could still have counted, since the last time this was asked.
@@ -207,7 +235,8 @@ impl Watch {
         }
         let number = self.first + self.hits.len() as u64;
         let (message, client, machine) = (hit.message, hit.client, hit.machine);
-        self.hits.push_back(Seen { hit, machine, patterned: 0 });
+        let since_head = self.since_head(&hit);
+        self.hits.push_back(Seen { hit, machine, patterned: 0, since_head });
         let limit = self.limits.hits_per_key;
         self.forgotten += remember(self.messages.entry(message).or_default(), number, limit);
         self.forgotten += remember(self.clients.entry(client).or_default(), number, limit);
@@ -225,6 +254,20 @@ impl Watch {
         affected.sort_unstable();
         affected.dedup();
         affected
+    }
+
+    /// How long ago the client of a hit asked for the head of the same, if a rule wants to know.
+    fn since_head(&self, hit: &Hit) -> Option<Duration> {
+        let within = self.rules.iter().filter_map(|rule| rule.watched.after_head).max()?;
+        let since = hit.time.minus(within);
+        let others = self.messages.get(&hit.message)?.iter().rev().filter_map(|number| self.seen(*number));
+        let is_same = |other: &Hit| {
+            let same = (other.client, other.recipient, other.scope, other.link)
+                == (hit.client, hit.recipient, hit.scope, hit.link);
+            same && other.is_head && other.is_client_named
+        };
+        let mut others = others.map(|seen| &seen.hit).take_while(|other| other.time >= since);
+        others.find(|other| is_same(other)).map(|other| hit.time.since(other.time))
     }
 
     /// The hits that make patterns together with this one, each with the rule that speaks of it.
@@ -247,38 +290,43 @@ impl Watch {
 
     /// Adds the hits that make a pattern together with this one and are not known for it yet; none if they are too few.
     ///
-    /// A hit that brings nothing new ends the search early, and so does one that is known for the pattern: those before
-    /// it are, too.
+    /// Where those that are like it are enough, the others are no part of it: a reader may have come in between. A hit that
+    /// brings nothing new ends the search early.
     fn together(&self, number: u64, bit: usize, list: &VecDeque<u64>, patterned: &mut Vec<(u64, usize)>) {
         let (Some(last), Some(rule)) = (self.seen(number), self.rules.get(bit)) else { return };
         let Some((pattern, within)) = rule.watched.pattern else { return };
-        let Some(value) = value_of(&last.hit, &last.hit, rule.scope, pattern) else { return };
+        let Some(value) = value_of(last, &last.hit, rule.scope, pattern) else { return };
         let since = last.hit.time.minus(within);
         let others = list.iter().rev().filter_map(|number| Some((*number, self.seen(*number)?)));
         let counted = others.take_while(|(_, seen)| seen.hit.time >= since).filter_map(|(number, seen)| {
-            Some((number, seen, value_of(&seen.hit, &last.hit, rule.scope, pattern)?))
+            Some((number, seen, value_of(seen, &last.hit, rule.scope, pattern)?))
         });
         let (Pattern::Links(least) | Pattern::Networks(least) | Pattern::Recipients(least)) = pattern;
         let mut others = counted.clone().filter(|(other, ..)| *other != number).peekable();
-        let is_known =
-            |(_, seen, other): &(u64, &Seen, u128)| *other == value && seen.patterned & (1 << bit) == 0;
+        // What counts for this client counted for it then, too.
+        let is_known = |(_, seen, other): &(u64, &Seen, u128)| {
+            *other == value && seen.patterned & (1 << bit) == 0 && seen.hit.client == last.hit.client
+        };
         if others.peek().is_none_or(is_known) && least > 1 {
             return;
         }
-        let mut different = Vec::with_capacity(least);
-        different.push(value);
-        for (_, _, other) in others {
-            if different.len() >= least {
-                break;
-            }
-            if !different.contains(&other) {
+        let (mut different, mut alike) = (vec![value], vec![value]);
+        for (_, seen, other) in others {
+            if different.len() < least && !different.contains(&other) {
                 different.push(other);
+            }
+            if is_like(&seen.hit, &last.hit) && !alike.contains(&other) {
+                alike.push(other);
+            }
+            if alike.len() >= least {
+                break;
             }
         }
         if different.len() < least {
             return;
         }
-        let new = counted.take_while(|(_, seen, _)| seen.patterned & (1 << bit) == 0);
+        let is_part = |seen: &Seen| alike.len() < least || is_like(&seen.hit, &last.hit);
+        let new = counted.filter(|(_, seen, _)| seen.patterned & (1 << bit) == 0 && is_part(seen));
         patterned.extend(new.map(|(number, ..)| (number, bit)));
     }
 
@@ -307,7 +355,10 @@ impl Watch {
             let waits = seen.hit.waiting & (1 << bit) != 0;
             let patterned = rule.watched.pattern.is_none() || seen.patterned & (1 << bit) != 0;
             let surer = rank(rule.machine) > best.map_or(rank(seen.machine), |best| rank(best.machine));
-            if waits && patterned && surer && is_in_time(rule.watched, seen.hit.time, delivered) {
+            let after_head =
+                rule.watched.after_head.is_none_or(|within| seen.since_head.is_some_and(|ago| ago < within));
+            let timely = after_head && is_in_time(rule.watched, seen.hit.time, delivered);
+            if waits && patterned && surer && timely {
                 best = Some(rule);
             }
         }
@@ -370,13 +421,20 @@ fn drop_first<K: std::hash::Hash + Eq>(lists: &mut Map<K, VecDeque<u64>>, key: K
 }
 
 /// What a hit adds to a pattern that the last one is a part of; nothing if it is no part of it.
-fn value_of(hit: &Hit, last: &Hit, scope: Scope, pattern: Pattern) -> Option<u128> {
+fn value_of(seen: &Seen, last: &Hit, scope: Scope, pattern: Pattern) -> Option<u128> {
+    let hit = &seen.hit;
     // What is certainly a machine by itself explains itself, and says nothing of others.
     if !scope.covers(hit.scope) || hit.machine == Machine::Certain {
         return None;
     }
+    // What others made certain says something of what is like it, and nothing of the reader who comes after it.
+    if seen.machine == Machine::Certain && !is_like(hit, last) {
+        return None;
+    }
     match pattern {
         Pattern::Links(_) if same_reader(hit, last) => hit.link.map(u128::from),
+        // Who came by a proxy that named nobody has no network, and nobody can say what else was theirs.
+        Pattern::Networks(_) | Pattern::Recipients(_) if !hit.is_client_named => None,
         Pattern::Networks(_) if hit.recipient.is_some() && hit.recipient == last.recipient => {
             Some(hit.network.into())
         }
@@ -385,9 +443,15 @@ fn value_of(hit: &Hit, last: &Hit, scope: Scope, pattern: Pattern) -> Option<u12
     }
 }
 
+/// Whether two hits may come from one machine, as far as it shows: by its network or by how it names itself.
+fn is_like(one: &Hit, other: &Hit) -> bool {
+    one.agent == other.agent || (one.network == other.network && one.is_client_named)
+}
+
 /// Whether two hits of one message have one reader, as far as is known: by its token or, where it is shared, the client.
 fn same_reader(one: &Hit, other: &Hit) -> bool {
-    one.recipient == other.recipient && (one.recipient.is_some() || one.client == other.client)
+    let is_client = || one.client == other.client && one.is_client_named;
+    one.recipient == other.recipient && (one.recipient.is_some() || is_client())
 }
 
 fn number_of(recipient: Pseudonym) -> u128 {

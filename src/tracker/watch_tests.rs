@@ -33,6 +33,9 @@ fn click(number: u64, at: u64, link: u16) -> Hit {
         link: Some(link),
         network: 1,
         client: 1,
+        agent: 1,
+        is_client_named: true,
+        is_head: false,
         machine: Machine::No,
         waiting: ALL,
     }
@@ -194,15 +197,75 @@ fn nothing_grows_without_bound_and_what_is_forgotten_is_counted() {
 }
 
 #[test]
-fn new_rules_begin_anew_but_know_the_deliveries() {
+fn new_rules_know_the_deliveries_and_the_hits_of_before() {
     let mut watch = watch(&bursts());
-    watch.observe(Fact::Hit(click(1, 0, 1)), ms(0));
+    for number in 1..=4 {
+        watch.observe(Fact::Hit(click(number, 0, u16::try_from(number).unwrap())), ms(0));
+    }
     let at = Fact::Delivered { message: message(1), recipient: recipient(1), time: ms(500) };
     watch.observe(at, ms(500));
-    let rules = format!("version = 2\n{}", rule("just", "click", "certain", "after_delivery_ms = 1000"));
-    let mut watch = watch.with_rules(&Rules::parse(&rules).unwrap(), Duration::ZERO);
-    assert!(watch.hits.is_empty());
-    assert_eq!(watch.observe(Fact::Hit(click(2, 600, 1)), ms(600)).len(), 1);
+    // The same rules in another order, and one more: only for what is the same are hits of before judged again.
+    let just = rule("just", "click", "certain", "after_delivery_ms = 1000");
+    let two = rule("two", "click", "certain", "burst_links = 2\nin_ms = 10000");
+    let parse = |rules: &str| Rules::parse(&format!("version = 2\n{rules}")).unwrap();
+    let mut watch = watch.with_rules(&parse(&(just.clone() + &bursts())), Duration::ZERO);
+    assert_eq!(watch.observe(Fact::Hit(click(5, 600, 5)), ms(600)).len(), 5, "all five are one burst");
+    let mut watch = watch.with_rules(&parse(&(just + &two)), Duration::ZERO);
+    let corrections = watch.observe(Fact::Hit(Hit { waiting: 2, ..click(6, 2_000, 6) }), ms(2_000));
+    assert_eq!(
+        corrections.iter().map(|one| &*one.rule).collect::<Vec<_>>(),
+        ["two"],
+        "it counts those of before"
+    );
+    // Another pattern under an old name is another rule.
+    let wider = bursts().replace("burst_links = 5", "burst_links = 7");
+    let mut watch = watch.with_rules(&parse(&wider), Duration::ZERO);
+    assert_eq!(watch.observe(Fact::Hit(click(7, 2_500, 7)), ms(2_500)).len(), 1);
+}
+
+#[test]
+fn a_burst_that_was_found_out_makes_no_machine_of_the_reader_after_it() {
+    let mut watch = watch(&bursts());
+    let scanner = |number: u64| click(number, number * 100, u16::try_from(number).unwrap());
+    let verdicts = (1..=6).map(|number| watch.observe(Fact::Hit(scanner(number)), ms(number * 100)).len());
+    assert_eq!(verdicts.collect::<Vec<_>>(), [0, 0, 3, 1, 5, 1]);
+    let other = |number, network, agent| Hit {
+        network,
+        agent,
+        client: 10 * network + agent,
+        ..click(number, 8_000, 1)
+    };
+    assert!(watch.observe(Fact::Hit(other(11, 2, 2)), ms(8_000)).is_empty(), "somebody else");
+    // The same program from elsewhere, and another one from the same network, go on with the burst.
+    assert_eq!(watch.observe(Fact::Hit(other(12, 3, 1)), ms(8_000)).len(), 1);
+    assert_eq!(watch.observe(Fact::Hit(other(13, 1, 3)), ms(8_000)).len(), 1);
+    // And so does the scanner itself, although somebody else asked for the same before it.
+    assert_eq!(watch.observe(Fact::Hit(click(14, 8_100, 1)), ms(8_100)).len(), 1);
+}
+
+#[test]
+fn case_62_who_asks_for_the_head_first_and_then_for_all_is_one_machine() {
+    let rules = rule("head", "both", "probable", "after_head_ms = 2000");
+    let head = |number, at, link| Hit { is_head: true, machine: Machine::Certain, ..click(number, at, link) };
+    let mut watch = watch(&rules);
+    for (number, link) in [(1, 1), (2, 2)] {
+        assert!(watch.observe(Fact::Hit(head(number, number * 10, link)), ms(number * 10)).is_empty());
+    }
+    for (hit, expected) in [
+        (click(3, 150, 1), 1),
+        (click(4, 160, 2), 1),
+        (click(5, 170, 3), 0),
+        (Hit { client: 2, ..click(6, 180, 1) }, 0),
+        (Hit { recipient: recipient(2), ..click(7, 190, 1) }, 0),
+        (Hit { scope: Scope::Open, link: None, ..click(8, 200, 0) }, 0),
+        (click(9, 2_009, 1), 1),
+        (click(10, 2_020, 2), 0),
+    ] {
+        let (at, id) = (hit.time, hit.id);
+        let corrections = watch.observe(Fact::Hit(hit), at);
+        assert_eq!(corrections.len(), expected, "{at:?}");
+        assert!(corrections.iter().all(|one| one.id == id && one.machine == Machine::Probable));
+    }
 }
 
 #[test]
@@ -219,10 +282,13 @@ fn networks_are_known_by_their_prefix_and_only_within_a_process() {
     assert_ne!(key("192.0.2.1"), network_key("192.0.2.1".parse().unwrap(), &std::hash::RandomState::new()));
 }
 
+/// Hits that others had made certain before a hit came.
+type Before = std::collections::BTreeSet<EventId>;
+
 /// The verdict on a hit by looking at everything that ever happened.
 fn model(
     rules: &[WatchedRule],
-    hits: &[Hit],
+    hits: &[(Hit, Before)],
     of: &Hit,
     delivered: &[(MessageId, Option<Pseudonym>, Timestamp)],
 ) -> u8 {
@@ -240,39 +306,52 @@ fn model(
         Pattern::Networks(_) => a.message == b.message && a.recipient == b.recipient && a.recipient.is_some(),
         Pattern::Recipients(_) => a.client == b.client && a.recipient.is_some() && b.recipient.is_some(),
     };
+    let likes = |last: &Hit, hit: &Hit| last.network == hit.network || last.agent == hit.agent;
+    let after_head = |within: Duration| {
+        let of_same = |hit: &Hit| {
+            (hit.message, hit.recipient, hit.scope, hit.link, hit.client)
+                == (of.message, of.recipient, of.scope, of.link, of.client)
+        };
+        let mut before = hits.iter().map(|(hit, _)| hit).take_while(|hit| hit.id != of.id);
+        before.any(|hit| hit.is_head && of_same(hit) && of.time.since(hit.time) < within)
+    };
     let mut best = rank(of.machine);
     for (bit, rule) in rules.iter().enumerate() {
         let pattern_holds = rule.watched.pattern.is_none_or(|(pattern, within)| {
-            let counts = |hit: &&Hit| {
+            let counts = |(hit, _): &&(Hit, Before)| {
                 rule.scope.covers(hit.scope)
                     && hit.machine != Machine::Certain
                     && related(pattern, hit, of)
                     && (!matches!(pattern, Pattern::Links(_)) || hit.link.is_some())
             };
-            let counted: Vec<&Hit> = hits.iter().filter(counts).collect();
-            counted.iter().any(|h| std::ptr::eq(*h, of))
-                && counted.iter().any(|last| {
-                    let within: Vec<&&Hit> = counted
+            let counted: Vec<&(Hit, Before)> = hits.iter().filter(counts).collect();
+            counted.iter().any(|(hit, _)| hit.id == of.id)
+                && counted.iter().enumerate().any(|(at, (last, before))| {
+                    let within: Vec<&Hit> = counted
                         .iter()
-                        .filter(|hit| hit.time <= last.time && last.time.since(hit.time) <= within)
+                        .take(at + 1)
+                        .map(|(hit, _)| hit)
+                        .filter(|hit| last.time.since(hit.time) <= within)
+                        .filter(|hit| !before.contains(&hit.id) || likes(last, hit))
                         .collect();
-                    let mut different: Vec<u128> = within
-                        .iter()
-                        .map(|hit| match pattern {
-                            Pattern::Links(_) => hit.link.unwrap().into(),
-                            Pattern::Networks(_) => hit.network.into(),
-                            Pattern::Recipients(_) => number_of(hit.recipient.unwrap()),
-                        })
-                        .collect();
-                    different.sort_unstable();
-                    different.dedup();
+                    let value = |hit: &&Hit| match pattern {
+                        Pattern::Links(_) => hit.link.unwrap().into(),
+                        Pattern::Networks(_) => hit.network.into(),
+                        Pattern::Recipients(_) => number_of(hit.recipient.unwrap()),
+                    };
                     let (Pattern::Links(least) | Pattern::Networks(least) | Pattern::Recipients(least)) =
                         pattern;
-                    different.len() >= least && within.iter().any(|h| std::ptr::eq(**h, of))
+                    let are_enough = |hits: &[&Hit]| {
+                        hits.iter().map(value).collect::<std::collections::BTreeSet<u128>>().len() >= least
+                    };
+                    let alike: Vec<&Hit> = within.iter().copied().filter(|hit| likes(last, hit)).collect();
+                    let those = if are_enough(&alike) { alike } else { within };
+                    are_enough(&those) && those.iter().any(|hit| hit.id == of.id)
                 })
         });
         let in_time = is_in_time(rule.watched, of.time, first(of.message, of.recipient));
-        if of.waiting & (1 << bit) != 0 && pattern_holds && in_time {
+        let timely = in_time && rule.watched.after_head.is_none_or(after_head);
+        if of.waiting & (1 << bit) != 0 && pattern_holds && timely {
             best = best.max(rank(rule.machine));
         }
     }
@@ -301,6 +380,7 @@ proptest! {
             + &rule("nets", "both", "probable", "burst_networks = 3\nin_ms = 3000")
             + &rule("sweep", "click", "probable", "sweep_recipients = 3\nin_ms = 2000")
             + &rule("before", "both", "certain", "before_delivery = true")
+            + &rule("head", "both", "certain", "after_head_ms = 2000")
             + &rule("just", "open", "probable", "after_delivery_ms = 2000")
             + &rule("mixed", "click", "certain", "burst_links = 2\nin_ms = 1000\nafter_delivery_ms = 4000");
         let mut watch = watch(&rules);
@@ -309,20 +389,25 @@ proptest! {
         for (number, (pause, hit, other)) in steps.into_iter().enumerate() {
             now += pause;
             let fact = match hit {
-                Some((is_click, mail, whose, link, network, client, machine, waiting)) => {
+                Some((is_click, mail, whose, link, network, agent, machine, waiting)) => {
                     let hit = Hit {
                         scope: if is_click { Scope::Click } else { Scope::Open },
                         message: message(mail),
                         recipient: whose.and_then(recipient),
                         link: is_click.then_some(link),
                         network,
-                        client,
+                        agent,
+                        client: network * 2 + agent,
+                        is_head: machine == 7,
                         machine: [Machine::No, Machine::Probable, Machine::Certain][usize::from(machine.saturating_sub(5))],
                         waiting,
                         ..click(number as u64, now, link)
                     };
+                    let made = |hit: &Hit| hit.machine != Machine::Certain && words[&hit.id] == rank(Machine::Certain);
+                    let before = hits.iter().map(|(hit, _)| hit).filter(|hit| made(hit)).map(|hit| hit.id);
+                    let before = before.collect();
                     words.insert(hit.id, rank(hit.machine));
-                    hits.push(hit.clone());
+                    hits.push((hit.clone(), before));
                     Fact::Hit(hit)
                 }
                 None => {
@@ -336,7 +421,7 @@ proptest! {
                 prop_assert!(before < rank(machine), "a correction makes a verdict surer");
             }
         }
-        for hit in &hits {
+        for (hit, _) in &hits {
             prop_assert_eq!(words[&hit.id], model(&watch.rules, &hits, hit, &delivered), "{:?}", hit);
         }
     }
