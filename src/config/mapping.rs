@@ -97,6 +97,7 @@ mod tests {
         );
         let mut event = crate::queue::testing::event(1);
         event.kind = Kind::Delivered;
+        event.data.recipient = Some([7; 12].into());
         let params = mapping.map(&event, &[crate::relay::property::Takes::default()]).unwrap().params;
         assert_eq!(params["campaign_id"], serde_json::json!(event.message));
         assert_eq!(params["email_id"], serde_json::json!(event.data.campaign));
