@@ -7,6 +7,7 @@
 //! - On failure: nothing that exists is overwritten; a configuration that would not pass `config check` is not written.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, Failure, OrExit, Result};
@@ -150,9 +151,11 @@ impl Args {
 
     /// Checks the configuration in a directory of its own, before anything is written to the real one.
     fn rehearse(&self, text: &str, secrets: &Secrets, path: &Path) -> Result {
-        let rehearsal = std::env::temp_dir().join(format!("mailtap-init-{}", std::process::id()));
+        let rehearsal = std::env::temp_dir().join(format!("mailtap-init-{:016x}", rand::random::<u64>()));
+        // Made here, or not used: secrets come into it, and would be given to whom it belongs to.
+        let made = fs::DirBuilder::new().mode(0o700).create(&rehearsal);
+        made.map_err(|error| cannot(&rehearsal, &error))?;
         let checked = (|| {
-            fs::create_dir_all(&rehearsal)?;
             for name in ["keyring.json", "pseudonym.key"] {
                 files::replace(&rehearsal.join(name), b"x", 0o600)?;
             }
