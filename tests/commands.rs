@@ -153,6 +153,27 @@ fn an_empty_variable_names_no_configuration() {
     run(mailtap().arg("--help").env("MAILTAP_CONFIG", ""));
 }
 
+#[test]
+fn consents_are_withdrawn_by_address_or_pseudonym() {
+    let site = installed(&[]);
+    let text = fs::read_to_string(site.config()).unwrap();
+    fs::write(site.config(), text.replace("#withdrawn_file = \"\"", "withdrawn_file = \"withdrawn.list\""))
+        .unwrap();
+    run(&mut site.command(&["consent", "init"]));
+    // A pseudonym may begin like an option.
+    for (who, more) in [("-AEBAQEBAQEBAQEB", &["--only", "opens"][..]), ("ann@example.net", &[])] {
+        let said = site.json(&[&["consent", "withdraw", who, "--json"][..], more].concat());
+        assert_eq!(
+            (&said["opens_withdrawn"], &said["clicks_withdrawn"]),
+            (&true.into(), &more.is_empty().into())
+        );
+        assert_eq!(site.json(&["consent", "list", who, "--json"])["opens_withdrawn"], true);
+    }
+    let list = fs::read_to_string(site.config().with_file_name("withdrawn.list")).unwrap();
+    assert_eq!(list.lines().filter(|line| !line.starts_with('#')).count(), 2, "{list}");
+    assert_eq!(site.json(&["consent", "allow", "-AEBAQEBAQEBAQEB", "--json"])["opens_withdrawn"], false);
+}
+
 /// Root prepares what another user runs: nothing that it makes may keep that user out at the next start.
 #[test]
 fn what_root_makes_belongs_to_whom_the_directory_belongs_to() {

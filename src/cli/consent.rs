@@ -47,7 +47,7 @@ enum Command {
     /// Show who withdrew: pseudonyms, or one recipient's state
     List {
         /// An address, or a pseudonym.
-        #[arg(value_name = "ADDRESS|PSEUDONYM")]
+        #[arg(value_name = "ADDRESS|PSEUDONYM", allow_hyphen_values = true)]
         who: Option<String>,
     },
 }
@@ -55,7 +55,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct Who {
     /// An address, or a pseudonym.
-    #[arg(value_name = "ADDRESS|PSEUDONYM")]
+    #[arg(value_name = "ADDRESS|PSEUDONYM", allow_hyphen_values = true)]
     who: String,
     /// Only for pixels, or only for links.
     #[arg(long, value_enum)]
