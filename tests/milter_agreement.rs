@@ -228,6 +228,28 @@ fn accept_is_found_in_what_a_service_overrides() {
     }
 }
 
+/// What Postfix waits for is compared with what we take.
+#[test]
+fn a_postfix_without_patience_is_warned_of() {
+    let [port] = free_ports::<1>();
+    let folder = tempfile::tempdir().unwrap();
+    main_cf(folder.path(), "inet:127.0.0.1:1", "tempfail");
+    let mut site = site(port, &format!("[{:?}]", folder.path()), &[]);
+    site.mailtap.as_mut().unwrap().stop();
+    let check = |settings: &str| {
+        main_cf(folder.path(), &format!("{{ inet:127.0.0.1:{port}, {settings} }}"), "tempfail");
+        let checked = site.command().args(["config", "check"]).output().unwrap();
+        assert!(checked.status.success(), "{}", said(&checked));
+        said(&checked)
+    };
+    let text = check("content_timeout=5s, command_timeout=1s");
+    for part in ["waits 5 s", "milter.message_timeout is 100 s", "waits 1 s", "may take 30 s", "main.cf: "] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let text = check("content_timeout=3m, command_timeout=30s");
+    assert!(!text.contains("warning"), "{text}");
+}
+
 /// The socket that systemd hands over counts, not the one in mailtap.toml.
 #[test]
 fn an_inherited_socket_is_what_postfix_is_asked_about() {

@@ -16,7 +16,9 @@ use tokio::net::UnixStream;
 /// A milter alone, with these lines in place of the defaults of mailtap.toml. There is no Postfix that it could ask.
 fn site(changes: &[(&'static str, &str)]) -> Site {
     let trusts = ("#trust_default_action = false", "trust_default_action = true");
-    let changes = changes.iter().chain([&trusts]).map(|(from, to)| (*from, (*to).to_owned())).collect();
+    let takes_all = ("#message_size_limit = \"\"", "message_size_limit = \"0B\"");
+    let changes =
+        changes.iter().chain([&trusts, &takes_all]).map(|(from, to)| (*from, (*to).to_owned())).collect();
     Site::start(&Options { milter_only: true, without_postfix: true, changes, ..Options::default() })
 }
 

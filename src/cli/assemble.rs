@@ -313,6 +313,7 @@ pub(super) fn milter(config: &Config) -> Result<filter::Settings> {
         tempfail: milter.tempfail,
         postfix_config_dirs: milter.postfix_config_dirs.clone(),
         trust_default_action: config.raw.milter.trust_default_action,
+        message_size_limit: milter.message_size_limit,
         split: config.split.as_ref().map(|split| filter::split::Settings {
             address: split.address,
             max_recipients: split.max_recipients,

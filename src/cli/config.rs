@@ -13,6 +13,7 @@ use clap::Subcommand;
 
 use super::exit::{Exit, Failure, OrExit, Result};
 use super::own_hosts::own_hosts;
+use super::postfix;
 use super::print;
 use super::terminal::{CARE, GOOD, paint};
 use super::{assemble, readable};
@@ -21,7 +22,7 @@ use crate::config::{Config, TapSource};
 use crate::consent::file::WithdrawnFile;
 use crate::event::Kind;
 use crate::filter::agreement::{Told, Verdict};
-use crate::filter::postconf;
+use crate::filter::postconf::{self, Said};
 use crate::keys::ring::Use;
 use crate::keys::{self, Keys};
 use crate::queue::amqp::certificates;
@@ -51,12 +52,14 @@ impl Args {
         let config = Config::load(path).or_exit(Exit::Config)?;
         match self.command {
             Command::Check => {
-                let (problem, careful) = default_action(&config);
+                let said = ask_postfix(&config);
+                let (problem, careful) = default_action(&config, &said);
                 open_files(&config, problem, path)?;
                 let warnings = super::assemble_tracker::warnings(&config);
+                let of_postfix = careful.into_iter().chain(short_patience(&config, &said));
                 for warning in warnings
                     .into_iter()
-                    .chain(careful)
+                    .chain(of_postfix)
                     .chain(milter(&config))
                     .chain(logs(&config))
                     .chain(names(&config))
@@ -148,20 +151,62 @@ fn text(error: Option<impl Display>) -> Option<String> {
     error.map(|error| error.to_string())
 }
 
-/// Asks Postfix, as the milter does, whether it says the same of a milter that fails: a problem, since a wrong pair can cost
-/// mail, or a warning.
-fn default_action(config: &Config) -> (Option<String>, Option<String>) {
+/// What the milter tells and asks Postfix.
+fn told(config: &Config) -> Told {
+    Told {
+        tempfail: config.milter.tempfail,
+        trusted: config.raw.milter.trust_default_action,
+        message_size_limit: config.milter.message_size_limit,
+        listens: assemble::milter_address(config).endpoint(),
+    }
+}
+
+/// Asks each Postfix, as the milter does; none where there is no milter.
+fn ask_postfix(config: &Config) -> Vec<Said> {
+    let directories = if config.raw.milter.enabled { &config.milter.postfix_config_dirs[..] } else { &[] };
+    postconf::ask(directories, &told(config).listens)
+}
+
+/// Whether Postfix says the same of a milter that fails: a problem, since a wrong pair can cost mail, or a warning.
+fn default_action(config: &Config, said: &[Said]) -> (Option<String>, Option<String>) {
     if !config.raw.milter.enabled {
         return (None, None);
     }
-    let told = Told {
-        tempfail: config.milter.tempfail,
-        trusted: config.raw.milter.trust_default_action,
-        listens: assemble::milter_address(config).endpoint(),
-    };
-    let verdict = Verdict::of(&postconf::ask(&config.milter.postfix_config_dirs, &told.listens));
-    let advice = told.advice(&verdict);
+    let verdict = Verdict::of(said);
+    let advice = told(config).advice(&verdict);
     if matches!(verdict, Verdict::Accept(_)) { (advice, None) } else { (None, advice) }
+}
+
+/// Whether Postfix gives up before the milter does, and so decides on the message by itself.
+fn short_patience(config: &Config, said: &[Said]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for Said { directory, says } in said {
+        let Ok(says) = says else { continue };
+        let main_cf = directory.join("main.cf");
+        let (main_cf, milter) = (main_cf.display(), &config.milter);
+        let needed = postfix::least_content_timeout(config);
+        if let Some(waits) = says.content_timeout.filter(|waits| *waits < needed) {
+            warnings.push(format!(
+                "{main_cf}: Postfix waits {} s for the milter's answer to a message (content_timeout of its entry, or \
+                 milter_content_timeout), and milter.message_timeout is {} s: then default_action decides; make it {} s or \
+                 more there, or lower milter.message_timeout",
+                waits.as_secs(),
+                milter.message_timeout.as_secs(),
+                needed.as_secs(),
+            ));
+        }
+        let needed = postfix::least_command_timeout(config);
+        if let Some(waits) = says.command_timeout.filter(|waits| *waits < needed) {
+            warnings.push(format!(
+                "{main_cf}: Postfix waits {} s for the milter's answer to a command (command_timeout of its entry, or \
+                 milter_command_timeout), and a restart behind a socket that is held may take {} s (milter.drain and ten seconds): \
+                 then default_action decides; make it as much there, or lower milter.drain",
+                waits.as_secs(),
+                needed.as_secs(),
+            ));
+        }
+    }
+    warnings
 }
 
 /// Postfix waits for an SMTP client as long between two commands, and within a message: `smtpd_timeout`.

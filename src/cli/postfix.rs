@@ -71,11 +71,19 @@ fn content_timeout(config: &Config) -> Duration {
     Duration::from_secs(120).max(config.milter.message_timeout + Duration::from_secs(60))
 }
 
+/// The least that does: the answer has to be written, too.
+pub(super) fn least_content_timeout(config: &Config) -> Duration {
+    config.milter.message_timeout + Duration::from_secs(5)
+}
+
 /// How long Postfix has to wait for the answer to a command: where systemd holds the socket, longer than the process before
 /// drains, since the next one answers only after that.
 fn command_timeout(config: &Config) -> Duration {
-    let drain = config.milter.drain.max(config.tracker.drain);
-    Duration::from_secs(30).max(drain + Duration::from_secs(10))
+    Duration::from_secs(30).max(least_command_timeout(config))
+}
+
+pub(super) fn least_command_timeout(config: &Config) -> Duration {
+    config.milter.drain.max(config.tracker.drain) + Duration::from_secs(10)
 }
 
 /// The settings, with why: for the first Postfix that has the socket below its queue directory.

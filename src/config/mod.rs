@@ -153,6 +153,8 @@ pub struct MilterConfig {
     pub tempfail: bool,
     /// Where main.cf lies, to be compared.
     pub postfix_config_dirs: Vec<PathBuf>,
+    /// The largest message that Postfix takes, beside what main.cf says; 0: any.
+    pub message_size_limit: Option<u64>,
     /// Connections at once.
     pub max_connections: usize,
     /// Beyond it a message passes unmodified.

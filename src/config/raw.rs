@@ -263,6 +263,8 @@ table! {
         postfix_config_dirs: Vec<String> = texts(&["/etc/postfix"]),
         /// Believe `tempfail` where no main.cf can be asked that names the milter.
         trust_default_action: bool = false,
+        /// `message_size_limit` of a Postfix that can't be asked, like 10240000B; 0B: none; empty: its default.
+        message_size_limit: String = text(""),
         /// Connections at once.
         max_connections: u64 = 1_000,
         /// Beyond it the message passes unmodified.

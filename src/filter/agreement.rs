@@ -2,19 +2,21 @@
 //!
 //! - Layer: edge
 //! - Takes: what the configuration says, and each Postfix; asked at the start, at a reload and every minute.
-//! - Gives: whether an answer may be streamed, and a message be split.
+//! - Gives: whether an answer may be streamed, and a message be split; how large a message may become.
 //! - On failure: who can't be asked has not agreed: large messages pass unmodified, and none is split.
 //! - Limits: an answer that comes late is not waited for; a main.cf that changes is noticed after a minute, or at a reload.
 //! - See: `docs/postfix.md`, "default_action: tempfail or accept"
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::happenings::PostfixSays;
 use super::listen::Endpoint;
 use super::main_cf::DefaultAction;
+#[cfg(test)]
+use super::main_cf::Says;
 use super::postconf::{Said, Trouble};
 use crate::service::Lifecycle;
 
@@ -37,20 +39,25 @@ impl Verdict {
     /// The one that asks for most care counts.
     #[must_use]
     pub fn of(said: &[Said]) -> Self {
-        let accepts = said.iter().find(|said| said.action == Ok(Some(DefaultAction::Accept)));
+        let does = |said: &&Said, action| said.says.as_ref().is_ok_and(|says| says.action == Some(action));
+        let accepts = said.iter().find(|said| does(said, DefaultAction::Accept));
         if let Some(said) = accepts {
             return Self::Accept(said.directory.clone());
         }
-        let trouble = said.iter().find_map(|said| Some((said, said.action.as_ref().err()?)));
+        let trouble = said.iter().find_map(|said| Some((said, said.says.as_ref().err()?)));
         if let Some((said, trouble)) = trouble {
             return Self::Unasked(said.directory.clone(), trouble.clone());
         }
-        if said.iter().any(|said| said.action == Ok(Some(DefaultAction::NotAccept))) {
+        if said.iter().any(|said| does(&said, DefaultAction::NotAccept)) {
             return Self::Tempfail;
         }
         Self::Unnamed(said.iter().map(|said| said.directory.clone()).collect())
     }
 }
+
+/// What Postfix takes where it says nothing else.
+pub const USUAL_SIZE_LIMIT: u64 = 10_240_000;
+const NO_LIMIT: u64 = u64::MAX;
 
 /// What the configuration says of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +66,8 @@ pub struct Told {
     pub tempfail: bool,
     /// Whether that is to be believed where Postfix can't be asked.
     pub trusted: bool,
+    /// The largest message that Postfix takes, beside what it says itself; 0 if there is no limit.
+    pub message_size_limit: Option<u64>,
     /// Where we listen.
     pub listens: Endpoint,
 }
@@ -73,6 +82,17 @@ impl Told {
                 Verdict::Accept(_) => false,
                 Verdict::Unasked(..) | Verdict::Unnamed(_) => self.trusted,
             }
+    }
+
+    /// The largest message that Postfix takes: the smallest limit of those that name us, and of what we are told. Where nobody
+    /// is sure to have said it, and we are told nothing, as much as Postfix takes by default.
+    fn message_size_limit(&self, said: &[Said]) -> u64 {
+        let naming =
+            said.iter().filter_map(|said| said.says.as_ref().ok()).filter(|says| says.action.is_some());
+        let asked = naming.clone().filter_map(|says| says.message_size_limit).min();
+        let sure = naming.count() > 0 && said.iter().all(|said| said.says.is_ok());
+        let told = self.message_size_limit.or_else(|| (!sure).then_some(USUAL_SIZE_LIMIT));
+        asked.into_iter().chain(told.filter(|limit| *limit > 0)).min().unwrap_or(NO_LIMIT)
     }
 
     /// What is amiss, and what to set; nothing where all agree.
@@ -128,27 +148,35 @@ const CAREFUL: &str =
 pub(super) struct Agreement {
     told: Told,
     proven: AtomicBool,
+    size_limit: AtomicU64,
     last: Mutex<Option<Verdict>>,
 }
 
 impl Agreement {
     /// Nothing is known yet.
     pub(super) fn new(told: Told) -> Self {
-        Self { told, proven: AtomicBool::new(false), last: Mutex::new(None) }
+        let size_limit = AtomicU64::new(told.message_size_limit(&[]));
+        Self { told, proven: AtomicBool::new(false), size_limit, last: Mutex::new(None) }
     }
 
     /// Postfix has said `tempfail`.
     #[cfg(test)]
     pub(super) fn proven() -> Arc<Self> {
         let listens = Endpoint::Unix(PathBuf::new());
-        let agreement = Self::new(Told { tempfail: true, trusted: false, listens });
-        agreement.learn(Verdict::Tempfail, false);
+        let agreement = Self::new(Told { tempfail: true, trusted: false, message_size_limit: None, listens });
+        let says = Says { action: Some(DefaultAction::NotAccept), ..Says::default() };
+        agreement.learn(&[Said { directory: PathBuf::new(), says: Ok(says) }], false);
         Arc::new(agreement)
     }
 
     /// Whether nothing goes on half-edited when we fail.
     pub(super) fn is_proven(&self) -> bool {
         self.proven.load(Ordering::Relaxed)
+    }
+
+    /// The largest message that Postfix takes, in bytes of a queue file; `None` if it takes any.
+    pub(super) fn message_size_limit(&self) -> Option<u64> {
+        Some(self.size_limit.load(Ordering::Relaxed)).filter(|limit| *limit != NO_LIMIT)
     }
 
     /// What Postfix does with a message that gets no answer, as far as that is known.
@@ -163,11 +191,14 @@ impl Agreement {
     }
 
     /// Says so when it is news, or when somebody wants to hear it.
-    fn learn(&self, verdict: Verdict, asked: bool) {
+    fn learn(&self, said: &[Said], asked: bool) {
+        let verdict = Verdict::of(said);
+        self.size_limit.store(self.told.message_size_limit(said), Ordering::Relaxed);
         self.proven.store(self.told.is_proven(&verdict), Ordering::Relaxed);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if asked || last.as_ref() != Some(&verdict) {
-            PostfixSays { told: &self.told, verdict: &verdict }.emit();
+            let message_size_limit = self.message_size_limit();
+            PostfixSays { told: &self.told, verdict: &verdict, message_size_limit }.emit();
         }
         *last = Some(verdict);
     }
@@ -176,7 +207,7 @@ impl Agreement {
 /// Asks until the daemon stops, off the way of the mail.
 pub(super) async fn watch(
     agreement: Arc<Agreement>,
-    ask: impl Fn() -> Verdict + Send + Sync + 'static,
+    ask: impl Fn() -> Vec<Said> + Send + Sync + 'static,
     answered: tokio::sync::oneshot::Sender<()>,
     mut life: Lifecycle,
 ) {
@@ -184,8 +215,8 @@ pub(super) async fn watch(
     let (mut answered, mut asked) = (Some(answered), false);
     loop {
         let ask = Arc::clone(&ask);
-        let verdict = tokio::task::spawn_blocking(move || ask()).await;
-        agreement.learn(verdict.unwrap_or_else(|_| Verdict::Unnamed(Vec::new())), asked);
+        let said = tokio::task::spawn_blocking(move || ask()).await;
+        agreement.learn(&said.unwrap_or_default(), asked);
         if let Some(answered) = answered.take() {
             let _ = answered.send(());
         }

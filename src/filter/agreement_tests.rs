@@ -11,11 +11,20 @@ use tokio::sync::{oneshot, watch as channel};
 use super::*;
 
 fn said(directory: &str, action: Result<Option<DefaultAction>, Trouble>) -> Said {
-    Said { directory: directory.into(), action }
+    Said { directory: directory.into(), says: action.map(|action| Says { action, ..Says::default() }) }
+}
+
+fn takes(action: Option<DefaultAction>, message_size_limit: Option<u64>) -> Said {
+    Said { directory: "/a".into(), says: Ok(Says { action, message_size_limit, ..Says::default() }) }
 }
 
 fn told(tempfail: bool, trusted: bool) -> Told {
-    Told { tempfail, trusted, listens: Endpoint::Tcp("127.0.0.1:8893".parse().unwrap()) }
+    Told {
+        tempfail,
+        trusted,
+        message_size_limit: None,
+        listens: Endpoint::Tcp("127.0.0.1:8893".parse().unwrap()),
+    }
 }
 
 #[test]
@@ -67,6 +76,26 @@ fn what_is_amiss_names_file_key_and_remedy() {
     assert!(told(false, false).advice(&Verdict::Tempfail).is_some(), "without need");
 }
 
+#[test]
+fn the_smallest_limit_of_those_that_name_us_counts() {
+    let ours = |limit| takes(Some(DefaultAction::NotAccept), limit);
+    let (other, silent) = (takes(None, Some(7)), said("/b", Err(Trouble::Late)));
+    for (all, told_bytes, expected) in [
+        (vec![ours(Some(500)), ours(Some(400)), other.clone()], None, 400),
+        (vec![ours(None), ours(Some(400))], None, 400),
+        (vec![ours(None)], None, NO_LIMIT),
+        (vec![ours(Some(500))], Some(300), 300),
+        (vec![ours(Some(500))], Some(0), 500),
+        (vec![ours(None), silent.clone()], None, USUAL_SIZE_LIMIT),
+        (vec![other], None, USUAL_SIZE_LIMIT),
+        (vec![], Some(30_000_000), 30_000_000),
+        (vec![silent], Some(0), NO_LIMIT),
+    ] {
+        let told = Told { message_size_limit: told_bytes, ..told(true, false) };
+        assert_eq!(told.message_size_limit(&all), expected, "{all:?}, {told_bytes:?}");
+    }
+}
+
 /// Asked again by itself, and at a reload; what is not known any more is not believed.
 #[tokio::test(start_paused = true)]
 async fn postfix_is_asked_again() {
@@ -74,7 +103,8 @@ async fn postfix_is_asked_again() {
     let life = Lifecycle { reload: reloads, ..Lifecycle::detached() };
     let stop = life.stop.clone();
     let agreement = Arc::new(Agreement::new(told(true, false)));
-    let says = Arc::new(Mutex::new(Verdict::Tempfail));
+    let tempfail = takes(Some(DefaultAction::NotAccept), Some(5_000));
+    let says = Arc::new(Mutex::new(vec![tempfail.clone()]));
     let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let (first, answered) = oneshot::channel();
     let task = {
@@ -86,10 +116,12 @@ async fn postfix_is_asked_again() {
         tokio::spawn(watch(Arc::clone(&agreement), ask, first, life))
     };
     assert!(!agreement.is_proven(), "before anybody was asked");
+    assert_eq!(agreement.message_size_limit(), Some(USUAL_SIZE_LIMIT));
     answered.await.unwrap();
     assert!(agreement.is_proven());
+    assert_eq!(agreement.message_size_limit(), Some(5_000));
 
-    *says.lock().unwrap() = Verdict::Accept("/etc/postfix".into());
+    *says.lock().unwrap() = vec![takes(Some(DefaultAction::Accept), None)];
     tokio::time::sleep(EVERY - Duration::from_secs(1)).await;
     assert!(agreement.is_proven());
     let until = |count| {
@@ -104,11 +136,12 @@ async fn postfix_is_asked_again() {
     until(2).await;
     assert!(!agreement.is_proven());
 
-    *says.lock().unwrap() = Verdict::Tempfail;
+    assert_eq!(agreement.message_size_limit(), None);
+    *says.lock().unwrap() = vec![tempfail];
     reload.send_modify(|count| *count += 1);
     until(3).await;
     assert!(agreement.is_proven());
-    *says.lock().unwrap() = Verdict::Unasked("/etc/postfix".into(), Trouble::Late);
+    *says.lock().unwrap() = vec![said("/etc/postfix", Err(Trouble::Late))];
     reload.send_modify(|count| *count += 1);
     until(4).await;
     assert!(!agreement.is_proven());

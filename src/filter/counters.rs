@@ -29,6 +29,7 @@ const FAILED: &[&str] = &[
     "idle_timeout",
     "internal",
     "io",
+    "message_size_limit",
     "protocol",
     "write_timeout",
 ];

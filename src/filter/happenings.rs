@@ -156,18 +156,23 @@ impl Listening<'_> {
 pub(super) struct PostfixSays<'a> {
     pub(super) told: &'a Told,
     pub(super) verdict: &'a Verdict,
+    /// The largest message that Postfix takes.
+    pub(super) message_size_limit: Option<u64>,
 }
 
 impl PostfixSays<'_> {
     pub(super) fn emit(&self) {
-        let Self { told, verdict } = *self;
+        let Self { told, verdict, message_size_limit } = *self;
+        let message_size_limit = message_size_limit.unwrap_or_default();
         let listens = &told.listens;
         let differs = told.tempfail && !told.is_proven(verdict);
         match told.advice(verdict) {
-            Some(advice) if matches!(verdict, Verdict::Accept(_)) => tracing::error!(%listens, "{advice}"),
-            Some(advice) => tracing::warn!(%listens, "{advice}"),
+            Some(advice) if matches!(verdict, Verdict::Accept(_)) => {
+                tracing::error!(%listens, message_size_limit, "{advice}");
+            }
+            Some(advice) => tracing::warn!(%listens, message_size_limit, "{advice}"),
             None if told.tempfail && *verdict == Verdict::Tempfail => {
-                tracing::info!(%listens, "main.cf says default_action=tempfail, as milter.default_action does");
+                tracing::info!(%listens, message_size_limit, "main.cf says default_action=tempfail, as milter.default_action does");
             }
             None => (),
         }

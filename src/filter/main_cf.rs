@@ -2,10 +2,12 @@
 //!
 //! - Layer: decision
 //! - Takes: what `postconf` printed for one service; which milter addresses are ours.
-//! - Gives: the default action for our address.
+//! - Gives: the default action for our address, and what else a milter should know of Postfix.
 //! - On failure: what can't be understood names no milter; in an entry for ours it counts as `accept`, which asks for care.
 //! - Limits: linear.
 //! - See: postconf(5) `smtpd_milters`, `smtpd_milter_maps`, `milter_default_action`; `MILTER_README`, "Advanced policy"
+
+use std::time::Duration;
 
 use super::master_cf::Program;
 
@@ -19,36 +21,85 @@ pub enum DefaultAction {
     NotAccept,
 }
 
+/// What a service's settings say of us, or those of several that matter to us together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Says {
+    /// The default action for our address; `None` if no list of milters names it. Of several, `accept` counts.
+    pub action: Option<DefaultAction>,
+    /// The largest message, as Postfix counts it; `None` if there is no limit. Of several, the smallest.
+    pub message_size_limit: Option<u64>,
+    /// How long Postfix waits for our answer to a command, and to the end of a message, where it names us. Of several, the shortest.
+    pub command_timeout: Option<Duration>,
+    /// See above.
+    pub content_timeout: Option<Duration>,
+    /// Whether a milter is asked before us.
+    pub after_others: bool,
+}
+
+impl Says {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+            one.into_iter().chain(other).min()
+        }
+        let accepts = [self.action, other.action].contains(&Some(DefaultAction::Accept));
+        Self {
+            action: if accepts { Some(DefaultAction::Accept) } else { self.action.or(other.action) },
+            message_size_limit: least(self.message_size_limit, other.message_size_limit),
+            command_timeout: least(self.command_timeout, other.command_timeout),
+            content_timeout: least(self.content_timeout, other.content_timeout),
+            after_others: self.after_others || other.after_others,
+        }
+    }
+}
+
 const KEEPS_BACK: [&str; 3] = ["tempfail", "reject", "shutdown"];
 
-/// Finds the default action that one service has for our address; `None` when no list of milters names it.
-///
-/// `settings` has lines of `name = value`, as `postconf -x` prints them. Where two lists differ, `accept` counts, since it is the
-/// one that asks for care.
-pub fn default_action(
-    settings: &str,
-    program: Program,
-    is_ours: impl Fn(&str) -> bool,
-) -> Option<DefaultAction> {
+/// What the settings of one service say of our address: lines of `name = value`, as `postconf -x` prints them.
+pub fn says(settings: &str, program: Program, is_ours: impl Fn(&str) -> bool) -> Says {
     let goes_on = |action: &str| !KEEPS_BACK.iter().any(|keeps| action.eq_ignore_ascii_case(keeps));
-    let accept_by_default =
-        pairs(settings).any(|(name, value)| name == "milter_default_action" && goes_on(value));
+    let value = |wanted: &str| pairs(settings).find_map(|(name, value)| (name == wanted).then_some(value));
+    let accept_by_default = value("milter_default_action").is_some_and(goes_on);
     let counts = |name: &str| match name {
         "smtpd_milters" => program != Program::Cleanup,
         "non_smtpd_milters" => program != Program::Smtpd,
         _ => false,
     };
-    let mut found = None;
+    let limit = value("message_size_limit").and_then(|value| value.parse().ok()).filter(|limit| *limit > 0);
+    let mut says = Says { message_size_limit: limit, ..Says::default() };
     for (_, list) in pairs(settings).filter(|(name, _)| counts(name)) {
-        for entry in entries(list).into_iter().filter(|entry| is_ours(entry.address)) {
-            let accept = entry.default_action.map_or(accept_by_default, goes_on);
-            if accept || !is_balanced(list) {
-                return Some(DefaultAction::Accept);
-            }
-            found = Some(DefaultAction::NotAccept);
+        for (place, entry) in
+            entries(list).into_iter().enumerate().filter(|(_, entry)| is_ours(entry.address))
+        {
+            let accepts =
+                entry.setting("default_action").map_or(accept_by_default, goes_on) || !is_balanced(list);
+            let waits = |name: &str, all: &str| seconds(entry.setting(name).or(value(all))?);
+            says = says.and(Says {
+                action: Some(if accepts { DefaultAction::Accept } else { DefaultAction::NotAccept }),
+                message_size_limit: limit,
+                command_timeout: waits("command_timeout", "milter_command_timeout"),
+                content_timeout: waits("content_timeout", "milter_content_timeout"),
+                after_others: place > 0,
+            });
         }
     }
-    found
+    says
+}
+
+/// A time as Postfix writes it: seconds, or with a unit.
+fn seconds(text: &str) -> Option<Duration> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(end)?;
+    let unit = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        "w" => 604_800,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_secs)
 }
 
 fn pairs(settings: &str) -> impl Iterator<Item = (&str, &str)> {
@@ -124,27 +175,27 @@ pub(super) fn split(text: &str, separates: impl Fn(char) -> bool) -> Vec<&str> {
 
 struct Entry<'a> {
     address: &'a str,
-    default_action: Option<&'a str>,
+    settings: Vec<&'a str>,
 }
 
-/// Splits a list of milters, some with settings of their own in braces: each of these may stand in braces again, and the last
-/// one of a name counts.
+impl<'a> Entry<'a> {
+    /// The value of a setting: the last one of its name counts. A value that is missing is none that we know.
+    fn setting(&self, name: &str) -> Option<&'a str> {
+        let at = self.settings.iter().rposition(|word| word.to_ascii_lowercase().contains(name));
+        at.map(|at| self.settings.get(at + 1).copied().unwrap_or_default())
+    }
+}
+
+/// Splits a list of milters, some with settings of their own in braces: each of these may stand in braces again.
 fn entries(list: &str) -> Vec<Entry<'_>> {
     items(list).into_iter().filter_map(entry).collect()
 }
 
 fn entry(item: &str) -> Option<Entry<'_>> {
-    let words = |text| {
-        let ends = |c: char| matches!(c, ',' | '=' | '{' | '}') || c.is_whitespace();
-        str::split(text, ends).filter(|word| !word.is_empty()).collect::<Vec<_>>()
-    };
-    let is_action = |word: &str| word.to_ascii_lowercase().contains("default_action");
-    let words = words(item);
+    let ends = |c: char| matches!(c, ',' | '=' | '{' | '}') || c.is_whitespace();
+    let words: Vec<&str> = item.split(ends).filter(|word| !word.is_empty()).collect();
     let (address, settings) = words.split_first()?;
-    let at = settings.iter().rposition(|word| is_action(word));
-    // A value that is missing is none that we know.
-    let default_action = at.map(|at| settings.get(at + 1).copied().unwrap_or_default());
-    Some(Entry { address, default_action })
+    Some(Entry { address, settings: settings.to_vec() })
 }
 
 #[cfg(test)]
@@ -152,7 +203,7 @@ mod tests {
     use super::*;
 
     fn of(settings: &str) -> Option<DefaultAction> {
-        default_action(settings, Program::Other, |address| address == "unix:mailtap/milter.sock")
+        says(settings, Program::Other, |address| address == "unix:mailtap/milter.sock").action
     }
 
     #[test]
@@ -204,7 +255,7 @@ mod tests {
     fn each_program_has_a_list_of_its_own() {
         let settings = "smtpd_milters = {unix:mailtap/milter.sock,default_action=tempfail}\n\
                         non_smtpd_milters = unix:mailtap/milter.sock\nmilter_default_action = accept\n";
-        let of = |program| default_action(settings, program, |address| address == "unix:mailtap/milter.sock");
+        let of = |program| says(settings, program, |address| address == "unix:mailtap/milter.sock").action;
         assert_eq!(of(Program::Smtpd), Some(DefaultAction::NotAccept));
         assert_eq!(of(Program::Cleanup), Some(DefaultAction::Accept));
         assert_eq!(of(Program::Other), Some(DefaultAction::Accept));
@@ -232,5 +283,26 @@ mod tests {
         {
             assert_eq!(of(&format!("{settings}milter_default_action = accept\n")), None, "{settings}");
         }
+    }
+
+    #[test]
+    fn of_several_lists_the_strictest_counts() {
+        let settings = "message_size_limit = 1000\nmilter_command_timeout = 1m\nmilter_content_timeout = 300s\n\
+                        smtpd_milters = {unix:mailtap/milter.sock, command_timeout = 7, default_action=tempfail}\n\
+                        non_smtpd_milters = unix:x, {unix:mailtap/milter.sock content_timeout=5s, default_action=reject}\n";
+        let of =
+            |settings: &str| says(settings, Program::Other, |address| address == "unix:mailtap/milter.sock");
+        let all = of(settings);
+        let expected = Says {
+            action: Some(DefaultAction::NotAccept),
+            message_size_limit: Some(1000),
+            command_timeout: Some(Duration::from_secs(7)),
+            content_timeout: Some(Duration::from_secs(5)),
+            after_others: true,
+        };
+        assert_eq!(all, expected);
+        let other = of("message_size_limit = 0\n");
+        assert_eq!(other, Says::default());
+        assert_eq!(all.and(other), expected);
     }
 }

@@ -43,7 +43,7 @@ use crate::keys::Keys;
 use crate::queue::served::Served;
 use crate::queue::{Publisher, acceptances};
 use crate::service::{Component, Lifecycle};
-use agreement::{Agreement, Told, Verdict};
+use agreement::{Agreement, Told};
 use decide::Policy;
 use handler::Filter;
 use happenings::Listening;
@@ -66,6 +66,8 @@ pub struct Settings {
     pub postfix_config_dirs: Vec<PathBuf>,
     /// Whether `tempfail` is believed where no main.cf can be asked that names us.
     pub trust_default_action: bool,
+    /// The largest message that Postfix takes, beside what main.cf says; 0: any.
+    pub message_size_limit: Option<u64>,
     /// How several recipients get copies of their own; nothing: they share one.
     pub split: Option<split::Settings>,
     /// Connections at once.
@@ -157,11 +159,12 @@ async fn agree(settings: &Settings, listens: &Endpoint, life: &Lifecycle) -> Arc
     let told = Told {
         tempfail: settings.tempfail,
         trusted: settings.trust_default_action,
+        message_size_limit: settings.message_size_limit,
         listens: listens.clone(),
     };
     let agreement = Arc::new(Agreement::new(told));
     let (directories, listens) = (settings.postfix_config_dirs.clone(), listens.clone());
-    let ask = move || Verdict::of(&postconf::ask(&directories, &listens));
+    let ask = move || postconf::ask(&directories, &listens);
     let (first, answered) = tokio::sync::oneshot::channel();
     tokio::spawn(agreement::watch(Arc::clone(&agreement), ask, first, life.clone()));
     // Without an answer we begin as one who has none.

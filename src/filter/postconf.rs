@@ -2,7 +2,7 @@
 //!
 //! - Layer: edge
 //! - Takes: directories with a main.cf, where we listen.
-//! - Gives: the default action that each of them has for us, if it names us.
+//! - Gives: the default action that each of them has for us, if it names us; its largest message.
 //! - On failure: [`Trouble`]: who can't be asked has not agreed.
 //! - Limits: 5 s for each call of `postconf`, of whose answer the first MiB counts; of a table of clients its first MiB, where
 //!   it is a file of text.
@@ -16,14 +16,21 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::listen::Endpoint;
-use super::main_cf::{DefaultAction, default_action, lists, tables};
+use super::main_cf::{Says, lists, says, tables};
 use super::master_cf::{self, Odd, Program, Service, reachable};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const MOST_BYTES: u64 = 1 << 20;
 /// What a service may set for itself.
-const PARAMETERS: [&str; 4] =
-    ["smtpd_milters", "smtpd_milter_maps", "non_smtpd_milters", "milter_default_action"];
+const PARAMETERS: [&str; 7] = [
+    "smtpd_milters",
+    "smtpd_milter_maps",
+    "non_smtpd_milters",
+    "milter_default_action",
+    "milter_command_timeout",
+    "milter_content_timeout",
+    "message_size_limit",
+];
 const INSTANCES: &str = "multi_instance_directories";
 /// Warnings that say nothing of what a parameter is: of one that is not used, set twice, or on its way out.
 const HARMLESS: [&str; 3] =
@@ -36,8 +43,8 @@ const USUAL: [&str; 3] = ["/usr/sbin/postconf", "/usr/local/sbin/postconf", "/us
 pub struct Said {
     /// The directory of its main.cf.
     pub directory: PathBuf,
-    /// Its default action for our address; `None` if no list of milters names it.
-    pub action: Result<Option<DefaultAction>, Trouble>,
+    /// Its default action for our address, and what else we want to know.
+    pub says: Result<Says, Trouble>,
 }
 
 /// Why a Postfix can't be asked.
@@ -78,17 +85,17 @@ pub fn ask(directories: &[PathBuf], listens: &Endpoint) -> Vec<Said> {
     let mut said = Vec::new();
     let mut further = Vec::new();
     for directory in directories {
-        let (action, instances) = match ask_one(directory, listens) {
-            Ok((action, instances)) => (Ok(action), instances),
+        let (says, instances) = match ask_one(directory, listens) {
+            Ok((says, instances)) => (Ok(says), instances),
             Err(trouble) => (Err(trouble), Vec::new()),
         };
-        said.push(Said { directory: directory.clone(), action });
+        said.push(Said { directory: directory.clone(), says });
         further.extend(instances);
     }
     for directory in further {
         if said.iter().all(|said| real(&said.directory) != real(&directory)) {
-            let action = ask_one(&directory, listens).map(|(action, _)| action);
-            said.push(Said { directory, action });
+            let says = ask_one(&directory, listens).map(|(says, _)| says);
+            said.push(Said { directory, says });
         }
     }
     said
@@ -114,7 +121,7 @@ pub fn program() -> PathBuf {
 }
 
 /// What it says of us, and the directories of further instances.
-fn ask_one(directory: &Path, listens: &Endpoint) -> Result<(Option<DefaultAction>, Vec<PathBuf>), Trouble> {
+fn ask_one(directory: &Path, listens: &Endpoint) -> Result<(Says, Vec<PathBuf>), Trouble> {
     let main_cf = read(&directory.join("main.cf"))?;
     let mut services = master_cf::services(&read(&directory.join("master.cf"))?)?;
     // Stands for `sendmail -bs` too, and for each service without options that matter.
@@ -126,20 +133,18 @@ fn ask_one(directory: &Path, listens: &Endpoint) -> Result<(Option<DefaultAction
         service.overrides.retain(|(name, _)| matter.contains(name));
         ways.insert(if service.overrides.is_empty() { plain.clone() } else { service });
     }
-    let (mut found, mut instances) = (None, Vec::new());
+    let (mut found, mut instances) = (Says::default(), Vec::new());
     for way in ways {
         let settings = settings(directory, &way)?;
         let value =
             |name: &str| settings.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" ="));
         let queue = value("queue_directory").map(|value| value.trim().to_owned());
         let queue = queue.ok_or_else(|| Trouble::Fails("it names no queue_directory".into()))?;
-        let action =
-            default_action(&settings, way.program, |entry| is_ours(entry, Path::new(&queue), listens));
-        found = match (found, action) {
-            (Some(DefaultAction::Accept), _) => found,
-            (_, Some(_)) => action,
-            (_, None) => found,
-        };
+        let says = says(&settings, way.program, |entry| is_ours(entry, Path::new(&queue), listens));
+        // What another service takes is no limit for our mail; but cleanup(8) edits all of it.
+        if says.action.is_some() || way.program != Program::Smtpd {
+            found = found.and(says);
+        }
         let words = value(INSTANCES).unwrap_or_default().split([',', ' ', '\t']);
         instances.extend(words.map(PathBuf::from).filter(|path| path.is_absolute()));
     }
@@ -318,7 +323,7 @@ mod tests {
         let listens = Endpoint::Unix("/x".into());
         let said = ask(&[folder.path().to_owned()], &listens);
         let trouble = Trouble::MainCf(std::io::ErrorKind::NotFound);
-        assert_eq!(said, [Said { directory: folder.path().to_owned(), action: Err(trouble) }]);
+        assert_eq!(said, [Said { directory: folder.path().to_owned(), says: Err(trouble) }]);
         assert!(matches!(text("ldap:milters"), Err(Trouble::Table(_))));
         assert!(matches!(text("cidr:/nowhere/milters"), Err(Trouble::Table(_))));
     }

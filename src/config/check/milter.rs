@@ -40,6 +40,9 @@ pub(super) fn milter(at: &mut Checker<'_>, raw: &Raw) -> MilterConfig {
             &[("accept", false), ("tempfail", true)],
         ),
         postfix_config_dirs: milter.postfix_config_dirs.iter().map(|dir| at.path(dir)).collect(),
+        message_size_limit: (!milter.message_size_limit.is_empty())
+            .then(|| at.some("milter.message_size_limit", units::bytes(&milter.message_size_limit)))
+            .flatten(),
         max_connections: at.up_to("milter.max_connections", milter.max_connections, MOST_CONNECTIONS),
         message_timeout: patience(at, "milter.message_timeout", &milter.message_timeout),
         idle_timeout: patience(at, "milter.idle_timeout", &milter.idle_timeout),
