@@ -154,15 +154,10 @@ impl DeadLetters {
 
 fn letter(body: Vec<u8>, properties: BasicProperties, acker: Acker) -> DeadLetter {
     let event = Event::from_json(&body).ok();
-    let state = match headers::text(&properties, STATE).as_deref() {
+    let state_said = headers::text(&properties, STATE);
+    let state = match state_said.as_deref() {
         Some("uncertain") => State::Uncertain,
         _ => State::Dead,
-    };
-    let brokers = || {
-        headers::text(&properties, BROKERS_REASON).map(|why| match why.as_str() {
-            "delivery_limit" => "handed out too often: delivery_limit".to_owned(),
-            other => other.to_owned(),
-        })
     };
     let added = Timestamp::from_secs(properties.timestamp().unwrap_or_default());
     let since = headers::text(&properties, SINCE).and_then(|text| text.parse().ok());
@@ -172,10 +167,27 @@ fn letter(body: Vec<u8>, properties: BasicProperties, acker: Acker) -> DeadLette
         at: since.map_or(added, Timestamp::from_millis),
         added,
         attempts: headers::number(&properties, ATTEMPTS),
-        reason: headers::text(&properties, REASON).or_else(brokers),
+        reason: reason(&properties, state_said.is_some()),
         body: String::from_utf8_lossy(&body).into_owned(),
     };
     DeadLetter { stored, event, body, properties, acker }
+}
+
+/// Why it is dead. What the broker buries by itself has no state, and the reason that it was last tried again for, if it was.
+fn reason(properties: &BasicProperties, is_ours: bool) -> Option<String> {
+    let said = headers::text(properties, REASON);
+    if is_ours {
+        return said;
+    }
+    let brokers = headers::last_death(properties).or_else(|| headers::text(properties, BROKERS_REASON));
+    let brokers = brokers.map(|why| match why.as_str() {
+        "delivery_limit" => "handed out too often: delivery_limit".to_owned(),
+        _ => why,
+    });
+    match (brokers, said) {
+        (Some(brokers), Some(said)) => Some(format!("{brokers} (before: {said})")),
+        (brokers, said) => brokers.or(said),
+    }
 }
 
 /// The message that brings a letter to the work queue again. An uncertain one goes under a key made of the event and the replay before: the

@@ -177,3 +177,28 @@ async fn a_replay_that_is_cut_loses_nothing_and_the_next_one_has_the_same_keys()
     assert_eq!((keys.len(), ids.len()), (60, 60), "each event, and one key for each");
     remove(&settings).await;
 }
+
+/// A message that was tried again says why it was; what the broker buries it for comes later.
+#[tokio::test]
+async fn what_the_broker_buries_says_the_brokers_reason_first() {
+    let Some(mut settings) = broker("dead_limit") else { return };
+    settings.shape.delivery_limit = 2;
+    publish(&settings, (0..1).map(event)).await;
+    settle(&settings, 1, |_| Settlement::Retry { after: Duration::ZERO, reason: "HTTP 503".into() }).await;
+    let link = Link::open(&settings, "test").await.unwrap();
+    let dead = link.topology().dead_queue();
+    while ready(&link, &dead).await == 0 {
+        // Taken, and given back by a connection that ends.
+        let mut source = AmqpSource::new(settings.clone(), 1, &Lifecycle::detached());
+        let _ = tokio::time::timeout(Duration::from_millis(500), source.next(1)).await;
+    }
+    let mut letters = DeadLetters::open(&settings).await.unwrap();
+    let letter = letters.next().await.unwrap().unwrap();
+    let expected = "handed out too often: delivery_limit (before: HTTP 503)";
+    assert_eq!(letter.stored.reason.as_deref(), Some(expected));
+    for reason in ["delivery_limit", "HTTP 503"] {
+        assert!(letter.is_meant_by(&Filter { reason: Some(reason.into()), ..Filter::default() }));
+    }
+    letters.close().await.unwrap();
+    remove(&settings).await;
+}

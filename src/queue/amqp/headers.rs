@@ -24,7 +24,7 @@ pub(in crate::queue) const REPLAY: &str = "x-mailtap-replay";
 pub(in crate::queue) const PARTITION: &str = "mailtap-partition";
 /// Whose event it is, as a pseudonym: what work queues are chosen by.
 pub(in crate::queue) const RECIPIENT: &str = "x-mailtap-recipient";
-/// The broker's word for why it made a dead letter of a message itself.
+/// The broker's word for why it first brought a message elsewhere: after a wait for its next try, that it was over.
 pub(in crate::queue) const BROKERS_REASON: &str = "x-first-death-reason";
 
 /// A header with a text.
@@ -48,6 +48,17 @@ pub(in crate::queue) fn number(properties: &BasicProperties, name: &str) -> u32 
         _ => None,
     };
     number.unwrap_or(0).min(1_000_000)
+}
+
+/// The broker's word for why it brought a message where it is; its list of these begins with the last one.
+pub(in crate::queue) fn last_death(properties: &BasicProperties) -> Option<String> {
+    let Some(Value::FieldArray(deaths)) = value(properties, "x-death") else { return None };
+    let Some(Value::FieldTable(last)) = deaths.as_slice().first() else { return None };
+    match last.inner().get("reason")? {
+        Value::LongString(reason) => std::str::from_utf8(reason.as_bytes()).ok().map(str::to_owned),
+        Value::ShortString(reason) => Some(reason.to_string()),
+        _ => None,
+    }
 }
 
 fn value<'a>(properties: &'a BasicProperties, name: &str) -> Option<&'a Value> {
