@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use harness::installed::installed;
 use harness::{Daemon, free_ports, http, mailtap, run, said, wait_for};
 use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use mailtap::event::{Data, Event, EventId, Kind};
 use mailtap::identity::{MessageId, Timestamp};
 use mailtap::queue::Publish;
@@ -204,20 +204,16 @@ async fn dead_letters_of_rabbitmq_are_listed_shown_replayed_and_dropped() {
 async fn a_tail_of_rabbitmq_shows_what_passes_and_takes_nothing() {
     let Some(site) = Site::with_broker("tail") else { return };
     site.publish(Vec::new()).await;
-    let exchange = format!("{}.events", site.settings.shape.prefix);
-    let message = |number| Message::of(&event(number), exchange.clone());
+    let _forward = Daemon::start(site.command(&["forward"]).stderr(Stdio::null()));
     let mut all = site.tail(&["--json"]);
     let mut opened = site.tail(&["--type", "opened", "--campaign", "c0"]);
     // Nothing says when a tail is there: publish until both have seen something.
     let publishing = {
-        let messages: Vec<_> = (0..8).map(message).collect();
-        let settings = site.settings.clone();
+        let spool = site.spool();
         tokio::spawn(async move {
-            let link = Link::open(&settings, "test").await.unwrap();
-            let publisher = Publisher::open(&link, Duration::from_secs(10)).await.unwrap();
-            for message in messages.iter().cycle().take(8 * 50) {
-                publisher.publish(&link, message).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(10)).await;
+            for number in 0..400 {
+                spool.publish(vec![event(number)]).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         })
     };
@@ -237,7 +233,11 @@ async fn a_tail_of_rabbitmq_shows_what_passes_and_takes_nothing() {
     assert_eq!(opened.end(), (Some(0), String::new()), "nobody reads any more");
     publishing.await.unwrap();
     let work = format!("{}.ga4", site.settings.shape.prefix);
-    assert_eq!(site.ready(&work).await, 400, "everything is still there for the relay");
+    let until = Instant::now() + Duration::from_secs(30);
+    while site.ready(&work).await != 400 {
+        assert!(Instant::now() < until, "everything is still there for the relay");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// What is no event is shown by its beginning, and only where it is asked for; a time that nobody knows is none.
@@ -275,7 +275,7 @@ async fn what_is_handed_out_too_often_becomes_a_dead_letter_with_a_reason() {
     fs::write(&config, text.replace("#delivery_limit = 20", "delivery_limit = 3")).unwrap();
     let prefix = site.settings.shape.prefix.clone();
     let (dead, work) = (format!("{prefix}.ga4.dead"), format!("{prefix}.ga4"));
-    site.publish(vec![Message::of(&event(1), format!("{prefix}.events"))]).await;
+    site.publish(vec![Message { key: work.clone(), ..Message::of(&event(1), String::new()) }]).await;
     assert_eq!(site.listed(&[]).len(), 0);
 
     let mut handed_out = 0;
@@ -385,24 +385,42 @@ impl Site {
 /// all is well meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_binding_is_told_once_and_is_no_readiness() {
-    let Some(site) = Site::with_broker("unbound") else { return };
+    let Some(mut site) = Site::with_broker("unbound") else { return };
+    site.settings.shape.partitions = 2;
     site.publish(Vec::new()).await;
     let prefix = site.settings.shape.prefix.clone();
-    let (work, exchange) = (format!("{prefix}.ga4"), format!("{prefix}.events"));
+    let exchange = format!("{prefix}.ga4.by-recipient");
+    let works = ["1", "2"].map(|number| (number, format!("{prefix}.ga4.{number}")));
     let [port] = free_ports();
     let config = site.dir.path().join("mailtap.toml");
     let text = fs::read_to_string(&config).unwrap();
     let admin = "#forward = \"127.0.0.1:9745\"";
     let topology = "#topology = \"declare\"";
-    assert!(text.contains(admin) && text.contains(topology));
-    let text = text.replace(admin, &format!("forward = \"127.0.0.1:{port}\""));
+    let partitions = "#partitions = 1";
+    assert!(text.contains(admin) && text.contains(topology) && text.contains(partitions));
+    let text =
+        text.replace(partitions, "partitions = 2").replace(admin, &format!("forward = \"127.0.0.1:{port}\""));
     fs::write(&config, text.replace(topology, "topology = \"check\"")).unwrap();
     let checked = site.run(&["amqp", "check"]);
-    assert!(checked.contains(&format!("{exchange} -> {work} (key \"mailtap.#\")")), "{checked}");
+    let listed = |number| {
+        format!("{exchange} -> {prefix}.ga4.{number} (key \"\", x-match=all, mailtap-partition={number})")
+    };
+    assert!(checked.contains(&listed("1")) && checked.contains(&listed("2")), "{checked}");
 
     let channel = site.channel().await;
-    let (queue, from) = (work.as_str().into(), exchange.as_str().into());
-    channel.queue_unbind(queue, from, "mailtap.#".into(), FieldTable::default()).await.unwrap();
+    // Somebody who watches is bound, and does not count.
+    let tail = site.tail(&["--json"]);
+    let compared = |number: &str| {
+        let mut table = FieldTable::default();
+        for (name, value) in [("x-match", "all"), ("mailtap-partition", number)] {
+            table.insert(name.into(), AMQPValue::LongString(value.into()));
+        }
+        table
+    };
+    for (number, work) in &works {
+        let (queue, from) = (work.as_str().into(), exchange.as_str().into());
+        channel.queue_unbind(queue, from, "".into(), compared(number)).await.unwrap();
+    }
     site.spool().publish((0..50).map(event).collect()).await.unwrap();
     let log = site.dir.path().join("forward.log");
     let _forward = Daemon::start(site.command(&["forward"]).stderr(fs::File::create(&log).unwrap()));
@@ -418,19 +436,26 @@ async fn a_missing_binding_is_told_once_and_is_no_readiness() {
     wait_for("each to come back three times", Duration::from_secs(60), || tries() >= 150);
     let (status, why) = get("/readyz").unwrap();
     let why = String::from_utf8(why).unwrap();
-    assert!(status == 503 && why.contains(&format!("no queue is bound to {exchange}")), "{status}: {why}");
+    assert!(
+        status == 503 && why.contains(&format!("a work queue is not bound to exchange {exchange}")),
+        "{status}: {why}"
+    );
     let logged = fs::read_to_string(&log).unwrap();
     assert!(logged.len() < 4_000, "{} bytes: {logged}", logged.len());
     assert_eq!(logged.matches("\"ERROR\"").count(), 1, "{logged}");
     assert!(!logged.contains("returned us") && !logged.contains("115, 112, 101"), "{logged}");
 
-    let (queue, from) = (work.as_str().into(), exchange.as_str().into());
-    let options = QueueBindOptions::default();
-    channel.queue_bind(queue, from, "mailtap.#".into(), options, FieldTable::default()).await.unwrap();
+    for (number, work) in &works {
+        let (queue, from) = (work.as_str().into(), exchange.as_str().into());
+        let options = QueueBindOptions::default();
+        channel.queue_bind(queue, from, "".into(), options, compared(number)).await.unwrap();
+    }
     wait_for("readiness", Duration::from_secs(60), || {
         get("/readyz").is_some_and(|(status, _)| status == 200)
     });
-    assert_eq!(site.ready(&work).await, 50);
+    assert_eq!(site.ready(&works[0].1).await + site.ready(&works[1].1).await, 50);
+    tail.interrupt();
+    tail.end();
     let logged = fs::read_to_string(&log).unwrap();
     assert!(logged.contains("gives no events back any more"), "{logged}");
 }

@@ -124,8 +124,15 @@ impl Site {
         });
     }
 
+    /// As a forwarder does: to the work queue, and a copy for who watches.
     fn publish_events(&self, numbers: std::ops::Range<u64>) {
-        self.publish(numbers.map(|number| Message::of(&event(number), "mailtap.events".into())));
+        self.publish(numbers.clone().map(|number| Message {
+            key: "mailtap.ga4".into(),
+            ..Message::of(&event(number), String::new())
+        }));
+        if self.tail.is_some() {
+            self.publish(numbers.map(|number| Message::of(&event(number), "mailtap.events".into())));
+        }
     }
 
     fn arrived(&self) -> BTreeMap<String, usize> {

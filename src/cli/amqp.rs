@@ -37,7 +37,7 @@ Example, with amqp.topology = \"check\" in the configuration:
     /// Look whether exchanges and queues are there and as they should be, and whether the user may write and read
     ///
     /// Nothing is published or taken. Arguments are compared where the user may declare. Bindings can't be asked for over AMQP: those that are needed are listed.
-    /// A missing one shows in /readyz of the forwarder when the first event is published; nothing is lost by that.
+    /// A missing one to a work queue shows in /readyz of the forwarder when the first event for it is published; nothing is lost by that.
     Check,
 }
 
@@ -71,13 +71,27 @@ fn check(settings: Settings) -> Result {
         let queues = topology.queues.iter().map(|queue| &queue.name);
         let names: Vec<_> =
             topology.exchanges.iter().chain(&topology.spread).chain(queues).cloned().collect();
-        let lacking = link.lacking().await.or_exit(Exit::Unavailable)?;
+        let asked =
+            async { Ok((link.lacking().await?, link.lacking_for_copies().await?, link.left_over().await?)) };
+        let (lacking, no_copies, left) = link.unless_blocked(asked).await.or_exit(Exit::Unavailable)?;
         link.close().await;
         if !lacking.is_empty() {
             return Err(Failure::new(Exit::No, AmqpError::Topology(lacking).at(link.broker())));
         }
-        print(names.join("\n") + "\n" + &bindings_note(topology))
+        let no_copies = no_copies.map(|fault| {
+            let why = AmqpError::Topology(vec![fault]);
+            format!("note: `mailtap events tail` shows nothing, all else works: {why}\n")
+        });
+        let left: String = left.iter().map(|(queue, count)| left_note(queue, *count)).collect();
+        print(names.join("\n") + "\n" + &bindings_note(topology) + &no_copies.unwrap_or_default() + &left)
     })
+}
+
+fn left_note(queue: &str, count: u32) -> String {
+    format!(
+        "warning: {queue} holds {count} messages and is of a layout with another amqp.partitions: no relay takes them; see \"To \
+         change partitions\" in docs/operations.md\n"
+    )
 }
 
 /// AMQP has no question for a binding, only ways to make one; a test message could be taken for an event.
@@ -87,11 +101,9 @@ fn bindings_note(topology: &Topology) -> String {
             binding.arguments().iter().map(|(name, value)| format!(", {name}={value}")).collect();
         format!("  {} -> {} (key \"{}\"{arguments})\n", binding.exchange, binding.queue, binding.key)
     });
-    let between =
-        topology.between.iter().map(|(from, to, key)| format!("  {from} -> {to} (key \"{key}\")\n"));
-    let bindings: String = between.chain(to_queues).collect();
+    let bindings: String = to_queues.collect();
     format!(
         "note: not checked, because AMQP can't ask for bindings; compare with `rabbitmqctl list_bindings`, or import what \
-         `mailtap amqp definitions` prints:\n{bindings}note: not checked either: whether the relay may make its lock beside each work queue, NAME.owner.claim (configure)\n"
+         `mailtap amqp definitions` prints:\n{bindings}note: not checked either: whether the relay may make its locks beside each work queue, NAME.owner.claim and NAME.owner.taken (configure)\n"
     )
 }

@@ -260,6 +260,9 @@ enum Command {
         json: bool,
     },
     /// Show events as they come, until Ctrl-C
+    ///
+    /// With RabbitMQ, forwarders send copies of what they publish once they see that somebody watches: what passes in the first second or so
+    /// is missed. Nothing that is watched is taken, held up or lost.
     Tail {
         #[command(flatten)]
         live: Live,

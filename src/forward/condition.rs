@@ -21,8 +21,6 @@ const QUIET: Duration = Duration::from_secs(3 * NOT_TAKEN_WAIT.as_secs());
 #[derive(Debug)]
 pub(super) struct Condition {
     health: Component,
-    /// What events are published to.
-    exchange: String,
     blocked: bool,
     unroutable: Option<Burst>,
     nacked: Option<Burst>,
@@ -39,8 +37,8 @@ struct Burst {
 }
 
 impl Condition {
-    pub(super) fn new(health: Component, exchange: String) -> Self {
-        Self { health, exchange, blocked: false, unroutable: None, nacked: None, denied: None }
+    pub(super) fn new(health: Component) -> Self {
+        Self { health, blocked: false, unroutable: None, nacked: None, denied: None }
     }
 
     /// The broker is there. That events came back is not over with that.
@@ -64,8 +62,7 @@ impl Condition {
                 Refused::Lost(_) => continue,
             };
             let begins = burst.is_none();
-            let why = || reason(refused, &self.exchange);
-            let burst = burst.get_or_insert_with(|| Burst { why: why(), times: 0, last: now });
+            let burst = burst.get_or_insert_with(|| Burst { why: reason(refused), times: 0, last: now });
             burst.times += 1;
             burst.last = now;
             NotTaken { kind, why: &burst.why, begins }.emit();
@@ -109,17 +106,15 @@ impl Condition {
     }
 }
 
-fn reason(refused: &Refused, exchange: &str) -> String {
-    match refused {
-        Refused::Denied(_) => format!("RabbitMQ gives events back: {refused}"),
-        Refused::Unroutable { said, .. } => format!(
-            "RabbitMQ gives events back: no queue is bound to {exchange} for them ({said}); `mailtap amqp check` lists the bindings \
-             that are needed, `mailtap amqp definitions` has them to import"
-        ),
-        _ => format!(
-            "RabbitMQ gives events back: a queue that is bound to {exchange} does not take them; is it full, or short of its quorum?"
-        ),
-    }
+fn reason(refused: &Refused) -> String {
+    let remedy = match refused {
+        Refused::Unroutable { .. } => {
+            "; `mailtap amqp check` lists what is needed, `mailtap amqp definitions` has it to import"
+        }
+        Refused::Nack => "; is the work queue full, or short of its quorum?",
+        Refused::Denied(_) | Refused::Lost(_) => "",
+    };
+    format!("RabbitMQ gives events back: {refused}{remedy}")
 }
 
 #[cfg(test)]
@@ -131,19 +126,19 @@ mod tests {
     #[test]
     fn events_that_come_back_are_no_readiness_until_none_has_for_a_while() {
         let health = Health::default();
-        let mut condition = Condition::new(health.component("forward"), "m.events".into());
+        let mut condition = Condition::new(health.component("forward"));
         let mut now = Instant::now();
         condition.connected();
         assert!(health.troubles().is_empty());
         for _ in 0..5 {
             let said = "NO_ROUTE".to_owned();
-            let unroutable = Refused::Unroutable { exchange: "m.events".into(), key: "k".into(), said };
+            let unroutable = Refused::Unroutable { exchange: String::new(), key: "m.ga4".into(), said };
             condition.refused(&[unroutable, Refused::Nack], now);
             now += NOT_TAKEN_WAIT + Duration::from_secs(1);
             condition.look(false, now);
         }
         let (part, why) = health.troubles().remove(0);
-        assert!(part == "forward" && why.contains("bound to m.events") && why.contains("NO_ROUTE"), "{why}");
+        assert!(part == "forward" && why.contains("no queue m.ga4") && why.contains("NO_ROUTE"), "{why}");
         condition.connected();
         assert_eq!(health.troubles().len(), 1, "a new connection mends no binding");
         condition.look(true, now + QUIET);

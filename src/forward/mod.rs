@@ -2,7 +2,8 @@
 //!
 //! - Layer: role
 //! - Takes: events from the spool, oldest first.
-//! - Gives: persistent messages that the broker has confirmed; only then they leave the spool.
+//! - Gives: persistent messages in the work queues that the broker has confirmed; only then they leave the spool. Copies for whoever
+//!   watches.
 //! - On failure: a broker that is away is tried again for as long as it takes, and events wait in the spool. An event
 //!   may reach the broker twice, with the same id: the relay knows it by that.
 //! - Limits: `window` events on their way at once.
@@ -11,6 +12,7 @@
 mod condition;
 mod happenings;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
@@ -18,8 +20,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
 use crate::queue::StoreError;
-use crate::queue::amqp::topology::Topology;
-use crate::queue::amqp::{self, AmqpError, Link, Message, Publisher, Refused};
+use crate::queue::amqp::{self, AmqpError, Copies, Link, Looks, Message, Publisher, Refused};
 use crate::queue::backoff::Backoff;
 use crate::queue::outage::Outage;
 use crate::queue::source::{BoxFuture, Delivery, Settlement, Source, SourceError, SpoolSource, Tag};
@@ -32,6 +33,8 @@ use happenings::{Connected, Forwarded, Lost, SpoolTrouble};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an event waits that the broker did not take.
 const NOT_TAKEN_WAIT: Duration = Duration::from_secs(5);
+
+const GONE: &str = "the connection is gone";
 
 /// What the forwarder needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,9 +73,9 @@ enum End {
 /// # Errors
 /// `ForwardError`: only what trying again can't mend.
 pub async fn run(settings: Settings, spool: Spool, life: Lifecycle) -> Result<(), ForwardError> {
-    let exchange = Topology::new(settings.broker.shape.clone()).events_exchange();
-    let mut condition = Condition::new(life.health.component("forward"), exchange.clone());
+    let mut condition = Condition::new(life.health.component("forward"));
     let (mut backoff, mut outage) = (Backoff::default(), Outage::default());
+    let looks = Looks::default();
     loop {
         let connected = tokio::select! {
             () = life.stop.cancelled() => return Ok(()),
@@ -83,8 +86,13 @@ pub async fn run(settings: Settings, spool: Spool, life: Lifecycle) -> Result<()
                 Connected { broker: link.broker() }.emit();
                 outage.over();
                 condition.connected();
-                let way = Way { link: &link, publisher: &publisher, exchange: &exchange };
-                let end = forward(&settings, &spool, &life, way, &mut condition, &mut backoff).await;
+                let copies = Copies::begin(link.clone());
+                let way = Way { link: &link, publisher: &publisher, copies: &copies };
+                let end = tokio::select! {
+                    end = forward(&settings, &spool, &life, way, &mut condition, &mut backoff) => end,
+                    // It ends when it sees that the connection has.
+                    () = looks.go_on(&link) => End::Broker(AmqpError::Client(GONE.into())),
+                };
                 link.close().await;
                 match end {
                     End::Broker(error) => End::Broker(error.at(link.broker())),
@@ -116,8 +124,8 @@ pub async fn run(settings: Settings, spool: Spool, life: Lifecycle) -> Result<()
     }
 }
 
-async fn connect(settings: &Settings) -> Result<(Link, Publisher), AmqpError> {
-    let link = Link::open(&settings.broker, "mailtap forward").await?;
+async fn connect(settings: &Settings) -> Result<(Arc<Link>, Publisher), AmqpError> {
+    let link = Arc::new(Link::open(&settings.broker, "mailtap forward").await?);
     let publisher = Publisher::open(&link, settings.broker.confirm_timeout).await;
     let publisher = publisher.map_err(|error| error.at(link.broker()))?;
     Ok((link, publisher))
@@ -128,7 +136,7 @@ async fn connect(settings: &Settings) -> Result<(Link, Publisher), AmqpError> {
 struct Way<'a> {
     link: &'a Link,
     publisher: &'a Publisher,
-    exchange: &'a str,
+    copies: &'a Copies,
 }
 
 type Confirm<'a> = BoxFuture<'a, (Tag, Result<(), Refused>)>;
@@ -167,7 +175,7 @@ async fn forward(
             },
             _ = look.tick() => {
                 if !way.link.is_connected() {
-                    return End::Broker(AmqpError::Client("the connection is gone".into()));
+                    return End::Broker(AmqpError::Client(GONE.into()));
                 }
                 condition.look(way.link.is_blocked(), Instant::now());
             }
@@ -176,8 +184,15 @@ async fn forward(
 }
 
 fn send(way: Way<'_>, delivery: Delivery) -> Confirm<'_> {
-    let message = Message::of(&delivery.event, way.exchange.into());
-    Box::pin(async move { (delivery.tag, way.publisher.publish(way.link, &message).await) })
+    let message = Message::to_work(&delivery.event, way.link.topology());
+    Box::pin(async move {
+        let published = way.publisher.publish(way.link, &message).await;
+        // Not before: what is not taken is published again, and would be seen again.
+        if published.is_ok() {
+            way.copies.of(message);
+        }
+        (delivery.tag, published)
+    })
 }
 
 /// Settles what was confirmed, all that is known by now in one go; gives how many events the broker took.

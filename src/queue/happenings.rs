@@ -63,6 +63,45 @@ impl DeclaredAgain<'_> {
     }
 }
 
+/// A work queue was deleted under the relay that consumes it.
+#[derive(Debug)]
+pub(super) struct QueueDeleted<'a> {
+    pub(super) queue: &'a str,
+}
+
+impl QueueDeleted<'_> {
+    pub(super) fn emit(&self) {
+        tracing::error!(
+            queue = self.queue,
+            "a work queue was deleted in RabbitMQ: the events in it are lost"
+        );
+        metrics::counter!("mailtap_queue_deleted_total").increment(1);
+    }
+}
+
+/// A copy for those who watch was dropped: they are faster asked for than written.
+#[derive(Debug)]
+pub(super) struct CopyDropped;
+
+impl CopyDropped {
+    pub(super) fn emit(&self) {
+        metrics::counter!("mailtap_queue_copies_dropped_total").increment(1);
+    }
+}
+
+/// There is no way for copies; only those who watch miss them.
+#[derive(Debug)]
+pub(super) struct CopiesDenied<'a> {
+    pub(super) why: &'a AmqpError,
+}
+
+impl CopiesDenied<'_> {
+    pub(super) fn emit(&self) {
+        tracing::debug!(why = %self.why, "no copies of events for those who watch; trying again");
+        metrics::counter!("mailtap_queue_copies_denied_total").increment(1);
+    }
+}
+
 /// A message in the work queue is no event of ours; it goes to the dead letters.
 #[derive(Debug)]
 pub(super) struct Malformed<'a> {
@@ -95,6 +134,58 @@ pub(super) struct DeadLettersThere {
 impl DeadLettersThere {
     pub(super) fn emit(&self) {
         metrics::gauge!("mailtap_relay_dead_letters").set(f64::from(self.count));
+    }
+}
+
+/// How a work queue stands.
+#[derive(Debug)]
+pub(super) struct WorkQueue<'a> {
+    pub(super) queue: &'a str,
+    pub(super) ready: u32,
+    pub(super) consumers: u32,
+}
+
+impl WorkQueue<'_> {
+    pub(super) fn emit(&self) {
+        let queue = || self.queue.to_owned();
+        metrics::gauge!("mailtap_queue_messages_ready", "queue" => queue()).set(f64::from(self.ready));
+        metrics::gauge!("mailtap_queue_consumers", "queue" => queue()).set(f64::from(self.consumers));
+    }
+}
+
+/// Messages wait in a work queue, and for some minutes no relay has consumed it.
+#[derive(Debug)]
+pub(super) struct NobodyTakes<'a> {
+    pub(super) queue: &'a str,
+    pub(super) ready: u32,
+}
+
+impl NobodyTakes<'_> {
+    pub(super) fn emit(&self) {
+        tracing::warn!(
+            queue = self.queue,
+            messages = self.ready,
+            "no relay takes the events of a work queue: is it down, or the queue in nobody's relay.queues?"
+        );
+        metrics::counter!("mailtap_queue_untaken_total").increment(1);
+    }
+}
+
+/// A work queue that only a layout with another number of them has still holds messages.
+#[derive(Debug)]
+pub(super) struct LeftOver<'a> {
+    pub(super) queue: &'a str,
+    pub(super) count: u32,
+}
+
+impl LeftOver<'_> {
+    pub(super) fn emit(&self) {
+        tracing::warn!(
+            queue = self.queue,
+            messages = self.count,
+            "a work queue of another amqp.partitions holds events, and no relay takes them: drain it with the setting of before"
+        );
+        metrics::counter!("mailtap_queue_left_over_total").increment(1);
     }
 }
 

@@ -54,7 +54,7 @@ pub(crate) async fn publish(settings: &Settings, events: impl IntoIterator<Item 
     let link = Link::open(settings, "test").await.unwrap();
     let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
     for event in events {
-        let message = Message::of(&event, link.topology().events_exchange());
+        let message = Message::to_work(&event, link.topology());
         publisher.publish(&link, &message).await.unwrap();
     }
     link.close().await;
@@ -86,6 +86,18 @@ pub(crate) async fn wait_for(link: &Link, queue: &str, count: u32) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("{queue} has {} messages, not {count}", ready(link, queue).await);
+}
+
+/// Deletes a queue, as an administrator might.
+pub(crate) async fn delete_queue(link: &Link, queue: &str) {
+    let channel = link.channel().await.unwrap();
+    channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
+}
+
+/// Deletes an exchange, as an administrator might.
+pub(crate) async fn delete_exchange(link: &Link, exchange: &str) {
+    let channel = link.channel().await.unwrap();
+    channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await.unwrap();
 }
 
 /// Removes what a test declared.

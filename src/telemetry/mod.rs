@@ -23,8 +23,8 @@ use tracing_subscriber::EnvFilter;
 
 use lines::Lines;
 
-/// Its target in logs.
-const AMQP_LIBRARY: &str = "lapin";
+/// The targets of libraries whose own lines are left out: that of AMQP, and that which looks at certificates of servers.
+const LEFT_OUT: [&str; 2] = ["lapin", "rustls_platform_verifier"];
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -107,12 +107,13 @@ pub fn start_logs(level: &str, format: Format) -> Result<Format, TelemetryError>
     Ok(if as_text { Format::Text } else { Format::Json })
 }
 
-/// The level, without what the AMQP library says of its own, unless somebody asks for it by name: it writes down each message that
-/// comes back, whole, and what else it says is said by who uses it.
+/// The level, without what these libraries say of their own, unless somebody asks for it by name: that of AMQP writes down each message that
+/// comes back, whole, the other one an error with a path of its build at each try; what else they say is said by who uses them.
 fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
     let asked = directives(level).map_err(TelemetryError::Level)?;
-    let own = if asked.contains(AMQP_LIBRARY) { asked } else { format!("{asked},{AMQP_LIBRARY}=off") };
-    EnvFilter::try_new(own).map_err(|error| TelemetryError::Level(error.to_string()))
+    let silent = LEFT_OUT.iter().filter(|library| !asked.contains(**library));
+    let silent: String = silent.map(|library| format!(",{library}=off")).collect();
+    EnvFilter::try_new(asked + &silent).map_err(|error| TelemetryError::Level(error.to_string()))
 }
 
 /// For tests that capture the log of their thread. A place in the code that is first reached while nobody listens, by another
@@ -202,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_amqp_library_is_heard_only_by_who_asks_for_it() {
+    fn libraries_that_say_too_much_are_heard_only_by_who_asks_for_them() {
         somebody_listens();
         for (level, heard) in
             [("info", false), ("debug", false), ("trace,mailtap=info", false), ("info,lapin=warn", true)]
@@ -215,11 +216,12 @@ mod tests {
             tracing::subscriber::with_default(log, || {
                 tracing::warn!(target: "lapin::returned_messages", "a message whole");
                 tracing::error!(target: "lapin::channel", "closed");
+                tracing::error!(target: "rustls_platform_verifier::verification::others", "failed to verify");
                 tracing::warn!("ours");
             });
             let text = lines.text();
             assert_eq!(text.contains("a message whole"), heard, "{level}: {text}");
-            assert!(text.contains("ours"), "{level}: {text}");
+            assert!(text.contains("ours") && !text.contains("failed to verify"), "{level}: {text}");
         }
         assert!(filter("loud=loud").is_err());
     }

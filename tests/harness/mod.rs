@@ -14,6 +14,7 @@ mod daemon;
 mod http;
 pub mod installed;
 pub mod letters;
+pub mod own_broker;
 pub mod proxy;
 pub mod session;
 

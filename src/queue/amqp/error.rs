@@ -56,6 +56,28 @@ pub enum AmqpError {
         /// Whose it is.
         by: String,
     },
+    /// It is consumed under the name of this relay's memory.
+    #[error(
+        "{queue} is taken already by a relay with this memory (claimed on {by}): if another one runs with a copy of this state_dir, \
+             stop it; if RabbitMQ has not noticed yet that a former connection of this one is gone, it will; trying again"
+    )]
+    InUse {
+        /// The queue.
+        queue: String,
+        /// Where it was claimed.
+        by: String,
+    },
+    /// The broker ended the consumer of a work queue, as it does when that is deleted.
+    #[error("the broker cancelled the consumer of {queue}: it was deleted, or the broker stops")]
+    Cancelled {
+        /// The queue.
+        queue: String,
+    },
+    /// It takes no messages.
+    #[error(
+        "takes no messages: it is short of memory or disk (`rabbitmq-diagnostics alarms`), so not all can be asked"
+    )]
+    Blocked,
     /// Another relay looks whose it is, or has claimed it and can't write so while the broker takes no messages.
     #[error("another relay is claiming {queue}; trying again")]
     Claimed {
@@ -132,9 +154,13 @@ impl AmqpError {
     pub fn headline(&self) -> &'static str {
         match self.cause() {
             Self::Topology(_) => "RabbitMQ answers, but exchanges or queues are not as they should be",
-            Self::Owned { .. } | Self::Consumed { .. } | Self::Claimed { .. } | Self::NoQueue { .. } => {
-                "RabbitMQ answers, but a work queue is not this relay's to take"
-            }
+            Self::Owned { .. }
+            | Self::Consumed { .. }
+            | Self::InUse { .. }
+            | Self::Claimed { .. }
+            | Self::NoQueue { .. } => "RabbitMQ answers, but a work queue is not this relay's to take",
+            Self::Cancelled { .. } => "RabbitMQ lets a work queue be consumed no longer",
+            Self::Blocked => "RabbitMQ answers, but takes no messages",
             Self::Certificates(_) => "no connection to RabbitMQ: a certificate or key can't be used",
             _ => "no connection to RabbitMQ",
         }
@@ -146,6 +172,7 @@ impl AmqpError {
             Self::Topology(_)
                 | Self::Owned { .. }
                 | Self::Consumed { .. }
+                | Self::InUse { .. }
                 | Self::Claimed { .. }
                 | Self::NoQueue { .. }
         )

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use lapin::Acker;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions, ExchangeBindOptions,
-    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
+    QueueDeclareOptions,
 };
 use lapin::tcp::OwnedTLSConfig;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -38,7 +38,7 @@ pub struct Link {
     /// Host and port.
     broker: String,
     topology: Topology,
-    mode: Mode,
+    pub(super) mode: Mode,
     /// When the topology was last declared again, and whether all of it is there since.
     mended: tokio::sync::Mutex<Option<(Instant, bool)>>,
     timeout: Duration,
@@ -148,9 +148,15 @@ impl Link {
 
     /// How many messages are ready in a queue.
     pub(in crate::queue) async fn ready(&self, channel: &Channel, queue: &str) -> Result<u32, AmqpError> {
+        self.look_at(channel, queue).await.map(|(ready, _)| ready)
+    }
+
+    /// How many messages are ready in a queue, and how many consumers it has.
+    pub(super) async fn look_at(&self, channel: &Channel, queue: &str) -> Result<(u32, u32), AmqpError> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let declared = channel.queue_declare(queue.into(), passive, FieldTable::default());
-        Ok(within(self.timeout, declared).await?.message_count())
+        let queue = within(self.timeout, declared).await?;
+        Ok((queue.message_count(), queue.consumer_count()))
     }
 
     /// Consumes these queues over one channel, at most `prefetch` messages of each at once.
@@ -235,7 +241,7 @@ impl Link {
     }
 
     /// What the broker refuses is gathered; without a broker nothing more can be asked.
-    fn gather(
+    pub(super) fn gather(
         &self,
         faults: &mut Vec<Fault>,
         name: &str,
@@ -244,29 +250,6 @@ impl Link {
         match made {
             Err(AmqpError::Client(said)) if self.is_connected() => faults.push(Fault::new(name, said)),
             made => return made,
-        }
-        Ok(())
-    }
-
-    async fn bind(&self, faults: &mut Vec<Fault>) -> Result<(), AmqpError> {
-        for binding in &self.topology.bindings {
-            let channel = self.channel().await?;
-            let (queue, exchange) = (binding.queue.as_str().into(), binding.exchange.as_str().into());
-            let options = QueueBindOptions::default();
-            let mut arguments = FieldTable::default();
-            for (name, value) in binding.arguments() {
-                arguments.insert(name.into(), AMQPValue::LongString(value.into()));
-            }
-            let bound = channel.queue_bind(queue, exchange, binding.key.into(), options, arguments);
-            self.gather(faults, &binding.queue, within(self.timeout, bound).await)?;
-        }
-        if let Some((from, to, key)) = &self.topology.between {
-            let channel = self.channel().await?;
-            let (source, destination) = (from.as_str().into(), to.as_str().into());
-            let options = ExchangeBindOptions::default();
-            let bound =
-                channel.exchange_bind(destination, source, (*key).into(), options, FieldTable::default());
-            self.gather(faults, to, within(self.timeout, bound).await)?;
         }
         Ok(())
     }

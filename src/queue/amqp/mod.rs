@@ -8,11 +8,14 @@
 //! - Limits: `connect_timeout`, `confirm_timeout`; both bound every wait for the broker.
 //! - See: AMQP 0-9-1; RabbitMQ 3.10 and later.
 
+mod bindings;
 pub mod certificates;
+mod copies;
 mod dead;
 mod error;
 pub(in crate::queue) mod headers;
 mod link;
+mod looks;
 mod owner;
 mod permissions;
 mod publisher;
@@ -20,9 +23,11 @@ pub mod topology;
 mod watch;
 mod words;
 
+pub use copies::Copies;
 pub use dead::{DeadLetter, DeadLetters};
 pub use error::{AmqpError, Fault, How};
 pub use link::{Link, vhost_of};
+pub use looks::Looks;
 pub use owner::Owner;
 pub(in crate::queue) use owner::Ways;
 pub use publisher::{Message, Publisher, Refused};

@@ -3,9 +3,11 @@
 //! - Layer: edge
 //! - Takes: the name of a relay's memory; whether it takes over from another one.
 //! - Gives: that the queue is its own, and whether another relay may have sent what comes again; later, that this is over.
-//! - On failure: `AmqpError::Owned`; `Consumed` where the other one still works; `Claimed` while another one looks. Nothing was
+//! - On failure: `AmqpError::Owned`; `Consumed` where the other one still works; `InUse` where that has
+//!   the same name; `Claimed` while another one looks. Nothing was
 //!   consumed, and what was written says no less than before: the new note is there before the old one goes.
-//! - Limits: one small message in a queue of its own beside each work queue; one relay at a time looks at it.
+//! - Limits: one small message in a queue of its own beside each work queue; one relay at a time looks at it. While it consumes, a relay has an
+//!   empty queue that only its connection can have.
 //! - See: `docs/decisions/0010-one-memory-a-queue.md`.
 
 use std::time::Duration;
@@ -16,7 +18,7 @@ use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions, Queu
 use lapin::types::FieldTable;
 
 use super::link::within;
-use super::topology::{claim_queue, owner_queue};
+use super::topology::{claim_queue, owner_queue, taken_queue};
 use super::{AmqpError, Fault, How, Link, Message, Publisher};
 
 /// How often to look whether a note is back in its queue.
@@ -52,28 +54,56 @@ struct Note {
     suspect: bool,
 }
 
+/// What is known of a queue that is this relay's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::queue) struct Claimed {
+    /// Another relay may have sent what the broker hands out again.
+    pub(in crate::queue) suspect: bool,
+    /// Where it was first claimed for this memory.
+    pub(in crate::queue) host: String,
+}
+
 /// What to do about a note, and what is known then.
 enum Step {
     /// It stays.
-    Keep { suspect: bool },
+    Keep(Note),
     /// This one takes its place.
     Write(Note),
 }
 
 impl Owner {
-    /// Makes sure that a queue is its own; `true` if another relay may have sent what the broker hands out again.
-    pub(in crate::queue) async fn claim(&self, ways: Ways<'_>, queue: &str) -> Result<bool, AmqpError> {
+    /// Makes sure that a queue is its own.
+    pub(in crate::queue) async fn claim(&self, ways: Ways<'_>, queue: &str) -> Result<Claimed, AmqpError> {
         self.locked(ways, queue, false).await
+    }
+
+    /// Keeps a copy of this relay, which has its name and not its memory, from the queue for as long as the connection lasts. An exclusive
+    /// consumer would not: quorum queues let others consume beside it.
+    pub(in crate::queue) async fn take(
+        &self,
+        link: &Link,
+        queue: &str,
+        claimed: &Claimed,
+    ) -> Result<(), AmqpError> {
+        let lock = taken_queue(queue);
+        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        let channel = link.channel().await?;
+        let declared = channel.queue_declare(lock.as_str().into(), options, FieldTable::default());
+        within(link.timeout(), declared).await.map_err(|error| match unlocked(&lock, queue, error) {
+            AmqpError::Claimed { queue } => AmqpError::InUse { queue, by: claimed.host.clone() },
+            error => error,
+        })?;
+        within(link.timeout(), channel.close(200, "bye".into())).await
     }
 
     /// Writes down that nothing more can come that another relay had. `false` if it may still have to be written again.
     pub(in crate::queue) async fn clear(&self, ways: Ways<'_>, queue: &str) -> Result<bool, AmqpError> {
-        Ok(!self.locked(ways, queue, true).await?)
+        Ok(!self.locked(ways, queue, true).await?.suspect)
     }
 
     /// Two relays that look at once would each find nothing while the other one holds the note: one after the other. What locks
     /// is a queue of this connection alone, which ends with it.
-    async fn locked(&self, ways: Ways<'_>, queue: &str, clear: bool) -> Result<bool, AmqpError> {
+    async fn locked(&self, ways: Ways<'_>, queue: &str, clear: bool) -> Result<Claimed, AmqpError> {
         let link = ways.link;
         let lock = claim_queue(queue);
         let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
@@ -86,13 +116,13 @@ impl Owner {
             let deleted = channel.queue_delete(lock.as_str().into(), QueueDeleteOptions::default());
             within(link.timeout(), deleted).await?;
         }
-        let (suspect, _) = looked?;
+        let (claimed, _) = looked?;
         within(link.timeout(), channel.close(200, "bye".into())).await?;
-        Ok(suspect)
+        Ok(claimed)
     }
 
-    /// Whether what comes again is suspect, and whether the note that says so is surely written.
-    async fn look(&self, ways: Ways<'_>, queue: &str, clear: bool) -> Result<(bool, bool), AmqpError> {
+    /// What is known of it, and whether the note that says so is surely written.
+    async fn look(&self, ways: Ways<'_>, queue: &str, clear: bool) -> Result<(Claimed, bool), AmqpError> {
         let (link, name) = (ways.link, owner_queue(queue));
         let channel = link.channel().await?;
         let mut notes: Vec<(Note, BasicGetMessage)> = Vec::new();
@@ -104,26 +134,26 @@ impl Owner {
         notes.sort_by_key(|(note, _)| note.number);
         let newest = notes.pop();
         let step = self.step(&channel, ways, queue, newest.as_ref().map(|(note, _)| note), clear).await;
-        let (suspect, written, back) = match step {
-            Ok(Step::Keep { suspect }) => {
+        let (claimed, written, back) = match step {
+            Ok(Step::Keep(note)) => {
                 acknowledge(link, notes.into_iter()).await?;
-                (Ok(suspect), true, newest.map_or(0, |_| 1))
+                (Ok(Claimed { suspect: note.suspect, host: note.host }), true, newest.map_or(0, |_| 1))
             }
             Ok(Step::Write(note)) => {
                 let written = note.publish(ways, &name).await?;
                 if written {
                     acknowledge(link, notes.into_iter().chain(newest)).await?;
-                    (Ok(note.suspect), true, 1)
+                    (Ok(Claimed { suspect: note.suspect, host: note.host }), true, 1)
                 } else {
                     let suspect = note.suspect || (clear && newest.is_some_and(|(note, _)| note.suspect));
-                    (Ok(suspect), false, 0)
+                    (Ok(Claimed { suspect, host: note.host }), false, 0)
                 }
             }
             Err(error) => (Err(error), true, notes.len() + 1),
         };
         within(link.timeout(), channel.close(200, "bye".into())).await?;
         returned(link, &name, back).await?;
-        Ok((suspect?, written))
+        Ok((claimed?, written))
     }
 
     async fn step(
@@ -142,7 +172,7 @@ impl Owner {
         if note.memory == self.memory {
             return Ok(match clear && note.suspect {
                 true => own(note.number, false),
-                false => Step::Keep { suspect: note.suspect },
+                false => Step::Keep(note.clone()),
             });
         }
         if clear || !self.takes_over {

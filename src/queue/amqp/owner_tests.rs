@@ -10,7 +10,7 @@ use super::super::{Link, Publisher, Settings};
 use super::*;
 use crate::event::EventId;
 use crate::queue::source::{AmqpSource, Delivery, Settlement, Source, Taking};
-use crate::queue::testing::{broker, event, publish, receive, remove, wait_for};
+use crate::queue::testing::{broker, delete_queue, event, publish, receive, remove, wait_for};
 use crate::service::Lifecycle;
 
 struct Asking {
@@ -30,7 +30,7 @@ impl Asking {
 
     async fn claim(&self) -> Result<bool, AmqpError> {
         let ways = Ways { link: &self.link, publishing: &self.publishing, publisher: &self.publisher };
-        self.owner.claim(ways, &self.link.topology().work_queue()).await
+        self.owner.claim(ways, &self.link.topology().work_queue()).await.map(|claimed| claimed.suspect)
     }
 }
 
@@ -164,5 +164,57 @@ async fn suspects_are_not_given_back_though_they_wait() {
     let taken = receive(&mut heir, 3).await;
     assert_eq!((suspects(&taken), overdue.is_disjoint(&had)), (had, true));
     drop(heir);
+    remove(&settings).await;
+}
+
+/// A copied `state_dir` has the same name: the second relay takes nothing, says so, and goes on when the first is gone.
+#[tokio::test]
+async fn of_two_relays_with_one_memory_the_second_waits() {
+    let Some(settings) = broker("copied") else { return };
+    publish(&settings, (0..6).map(event)).await;
+    let mut first = relay(&settings, 3, owner("a", false));
+    receive(&mut first, 3).await;
+    let life = Lifecycle::detached();
+    let taking = Taking { prefetch: 3, owner: Some(owner("a", false)), ..Taking::default() };
+    let mut copy = AmqpSource::taking(settings.clone(), taking, &life);
+    assert!(tokio::time::timeout(Duration::from_secs(3), copy.next(1)).await.is_err());
+    let why = life.health.troubles().remove(0).1;
+    assert!(why.contains("is taken already by a relay with this memory (claimed on mx1)"), "{why}");
+    drop(first);
+    let came = receive(&mut copy, 3).await;
+    assert!(came.iter().all(|delivery| (0..3).any(|number| event(number).id == delivery.event.id)));
+    assert_eq!(life.health.troubles(), []);
+    drop(copy);
+    remove(&settings).await;
+}
+
+/// What was in it is gone: that is said, though the relay makes the queue again at once.
+#[tokio::test]
+async fn a_queue_that_is_deleted_under_the_relay_is_told() {
+    let Some(settings) = broker("deleted-told") else { return };
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let _counting = metrics::set_default_local_recorder(&recorder);
+    let mut source = relay(&settings, 100, owner("a", false));
+    publish(&settings, (0..1).map(event)).await;
+    let came = receive(&mut source, 1).await;
+    settle(&source, &came).await;
+    let link = Link::open(&settings, "test").await.unwrap();
+    let work = link.topology().work_queue();
+    delete_queue(&link, &work).await;
+    let counted = || {
+        let text = recorder.handle().render();
+        ["mailtap_queue_deleted_total 1", "mailtap_queue_declared_again_total 1"]
+            .iter()
+            .all(|line| text.contains(line))
+    };
+    let again = async {
+        while !counted() {
+            let _ = tokio::time::timeout(Duration::from_millis(100), source.next(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), again).await.expect("in time");
+    publish(&settings, (1..2).map(event)).await;
+    assert_eq!(receive(&mut source, 1).await[0].event.id, event(1).id);
+    drop(source);
     remove(&settings).await;
 }

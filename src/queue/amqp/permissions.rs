@@ -4,9 +4,12 @@
 //! - Takes: a connection.
 //! - Gives: what the user may not do that forwarder or relay have to.
 //! - On failure: `AmqpError`.
-//! - Limits: whether the relay may make its lock beside a work queue can't be asked without making it.
+//! - Limits: whether the relay may make its locks beside a work queue can't be asked without making it.
 //! - See: RabbitMQ, "Access Control". It looks at the permission before it looks at the rest: a message with an expiration that is no
 //!   number, and a consumer with a priority that is none, are refused where all is well, and for that reason.
+
+use std::future::Future;
+use std::time::Duration;
 
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -17,8 +20,30 @@ use super::{AmqpError, Fault, How, Link};
 
 /// What is no number.
 const NONE: &str = "none";
+/// How often to look whether the broker takes messages.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl Link {
+    /// The same answer, unless the broker takes no messages: then most questions have none.
+    ///
+    /// # Errors
+    /// `AmqpError`: `Blocked`, or that of the question; with host and port.
+    pub async fn unless_blocked<T>(
+        &self,
+        question: impl Future<Output = Result<T, AmqpError>>,
+    ) -> Result<T, AmqpError> {
+        let blocked = async {
+            while !self.is_blocked() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let answer = tokio::select! {
+            answer = question => answer,
+            () = blocked => Err(AmqpError::Blocked),
+        };
+        answer.map_err(|error| error.at(self.broker()))
+    }
+
     /// What the user lacks: to write to the exchanges, to read from the queues.
     ///
     /// # Errors
@@ -27,7 +52,7 @@ impl Link {
         let topology = self.topology();
         let mut lacking = Vec::new();
         for (exchange, whose) in [
-            (topology.events_exchange(), "the forwarder"),
+            (topology.to_work().0, "the forwarder"),
             (topology.dead_exchange(), "the relay"),
             // Retries, and whose a work queue is, go by the default exchange.
             (String::new(), "the relay"),
@@ -43,6 +68,17 @@ impl Link {
             lacking.extend(denied(within(self.timeout(), said).await, queue, whose, "read from")?);
         }
         Ok(lacking)
+    }
+
+    /// What the forwarder lacks for copies, which only those who watch need.
+    ///
+    /// # Errors
+    /// `AmqpError`.
+    pub async fn lacking_for_copies(&self) -> Result<Option<Fault>, AmqpError> {
+        let exchange = self.topology().events_exchange();
+        let channel = self.confirming().await?;
+        let said = write(&channel, &exchange);
+        denied(within(self.timeout(), said).await, &exchange, "the forwarder", "write to")
     }
 }
 

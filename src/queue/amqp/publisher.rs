@@ -83,6 +83,13 @@ fn recipient(event: &Event) -> String {
 }
 
 impl Message {
+    /// The message that carries this event to its work queue, and to nobody else.
+    #[must_use]
+    pub fn to_work(event: &Event, topology: &Topology) -> Self {
+        let (exchange, key) = topology.to_work();
+        Self { key, ..Self::of(event, exchange) }
+    }
+
     /// The message that carries this event to `exchange`.
     #[must_use]
     pub fn of(event: &Event, exchange: String) -> Self {
@@ -123,9 +130,10 @@ pub enum Refused {
 }
 
 fn nowhere(exchange: &str, key: &str) -> String {
-    match exchange {
-        "" => format!("there is no queue {key}"),
-        exchange => format!("no queue is bound to exchange {exchange} for {key}"),
+    match (exchange, key) {
+        ("", key) => format!("there is no queue {key}"),
+        (exchange, "") => format!("a work queue is not bound to exchange {exchange}"),
+        (exchange, key) => format!("no queue is bound to exchange {exchange} for {key}"),
     }
 }
 
@@ -269,7 +277,7 @@ fn judge(confirmation: lapin::Result<Confirmation>, message: &Message, link: &Li
     Err(Failed::Refused(refused))
 }
 
-fn properties(message: &Message, topology: &Topology) -> BasicProperties {
+pub(super) fn properties(message: &Message, topology: &Topology) -> BasicProperties {
     let mut headers = FieldTable::default();
     let whose = message.headers.iter().find(|(name, _)| *name == RECIPIENT);
     if let Some(number) = topology.partition(whose.map_or(&message.id, |(_, whose)| whose)) {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lapin::options::{BasicGetOptions, ExchangeDeleteOptions, QueueDeleteOptions};
+use lapin::options::{BasicGetOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use tokio_util::sync::CancellationToken;
 
@@ -36,24 +36,19 @@ async fn a_message_without_a_queue_is_not_taken() {
     let check = Settings { topology: Mode::Check, ..settings.clone() };
     let link = Link::open(&check, "test").await.unwrap();
     let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
-    let message = Message::of(&event(1), link.topology().events_exchange());
+    let message = Message::to_work(&event(1), link.topology());
     publisher.publish(&link, &message).await.unwrap();
-    let (queue, exchange) = (link.topology().work_queue(), link.topology().events_exchange());
-    let unbound = link.channel().await.unwrap();
-    unbound
-        .queue_unbind(
-            queue.as_str().into(),
-            exchange.as_str().into(),
-            "mailtap.#".into(),
-            FieldTable::default(),
-        )
-        .await
-        .unwrap();
+    let queue = link.topology().work_queue();
+    let channel = link.channel().await.unwrap();
+    let got = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await.unwrap().unwrap();
+    // A queue of somebody who watches does not count.
+    let watch = Watch::open(&settings, None).await.unwrap();
+    channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
     let refused = publisher.publish(&link, &message).await.unwrap_err();
     assert!(matches!(refused, Refused::Unroutable { .. }), "{refused}");
     let said = refused.to_string();
-    assert!(said.starts_with(&format!("no queue is bound to exchange {exchange} for mailtap.")), "{said}");
-    let got = unbound.basic_get(queue.as_str().into(), BasicGetOptions::default()).await.unwrap().unwrap();
+    assert!(said.starts_with(&format!("there is no queue {queue}: ")), "{said}");
+    watch.close().await;
     let properties = &got.delivery.properties;
     assert_eq!(*properties.delivery_mode(), Some(2));
     assert_eq!(properties.message_id().as_ref().unwrap().to_string(), event(1).id.to_string());
@@ -73,20 +68,21 @@ async fn an_exchange_that_is_denied_costs_nobody_else_anything() {
     let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
     let mut source = AmqpSource::new(check, 10, &Lifecycle::detached());
     let held = receive(&mut source, 2).await;
-    let (events, dead) = (link.topology().events_exchange(), link.topology().dead_exchange());
+    let dead = link.topology().dead_exchange();
     let channel = link.channel().await.unwrap();
     channel.exchange_delete(dead.as_str().into(), ExchangeDeleteOptions::default()).await.unwrap();
     for _ in 0..3 {
         let messages: Vec<_> = (10..40)
-            .map(|number| {
-                Message::of(&event(number), if number % 3 == 0 { dead.clone() } else { events.clone() })
+            .map(|number| match number % 3 {
+                0 => Message::of(&event(number), dead.clone()),
+                _ => Message::to_work(&event(number), link.topology()),
             })
             .collect();
         let published = messages.iter().map(|message| publisher.publish(&link, message));
         let published = futures_util::future::join_all(published).await;
         for (message, published) in messages.iter().zip(published) {
             let denied = matches!(&published, Err(Refused::Denied(said)) if said.contains(&dead));
-            assert_eq!((denied, published.is_ok()), (message.exchange == dead, message.exchange == events));
+            assert_eq!((denied, published.is_ok()), (message.exchange == dead, message.exchange.is_empty()));
         }
     }
     assert!(link.is_connected());
@@ -135,10 +131,8 @@ async fn every_settlement_brings_the_message_where_it_belongs() {
     let link = Link::open(&settings, "test").await.unwrap();
     let (work, dead) = (link.topology().work_queue(), link.topology().dead_queue());
     let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
-    let nonsense = Message {
-        body: b"ann@example.org".to_vec(),
-        ..Message::of(&event(9), link.topology().events_exchange())
-    };
+    let nonsense =
+        Message { body: b"ann@example.org".to_vec(), ..Message::to_work(&event(9), link.topology()) };
     publisher.publish(&link, &nonsense).await.unwrap();
 
     let life = Lifecycle::detached();
@@ -436,4 +430,62 @@ async fn a_broker_that_is_not_there_is_said_so_and_stop_ends_the_wait() {
     assert!(!format!("{troubles:?} {settings:?}").contains("secret-"), "{troubles:?}");
     life.stop.cancel();
     assert_eq!(waiting.await.unwrap(), 0);
+}
+
+/// Earlier layouts bound work queues to the exchange of all events, where only copies for watchers come now.
+#[tokio::test]
+async fn what_an_earlier_layout_bound_is_unbound_and_what_it_left_is_told() {
+    let Some(settings) = broker("layouts") else { return };
+    let several = Settings { shape: Shape { partitions: 2, ..settings.shape.clone() }, ..settings.clone() };
+    let link = Link::open(&settings, "test").await.unwrap();
+    let (single, events) = (link.topology().work_queue(), link.topology().events_exchange());
+    publish(&settings, (0..3).map(event)).await;
+    let channel = link.channel().await.unwrap();
+    let bind = |queue: &str| {
+        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+        channel.queue_bind(queue.into(), events.as_str().into(), "mailtap.#".into(), options, none)
+    };
+    bind(&single).await.unwrap();
+    assert_eq!(link.left_over().await, Ok(Vec::new()));
+    let tier = link.topology().retry_queue(Duration::ZERO);
+    channel.queue_delete(tier.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+
+    let link = Link::open(&several, "test").await.unwrap();
+    assert_eq!(link.left_over().await, Ok(vec![(single.clone(), 3)]));
+    let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
+    let copy = Message::of(&event(9), events.clone());
+    let refused = publisher.publish(&link, &copy).await;
+    assert!(matches!(refused, Err(Refused::Unroutable { .. })), "still bound: {refused:?}");
+    publish(&several, (0..40).map(whose)).await;
+    let channel = link.channel().await.unwrap();
+    channel.queue_delete(tier.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+
+    let link = Link::open(&settings, "test").await.unwrap();
+    let left = link.left_over().await.unwrap();
+    let names: Vec<_> = left.iter().map(|(name, _)| name.clone()).collect();
+    assert_eq!(names, several_works(&single));
+    assert_eq!(left.iter().map(|(_, count)| count).sum::<u32>(), 40);
+    // What only an administrator may change is looked at, and left as it is.
+    let check = Settings { topology: Mode::Check, ..settings.clone() };
+    bind(&single).await.unwrap();
+    let checking = Link::open(&check, "test").await.unwrap();
+    assert_eq!(checking.left_over().await.unwrap(), left);
+    Publisher::open(&checking, settings.confirm_timeout)
+        .await
+        .unwrap()
+        .publish(&checking, &copy)
+        .await
+        .unwrap();
+    Link::open(&settings, "test").await.unwrap().close().await;
+    let publisher = Publisher::open(&link, settings.confirm_timeout).await.unwrap();
+    assert!(publisher.publish(&link, &copy).await.is_err());
+
+    let channel = link.channel().await.unwrap();
+    channel.queue_delete(tier.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    remove(&several).await;
+    remove(&settings).await;
+}
+
+fn several_works(single: &str) -> [String; 2] {
+    [format!("{single}.1"), format!("{single}.2")]
 }

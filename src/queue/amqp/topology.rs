@@ -56,8 +56,6 @@ pub struct Topology {
     pub queues: Vec<Queue>,
     /// What leads from the exchanges to the queues.
     pub bindings: Vec<Binding>,
-    /// What leads from one exchange to another: source, destination, key.
-    pub between: Option<(String, String, &'static str)>,
     shape: Shape,
 }
 
@@ -86,13 +84,28 @@ pub struct Binding {
     pub exchange: String,
     /// The queue.
     pub queue: String,
-    /// Which routing keys: event types are `mailtap.…`, whatever the prefix.
+    /// Which routing keys.
     pub key: &'static str,
     /// Of the exchange that spreads: whose events come this way.
     pub partition: Option<u16>,
 }
 
+/// What is bound to an exchange.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bound {
+    /// A queue.
+    Queue(String),
+    /// Another exchange.
+    Exchange(String),
+}
+
 impl Binding {
+    /// The same for a work queue of another layout.
+    #[must_use]
+    pub fn of_partition(spread: String, queue: String, number: u16) -> Self {
+        Self { exchange: spread, queue, key: "", partition: Some(number) }
+    }
+
     /// Its arguments: what the headers of a message are compared with.
     #[must_use]
     pub fn arguments(&self) -> Vec<(&'static str, String)> {
@@ -107,9 +120,15 @@ impl Topology {
     pub fn new(shape: Shape) -> Self {
         let names = |what: &str| format!("{}.{what}", shape.prefix);
         let (events, dead) = (names("events"), names("dead"));
-        let spread = (shape.partitions > 1).then(|| names("ga4.by-recipient"));
+        let spread = (shape.partitions > 1).then(|| spread(&shape));
         let works = work_queues(&shape);
-        let looked_at = || quorum([("x-delivery-limit", Argument::Number(DEAD_LOOKS))]);
+        let looked_at = || {
+            quorum([
+                ("x-delivery-limit", Argument::Number(DEAD_LOOKS)),
+                // Under somebody's limit of length, what does not fit is refused, and so known; the default drops without a word.
+                ("x-overflow", Argument::Text("reject-publish".into())),
+            ])
+        };
         let mut queues = vec![
             // Looking at a letter counts as a delivery, and RabbitMQ 4 drops what was delivered 20 times.
             Queue { name: names("ga4.dead"), arguments: looked_at() },
@@ -146,22 +165,18 @@ impl Topology {
                 arguments
             },
         }));
-        let source = spread.as_ref().unwrap_or(&events);
-        let key = if spread.is_some() { "" } else { ALL_EVENTS };
-        let to_work = (1..).zip(&works).map(|(number, name)| Binding {
-            exchange: source.clone(),
-            queue: name.clone(),
-            key,
-            partition: spread.is_some().then_some(number),
+        let to_work = spread.iter().flat_map(|spread| {
+            (1..)
+                .zip(&works)
+                .map(|(number, name)| Binding::of_partition(spread.clone(), name.clone(), number))
         });
         let mut bindings: Vec<Binding> = to_work.collect();
         let buried = Binding { exchange: dead.clone(), queue: names("ga4.dead"), key: "#", partition: None };
         bindings.push(buried);
-        let between = spread.clone().map(|spread| (events.clone(), spread, ALL_EVENTS));
-        Self { exchanges: vec![events, dead], spread, queues, bindings, between, shape }
+        Self { exchanges: vec![events, dead], spread, queues, bindings, shape }
     }
 
-    /// The exchange that events are published to.
+    /// The exchange that copies are published to, for whoever watches.
     #[must_use]
     pub fn events_exchange(&self) -> String {
         format!("{}.events", self.shape.prefix)
@@ -203,6 +218,33 @@ impl Topology {
             Some(spread) => (spread.clone(), String::new()),
             None => (String::new(), self.work_queue()),
         }
+    }
+
+    /// What events of every type were bound to in earlier layouts, and copies for watchers would go to: exchange and key, and what
+    /// to unbind from it.
+    #[must_use]
+    pub fn formerly_bound(&self) -> (String, &'static str, Bound) {
+        let bound = self.spread.clone().map_or_else(|| Bound::Queue(self.work_queue()), Bound::Exchange);
+        (self.events_exchange(), ALL_EVENTS, bound)
+    }
+
+    /// The exchange that would spread events over several work queues, where this is the layout with one.
+    #[must_use]
+    pub fn others_spread(&self) -> Option<String> {
+        self.spread.is_none().then(|| spread(&self.shape))
+    }
+
+    /// The one work queue of the layout with one, where this is another.
+    #[must_use]
+    pub fn others_single(&self) -> Option<String> {
+        self.spread.as_ref().map(|_| format!("{}.ga4", self.shape.prefix))
+    }
+
+    /// The work queues that layouts with more of them would have, in their order, with their numbers.
+    pub fn others_numbered(&self) -> impl Iterator<Item = (u16, String)> {
+        let own = if self.spread.is_some() { self.shape.partitions } else { 0 };
+        let prefix = self.shape.prefix.clone();
+        (own.saturating_add(1)..u16::MAX).map(move |number| (number, format!("{prefix}.ga4.{number}")))
     }
 
     /// The queue that dead letters end in.
@@ -248,17 +290,17 @@ impl Topology {
                         "destination_type": "queue", "routing_key": binding.key,
                         "arguments": binding.arguments().into_iter().collect::<BTreeMap<_, _>>() })
             })
-            .chain(self.between.iter().map(|(from, to, key)| {
-                json!({ "source": from, "vhost": vhost, "destination": to,
-                        "destination_type": "exchange", "routing_key": key, "arguments": {} })
-            }))
             .collect();
         json!({ "exchanges": exchanges, "queues": queues, "bindings": bindings })
     }
 }
 
-/// Every type of event.
+/// Every type of event: they are `mailtap.…`, whatever the prefix.
 const ALL_EVENTS: &str = "mailtap.#";
+
+fn spread(shape: &Shape) -> String {
+    format!("{}.ga4.by-recipient", shape.prefix)
+}
 
 fn work_queues(shape: &Shape) -> Vec<String> {
     match shape.partitions {
@@ -275,6 +317,11 @@ pub(in crate::queue) fn owner_queue(work: &str) -> String {
 /// The queue that is there while one relay looks whose a work queue is.
 pub(in crate::queue) fn claim_queue(work: &str) -> String {
     format!("{work}.owner.claim")
+}
+
+/// The queue that is there while a relay takes a work queue.
+pub(in crate::queue) fn taken_queue(work: &str) -> String {
+    format!("{work}.owner.taken")
 }
 
 fn quorum<const N: usize>(more: [(&'static str, Argument); N]) -> Vec<(&'static str, Argument)> {
@@ -347,7 +394,11 @@ mod tests {
         assert_eq!(definitions["queues"][0]["arguments"]["x-delivery-limit"], 1_000_000_000);
         assert_eq!(definitions["queues"][1]["arguments"]["x-delivery-limit"], 20);
         assert_eq!(definitions["queues"][3]["arguments"]["x-dead-letter-routing-key"], "site.ga4");
-        assert_eq!(definitions["bindings"][0]["routing_key"], "mailtap.#");
+        let bindings = definitions["bindings"].as_array().unwrap();
+        assert!(
+            bindings.iter().all(|binding| binding["source"] == "site.dead"),
+            "events go straight to their queue"
+        );
         for queue in definitions["queues"].as_array().unwrap() {
             assert_eq!(queue["arguments"]["x-queue-type"], "quorum");
         }
@@ -383,7 +434,15 @@ mod tests {
             assert_eq!(*way, (&json!(format!("mailtap.ga4.{number}")), &arguments));
         }
         assert_eq!(ways.len(), 3);
-        assert!(bindings.iter().any(|binding| binding["destination_type"] == "exchange"));
+        assert!(bindings.iter().all(|binding| binding["source"] != "mailtap.events"), "that is for watchers");
+        let former =
+            ("mailtap.events".into(), "mailtap.#", Bound::Exchange("mailtap.ga4.by-recipient".into()));
+        assert_eq!(topology.formerly_bound(), former);
+        assert_eq!(topology.others_single().as_deref(), Some("mailtap.ga4"));
+        assert_eq!(topology.others_numbered().next(), Some((4, "mailtap.ga4.4".into())));
+        let single = Topology::new(Shape::default());
+        assert_eq!((single.others_single(), single.others_spread()), (None, topology.spread.clone()));
+        assert_eq!(single.others_numbered().next(), Some((1, "mailtap.ga4.1".into())));
         for queue in definitions["queues"].as_array().unwrap() {
             let retry = queue["name"].as_str().unwrap().contains("retry");
             assert_eq!(queue["arguments"]["x-dead-letter-exchange"] == "mailtap.ga4.by-recipient", retry);

@@ -2,9 +2,9 @@
 //!
 //! - Layer: edge
 //! - Takes: how to reach the broker, a kind of event if only that is wanted.
-//! - Gives: events as they are published, from a queue of its own that ends with the connection.
+//! - Gives: copies of events as they are published, from a queue of its own that ends with the connection.
 //! - On failure: `AmqpError`; open another.
-//! - Limits: the queue holds 10,000 events, and 1,000 are here; a slow reader misses the oldest. What was read is acked before the
+//! - Limits: what a forwarder publishes in the first second or so is missed: it looks each second whether somebody watches. The queue holds 10,000 events, and 1,000 are here; a slow reader misses the oldest. What was read is acked before the
 //!   next wait, however long that lasts: the broker ends a consumer that leaves an event without its ack for `consumer_timeout`.
 //! - See: RabbitMQ, "Exclusive Queues", "Delivery Acknowledgement Timeout".
 
@@ -49,6 +49,7 @@ impl Watch {
                 QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
             let mut limit = FieldTable::default();
             limit.insert("x-max-length".into(), AMQPValue::LongLongInt(LONGEST));
+            limit.insert("x-overflow".into(), AMQPValue::LongString("drop-head".into()));
             channel.queue_declare(queue.clone(), options, limit).await?;
             let none = FieldTable::default;
             channel.queue_bind(queue.clone(), exchange, key, QueueBindOptions::default(), none()).await?;

@@ -25,9 +25,11 @@ use super::held::{Desk, Session};
 use super::{BoxFuture, Delivery, Settle, Source, SourceError, Tag};
 use crate::event::Event;
 use crate::queue::amqp::headers::{self, ATTEMPTS, REPLAY};
-use crate::queue::amqp::{self, AmqpError, Link, Owner, Publisher};
+use crate::queue::amqp::{self, AmqpError, Link, Looks, Owner, Publisher};
 use crate::queue::backoff::Backoff;
-use crate::queue::happenings::{BrokerLost, BrokerReached, DeadLettersThere, Malformed};
+use crate::queue::happenings::{
+    BrokerLost, BrokerReached, DeadLettersThere, DeclaredAgain, Malformed, QueueDeleted,
+};
 use crate::queue::outage::Outage;
 use crate::service::{Component, Lifecycle};
 
@@ -78,8 +80,9 @@ pub struct AmqpSource {
     desk: Arc<Desk>,
     messages: Option<Messages>,
     connecting: Option<JoinHandle<Result<Opened, AmqpError>>>,
-    /// Counts dead letters.
+    /// Counts dead letters, and looks at the work queues.
     counting: Option<JoinHandle<()>>,
+    looks: Arc<Looks>,
     ready: VecDeque<Delivery>,
     queues: Vec<Taken>,
 }
@@ -135,6 +138,7 @@ impl AmqpSource {
             messages: None,
             connecting: None,
             counting: None,
+            looks: Arc::default(),
             ready: VecDeque::new(),
             queues: Vec::new(),
         }
@@ -206,9 +210,11 @@ impl AmqpSource {
         for handed in came {
             match handed {
                 Some((queue, Some(handed))) => self.take(queue, handed?),
-                Some((_, None)) | None => {
-                    return Err(AmqpError::Client("the broker cancelled the consumer".into()));
+                Some((queue, None)) => {
+                    let queue = self.queues.get(queue).map(|queue| queue.name.clone()).unwrap_or_default();
+                    return Err(AmqpError::Cancelled { queue });
                 }
+                None => return Err(AmqpError::Client("nothing is consumed any more".into())),
             }
         }
         self.clear().await;
@@ -277,7 +283,12 @@ impl AmqpSource {
         BrokerReached { broker: opened.session.link.broker() }.emit();
         self.desk.begin(opened.session);
         self.counting.take().inspect(JoinHandle::abort);
-        self.counting = self.desk.session().map(|session| tokio::spawn(count_dead_letters(session)));
+        let looks = self.looks.clone();
+        self.counting = self.desk.session().map(|session| {
+            tokio::spawn(async move {
+                tokio::join!(count_dead_letters(&session), looks.go_on(&session.link));
+            })
+        });
         self.messages = Some(opened.messages);
         self.queues = opened.queues;
         self.since = Instant::now();
@@ -295,7 +306,13 @@ impl AmqpSource {
 
     /// Drops the connection, and makes the next one after a while.
     fn lose(&mut self, error: &AmqpError) {
-        let error = match self.desk.session() {
+        let session = self.desk.session();
+        let former = session.clone();
+        let cancelled = match error {
+            AmqpError::Cancelled { queue } => Some(queue.clone()),
+            _ => None,
+        };
+        let error = match session {
             Some(session) => error.clone().at(session.link.broker()),
             None => error.clone(),
         };
@@ -313,14 +330,38 @@ impl AmqpSource {
         let wait = self.backoff.failed(rand::random());
         let (settings, taking) = (self.settings.clone(), self.taking.clone());
         self.connecting = Some(tokio::spawn(async move {
+            let is_gone = match (&former, &cancelled) {
+                (Some(former), Some(queue)) => is_gone(&former.link, queue).await,
+                _ => false,
+            };
+            // Whoever still settles something over it must not keep this relay's own queues from it.
+            tokio::spawn(async move {
+                if let Some(former) = former {
+                    former.link.close().await;
+                }
+            });
             tokio::time::sleep(wait).await;
-            open(&settings, &taking).await
+            let opened = open(&settings, &taking).await;
+            if is_gone && settings.topology == amqp::Mode::Declare {
+                DeclaredAgain { error: opened.as_ref().err() }.emit();
+            }
+            opened
         }));
     }
 }
 
+/// Whether a queue is missing whose consumer the broker ended; says that it was deleted. If somebody made it again already, that one said
+/// so; and a broker that stops ends consumers, too.
+async fn is_gone(link: &Link, queue: &str) -> bool {
+    let is_gone = matches!(link.depth(queue).await, Ok(None));
+    if is_gone {
+        QueueDeleted { queue }.emit();
+    }
+    is_gone
+}
+
 /// Says how many dead letters there are, for as long as the connection lasts.
-async fn count_dead_letters(session: Arc<Session>) {
+async fn count_dead_letters(session: &Session) {
     let queue = session.link.topology().dead_queue();
     while session.link.is_connected() {
         // A queue that is gone costs the channel.
@@ -356,7 +397,11 @@ async fn take(settings: &amqp::Settings, taking: &Taking, link: Link) -> Result<
     let mut taken = Vec::new();
     for name in &queues {
         let noted = match &taking.owner {
-            Some(owner) => owner.claim(session.ways(), name).await?,
+            Some(owner) => {
+                let claimed = owner.claim(session.ways(), name).await?;
+                owner.take(&session.link, name, &claimed).await?;
+                claimed.suspect
+            }
             None => false,
         };
         taken.push(Taken { name: name.clone(), noted, ..Taken::default() });
