@@ -195,6 +195,7 @@ fn a_client_is_one_person() {
 fn only_people_engage_and_properties_are_chosen_by_domain() {
     let with = |machine| Data {
         machine: Some(machine),
+        recipient: Some([1; 12].into()),
         sender_domain: Some("shop.example.org".into()),
         ..Data::default()
     };
@@ -205,6 +206,8 @@ fn only_people_engage_and_properties_are_chosen_by_domain() {
     assert!(human.params.contains_key("engagement_time_msec"));
     let machine = map(&event(6, 1, 0, with(Machine::Probable)), &domains).unwrap();
     assert!(!machine.params.contains_key("engagement_time_msec"));
+    let nobody = Data { recipient: None, ..with(Machine::No) };
+    assert!(!map(&event(6, 1, 0, nobody), &domains).unwrap().params.contains_key("engagement_time_msec"));
     assert_eq!(map(&event(0, 1, 0, Data::default()), &domains).unwrap().property, 2);
     assert_eq!(map(&event(0, 1, 0, Data::default()), &domains[..2]), None);
 }
