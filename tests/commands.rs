@@ -94,13 +94,14 @@ fn usage_errors_are_64_and_help_is_not_an_error() {
     assert!(run(mailtap().args(["man", "keys", "rotate"])).contains(".TH mailtap-keys-rotate 1"));
     assert_eq!(mailtap().args(["man", "nonsense"]).output().unwrap().status.code(), Some(64));
     let pages = tempfile::tempdir().unwrap();
-    run(mailtap().args(["man", "--dir"]).arg(pages.path()));
+    let pages_dir = pages.path().join("share/man1");
+    run(mailtap().args(["man", "--dir"]).arg(&pages_dir));
     // Every page that another one refers to is there.
     let mut referred = 0;
-    for page in fs::read_dir(pages.path()).unwrap() {
+    for page in fs::read_dir(&pages_dir).unwrap() {
         let text = fs::read_to_string(page.unwrap().path()).unwrap().replace("\\-", "-");
         for reference in text.lines().filter_map(|line| line.strip_suffix("(1)")) {
-            assert!(pages.path().join(format!("{reference}.1")).exists(), "{reference}");
+            assert!(pages_dir.join(format!("{reference}.1")).exists(), "{reference}");
             referred += 1;
         }
     }

@@ -142,7 +142,7 @@ Examples:
     Man {
         /// A subcommand, like `keys rotate`; none: mailtap itself.
         command: Vec<String>,
-        /// Write the pages of all commands into this directory.
+        /// Write the pages of all commands into this directory, which is made if it is missing.
         #[arg(long, value_name = "DIR", conflicts_with = "command")]
         dir: Option<PathBuf>,
     },
@@ -213,8 +213,11 @@ impl Cli {
                 clap_complete::generate(shell, &mut Cli::command(), "mailtap", &mut std::io::stdout());
                 Ok(())
             }
-            Command::Man { dir: Some(dir), .. } => clap_mangen::generate_to(Cli::command(), &dir)
-                .map_err(|error| Failure::new(Exit::CantCreate, format!("{}: {error}", dir.display()))),
+            Command::Man { dir: Some(dir), .. } => {
+                let made = std::fs::create_dir_all(&dir);
+                let made = made.and_then(|()| clap_mangen::generate_to(Cli::command(), &dir));
+                made.map_err(|error| Failure::new(Exit::CantCreate, format!("{}: {error}", dir.display())))
+            }
             Command::Man { command, .. } => man(&command),
         }
     }
