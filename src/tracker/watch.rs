@@ -326,7 +326,11 @@ impl Watch {
             return;
         }
         let is_part = |seen: &Seen| alike.len() < least || is_like(&seen.hit, &last.hit);
-        let new = counted.filter(|(_, seen, _)| seen.patterned & (1 << bit) == 0 && is_part(seen));
+        let is_new = |seen: &Seen| seen.patterned & (1 << bit) == 0;
+        // Hits of one client are all alike: those before one that is known for the pattern are, too.
+        let one_client = matches!(pattern, Pattern::Recipients(_));
+        let counted = counted.take_while(|(_, seen, _)| !one_client || is_new(seen));
+        let new = counted.filter(|(_, seen, _)| is_new(seen) && is_part(seen));
         patterned.extend(new.map(|(number, ..)| (number, bit)));
     }
 
