@@ -5,13 +5,14 @@ mod harness;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::letters::Dice;
 use harness::session::Session;
-use harness::{NEWSLETTER, Options, SENDER, Site, free_ports, run, smtp, wait_for};
+use harness::{NEWSLETTER, Options, SENDER, Site, free_ports, run, run_with_input, said, smtp, wait_for};
 use mailtap_milter::driver::{self, Fallback, Handler, Listener, Response, serve};
 use mailtap_milter::edits::{Answer, Verdict};
 use mailtap_milter::session::Message;
@@ -236,6 +237,101 @@ fn a_stop_keeps_the_same_mail_from_nobody() {
         });
     }
     assert!(!site.log("mailtap").contains("ERROR"), "{}", site.log("mailtap"));
+}
+
+/// Sends by the sendmail command of the relay.
+fn sendmail(site: &Site, recipients: &[&str]) {
+    let mut command = Command::new("/usr/sbin/sendmail");
+    command.arg("-C").arg(site.dir.join("relay/config")).args(["-i", "-f", SENDER]).args(recipients);
+    let output = run_with_input(&mut command, NEWSLETTER.replace("\r\n", "\n").as_bytes());
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+/// Waits until each of these has mail, and gives how much.
+fn counts<const N: usize>(site: &Site, users: [&str; N]) -> [usize; N] {
+    wait_for("mail for each", Duration::from_secs(60), || {
+        users.iter().all(|user| !mails(site, user).is_empty())
+    });
+    site.wait_for_empty_queues(Duration::from_secs(60));
+    users.map(|user| mails(site, user).len())
+}
+
+/// Addresses that Postfix rewrites: it does not know them by what it showed the milter, and can't take them off the original.
+const ODD: [&str; 4] = ["bob", "user%example.net", "dot@example.net.", "@hop.example:rt@example.net"];
+const ODD_USERS: [&str; 5] = ["bob", "user", "dot", "rt", "carl"];
+
+fn odd_options(refused: &str) -> Options {
+    let mut options = options(refused);
+    options.mailboxes.extend(["example.net:user,dot,rt", "relay.test:bob"]);
+    options
+}
+
+#[test]
+fn nobody_gets_two_where_somebody_keeps_the_original() {
+    let site = Site::start(&odd_options("carl@example.net"));
+    sendmail(&site, &[&ODD[..], &["carl@example.net"]].concat());
+    assert_eq!(counts(&site, ODD_USERS), [1; 5], "by sendmail");
+    let to = [&ODD[1..], &["anna@example.net", "Anna@EXAMPLE.net", "carl@example.net"]].concat();
+    assert!(smtp(site.smtp, SENDER, &to, NEWSLETTER).starts_with("250 "));
+    wait_for("carl's second", Duration::from_secs(60), || mails(&site, "carl").len() == 2);
+    assert_eq!(counts(&site, ["user", "dot", "rt", "anna"]), [2, 2, 2, 1], "by SMTP");
+}
+
+#[test]
+fn sendmail_gives_each_a_copy_where_all_can_have_one() {
+    let site = Site::start(&odd_options(""));
+    sendmail(&site, &[&ODD[..], &["carl@example.net", "carl@EXAMPLE.net"]].concat());
+    assert_eq!(counts(&site, ODD_USERS), [1; 5]);
+    assert!(site.log("mailtap").contains("\"outcome\":\"split\""), "{}", site.log("mailtap"));
+    let carl = &mails(&site, "carl")[0];
+    assert_eq!(recipient(&site, carl), Some(pseudonym(&site, "carl@example.net")));
+}
+
+fn stops(site: &Site, reason: &str) -> usize {
+    let metrics = harness::http(site.admin, "GET", "/metrics", &[]).unwrap();
+    let metrics = String::from_utf8(metrics.body).unwrap();
+    let name = format!("mailtap_milter_split_stops_total{{reason=\"{reason}\"}} ");
+    metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+}
+
+fn readiness(site: &Site) -> String {
+    String::from_utf8(harness::http(site.admin, "GET", "/readyz", &[]).unwrap().body).unwrap()
+}
+
+/// It takes connections and says nothing.
+#[test]
+fn a_port_that_hangs_delays_few_messages() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("address = \"{}\"", silent.local_addr().unwrap());
+    let mut options = options("");
+    options.changes[1].1 = address;
+    let site = Site::start(&options);
+    let begun = Instant::now();
+    for _ in 0..12 {
+        assert!(smtp(site.smtp, SENDER, &RECIPIENTS, NEWSLETTER).starts_with("250 "));
+    }
+    let (waited, away) = (stops(&site, "no_connection"), stops(&site, "port_away"));
+    // The first one waits for all its time; then one every five seconds finds out.
+    assert!(waited + away == 12 && away >= 6, "{waited} waited, {away} did not, in {:?}", begun.elapsed());
+    assert!(readiness(&site).contains("split: the port for copies"), "{}", readiness(&site));
+    let log = site.log("mailtap");
+    assert_eq!(log.matches("the port for copies (split.address) does not answer").count(), 1, "{log}");
+    let mails = counts(&site, USERS);
+    assert_eq!(mails, [12; 3]);
+}
+
+#[test]
+fn a_port_that_refuses_everybody_is_told_once() {
+    let mut options = options("");
+    options.services[0] += " -o smtpd_recipient_restrictions=reject";
+    let site = Site::start(&options);
+    for _ in 0..5 {
+        assert!(smtp(site.smtp, SENDER, &RECIPIENTS, NEWSLETTER).starts_with("250 "));
+    }
+    let log = site.log("mailtap");
+    assert_eq!(log.matches("refuses every recipient").count(), 1, "{log}");
+    assert!(readiness(&site).contains("refuses every recipient"), "{}", readiness(&site));
+    assert_eq!(counts(&site, USERS), [5; 3]);
 }
 
 /// A client that tries again until the server says 250, while the milter is killed: nobody is left out, and nobody gets two

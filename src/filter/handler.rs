@@ -36,6 +36,8 @@ use crate::service::{Component, clock};
 const LARGE_BYTES: usize = 256 * 1024;
 /// More than a queue file has beside message and recipients: names and addresses of the client, `Received:`, room for edits.
 const ENVELOPE_BYTES: usize = 4_096;
+/// So many messages in a row wait in vain for their event to be stored.
+const EVENTS_IN_VAIN: u32 = 3;
 /// What is left to be forgotten at a stop is waited for no longer.
 const FORGET: Duration = Duration::from_secs(5);
 
@@ -136,7 +138,7 @@ impl Filter {
         Self {
             source: format!("mailtap/milter/{}", deps.host),
             policy: Arc::new(policy),
-            patience: Mutex::new(Patience::new(publish_wait)),
+            patience: Mutex::new(Patience::new(publish_wait, EVENTS_IN_VAIN)),
             large: Arc::new(Semaphore::new(cores)),
             health,
             splitter,

@@ -14,6 +14,7 @@ use mailtap_milter::driver::BindError;
 use super::agreement::{Told, Verdict};
 use super::listen::Endpoint;
 use super::patience::Turn;
+use super::port::Found;
 use super::reinject::Sent;
 use crate::identity::MessageId;
 use crate::queue::{PublishError, StoreError};
@@ -232,8 +233,37 @@ impl SplitStopped<'_> {
             return;
         }
         let error = error.map(ToString::to_string);
-        tracing::warn!(reason, error, "not split: the recipients without a copy share the original");
+        if matches!(*reason, "port_away" | "not_all") {
+            // The one is told when it begins; the other is how things are.
+            tracing::debug!(reason, "not split");
+        } else {
+            tracing::warn!(reason, error, "not split: the recipients without a copy share the original");
+        }
         metrics::counter!("mailtap_milter_split_stops_total", "reason" => *reason).increment(1);
+    }
+}
+
+/// The port for copies ceases to take them, or takes them again.
+#[derive(Debug)]
+pub(super) struct PortTurn {
+    pub(super) what: Found,
+    pub(super) turn: Turn,
+}
+
+impl PortTurn {
+    pub(super) fn emit(&self) {
+        match (self.turn, self.what) {
+            (Turn::Same, _) => (),
+            (Turn::Stalled, Found::Refuses) => tracing::warn!(
+                "the port for copies (split.address) refuses every recipient: messages to several recipients share one set of links; its \
+                 service in master.cf must take mail from this host (mynetworks, smtpd_relay_restrictions), as `mailtap postfix` prints it"
+            ),
+            (Turn::Stalled, _) => tracing::warn!(
+                "the port for copies (split.address) does not answer: messages to several recipients share one set of links, at once, until \
+                 it does; is it in master.cf, as `mailtap postfix` prints it?"
+            ),
+            (Turn::Recovered, _) => tracing::warn!("the port for copies (split.address) takes them again"),
+        }
     }
 }
 

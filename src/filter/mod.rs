@@ -22,6 +22,7 @@ pub mod agreement;
 mod counters;
 mod happenings;
 mod listen;
+mod port;
 pub mod postconf;
 mod protocol;
 mod reinject;
@@ -48,6 +49,7 @@ use decide::Policy;
 use handler::Filter;
 use happenings::Listening;
 pub use listen::{Address, Endpoint, ListenError};
+use port::Port;
 use split::Splitter;
 
 /// How long the milter waits for what Postfix says of it before it begins.
@@ -137,7 +139,10 @@ pub async fn run(settings: Settings, deps: Deps, life: Lifecycle) -> Result<(), 
         tokio::spawn(wait_for_keys(deps.keys.clone(), life.health.component("keyring")));
     }
     let served = deps.served.clone();
-    let splitter = settings.split.zip(served).map(|(settings, served)| Splitter { settings, served });
+    let splitter = settings.split.zip(served).map(|(settings, served)| {
+        let port = Port::new(settings.timeout, life.health.component("split"));
+        Splitter { settings, served, port }
+    });
     let filter = Filter::new(settings.policy, settings.publish_wait, splitter, agreement, health, deps);
     let filter = Arc::new(filter);
     driver::serve(listener, Arc::clone(&filter), driver, life.stop.cancelled_owned()).await;

@@ -1,15 +1,13 @@
-//! How long a message waits for its event to be stored, when the disk or the spool does not answer.
+//! How long a message waits for something outside that may not answer: the spool that stores its event, the port for copies.
 //!
 //! - Layer: decision
 //! - Takes: how the last waits ended, the time.
 //! - Gives: how long the next message may wait, if at all.
 //! - On failure: nothing can fail.
-//! - Limits: three messages wait in vain; then one every few seconds finds out whether it is worth it again.
+//! - Limits: as many messages wait in vain as the caller says; then one every few seconds finds out whether it is worth it again.
 
 use std::time::{Duration, Instant};
 
-/// As many waits in vain, one after the other, are no accident.
-const LIMIT: u32 = 3;
 /// Between two messages that try again.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// A message that tries again waits no longer.
@@ -19,11 +17,13 @@ const PROBE_WAIT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Patience {
     longest: Duration,
+    /// As many waits in vain, one after the other, are no accident.
+    limit: u32,
     in_vain: u32,
     next_probe: Option<Instant>,
 }
 
-/// What a wait that ended says about the spool.
+/// What a wait that ended says about what was waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
     /// It answers as before.
@@ -36,13 +36,13 @@ pub(super) enum Turn {
 
 impl Patience {
     /// Messages may wait as long while all is well.
-    pub(super) const fn new(longest: Duration) -> Self {
-        Self { longest, in_vain: 0, next_probe: None }
+    pub(super) const fn new(longest: Duration, limit: u32) -> Self {
+        Self { longest, limit, in_vain: 0, next_probe: None }
     }
 
     /// How long the next message may wait; `None` if it should not.
     pub(super) fn next_wait(&mut self, now: Instant) -> Option<Duration> {
-        if self.in_vain < LIMIT {
+        if self.in_vain < self.limit {
             return Some(self.longest);
         }
         if self.next_probe.is_some_and(|at| now < at) {
@@ -54,13 +54,13 @@ impl Patience {
 
     /// A wait ended, with an answer of whatever kind or without one.
     pub(super) fn ended(&mut self, answered: bool, now: Instant) -> Turn {
-        let stalled = self.in_vain >= LIMIT;
+        let stalled = self.in_vain >= self.limit;
         if answered {
             (self.in_vain, self.next_probe) = (0, None);
             return if stalled { Turn::Recovered } else { Turn::Same };
         }
         self.in_vain = self.in_vain.saturating_add(1);
-        if stalled || self.in_vain < LIMIT {
+        if stalled || self.in_vain < self.limit {
             return Turn::Same;
         }
         self.next_probe = Some(now + PROBE_EVERY);
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn a_stalled_spool_delays_few_messages() {
         let long = Duration::from_secs(5);
-        let mut patience = Patience::new(long);
+        let mut patience = Patience::new(long, 3);
         let start = Instant::now();
         assert_eq!(patience.ended(false, start), Turn::Same);
         assert_eq!(patience.ended(true, start), Turn::Same);

@@ -68,6 +68,17 @@ impl Door {
         self.lines([mail, rcpt, Data.to_string()]).await
     }
 
+    /// Asks whether a recipient would be taken; nothing is begun by it.
+    ///
+    /// # Errors
+    /// `Refused` or `Broken`.
+    pub(super) async fn would_take(&mut self, sender: &Path, recipient: &Path) -> Result<(), Sent> {
+        let (Some(mail), Some(rcpt)) = (command("MAIL FROM", sender), command("RCPT TO", recipient)) else {
+            return Err(Sent::Refused);
+        };
+        self.lines([mail, rcpt, "RSET\r\n".to_owned()]).await
+    }
+
     /// Sends the copy that was asked for; gives its queue id as well, where the server says it.
     pub(super) async fn send(&mut self, message: &[u8]) -> (Sent, Option<String>) {
         // The library ends the last line itself.

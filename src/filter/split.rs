@@ -21,6 +21,7 @@ use mailtap_milter::session::{Message, Path};
 use super::decide::{self, Decision, Envelope, Means, Pass, Tracked};
 use super::handler::{Filter, text};
 use super::happenings::{CopyDone, LeftAlone, NoCopy, SplitStopped};
+use super::port::{Found, Port};
 use super::reinject::{Door, Sent};
 use crate::identity::Timestamp;
 use crate::queue::StoreError;
@@ -44,6 +45,18 @@ pub struct Settings {
 pub(super) struct Splitter {
     pub(super) settings: Settings,
     pub(super) served: Served,
+    pub(super) port: Port,
+}
+
+/// The way to the port, for one message.
+struct Way<'a> {
+    splitter: &'a Splitter,
+    door: Option<Door>,
+    /// For the first sign of the port, as long as there was none.
+    first: Duration,
+    until: Instant,
+    accepted: bool,
+    refused: bool,
 }
 
 /// Who of a message's recipients got a copy.
@@ -109,34 +122,92 @@ impl Filter {
         let mut left = Vec::new();
         for recipient in pending {
             match keys.get(&recipient.address) {
-                Some(key) if served.contains(key) => copies.took(&recipient, *key),
+                Some(key) if served.contains(key) => copies.took(message, &recipient, *key),
                 Some(key) => left.push((recipient, *key)),
                 None => (),
             }
         }
         self.fall_back_on(&copies, message, fallback);
-        let mut door = None;
-        for (recipient, key) in &left {
-            match self.serve(splitter, &mut door, message, &original, recipient, until).await {
-                Ok(Some(links)) => copies.links += links,
-                Ok(None) => continue,
-                Err(reason) => {
-                    SplitStopped { reason, error: None }.emit();
-                    break;
-                }
-            }
-            copies.took(recipient, *key);
-            self.fall_back_on(&copies, message, fallback);
-            if let Err(error) = within(until, splitter.served.note(*key, now)).await {
-                // This copy is out; without a memory there must be no further ones.
-                SplitStopped { reason: "memory", error: error.as_ref() }.emit();
-                break;
-            }
+        if left.is_empty() {
+            return copies;
         }
-        if let Some(door) = door {
+        let Some(first) = splitter.port.next_wait() else {
+            SplitStopped { reason: "port_away", error: None }.emit();
+            return copies;
+        };
+        let mut way = Way { splitter, door: None, first, until, accepted: false, refused: false };
+        let stopped =
+            self.hand_out(&mut way, message, &original, &left, &mut copies, now, fallback).await.err();
+        if let Some((reason, error)) = &stopped {
+            SplitStopped { reason, error: error.as_ref() }.emit();
+        }
+        if let Some(found) = way.found(stopped.map(|(reason, _)| reason)) {
+            splitter.port.learn(found);
+        }
+        if let Some(door) = way.door {
             door.close().await;
         }
         copies
+    }
+
+    /// Makes and sends copies, one after the other.
+    ///
+    /// # Errors
+    /// Why those who have none are left with the original.
+    #[allow(clippy::too_many_arguments)]
+    async fn hand_out(
+        &self,
+        way: &mut Way<'_>,
+        message: &Arc<Message>,
+        original: &Arc<Vec<u8>>,
+        left: &[(Path, CopyKey)],
+        copies: &mut Copies,
+        now: Timestamp,
+        fallback: &Fallback,
+    ) -> Result<(), (&'static str, Option<StoreError>)> {
+        let alone = |reason| (reason, None);
+        if copies.addresses.is_empty() && !can_be_taken_off(message) {
+            self.all_would(way, message, original, left).await.map_err(alone)?;
+        }
+        for (recipient, key) in left {
+            match self.serve(way, message, original, recipient).await.map_err(alone)? {
+                Some(links) => copies.links += links,
+                None => continue,
+            }
+            copies.took(message, recipient, *key);
+            self.fall_back_on(copies, message, fallback);
+            // This copy is out; without a memory there must be no further ones.
+            let noted = within(way.until, way.splitter.served.note(*key, now)).await;
+            noted.map_err(|error| ("memory", error))?;
+        }
+        Ok(())
+    }
+
+    /// Asks beforehand, where Postfix can't be told afterwards who is to be taken off the original.
+    ///
+    /// # Errors
+    /// Somebody would have to stay with it.
+    async fn all_would(
+        &self,
+        way: &mut Way<'_>,
+        message: &Arc<Message>,
+        original: &Arc<Vec<u8>>,
+        left: &[(Path, CopyKey)],
+    ) -> Result<(), &'static str> {
+        for (recipient, _) in left {
+            let copy = tokio::time::timeout(way.left(), self.copy(message, original, recipient)).await;
+            match copy.map_err(|_| "late")? {
+                Ok(_) => (),
+                Err(Missing::Pointless) => return Err("nothing_to_split"),
+                Err(Missing::Untracked(_)) => return Err("not_all"),
+            }
+            let sign = way.sign();
+            let asked =
+                tokio::time::timeout(sign, way.open().await?.would_take(message.sender(), recipient)).await;
+            way.heard(asked.unwrap_or(Err(Sent::Broken)))
+                .map_err(|sent| if sent == Sent::Refused { "not_all" } else { "connection_broke" })?;
+        }
+        Ok(())
     }
 
     /// Should the rest of the work come to nothing: who has a copy gets no original, all others get it as it came.
@@ -153,13 +224,12 @@ impl Filter {
     /// Why no further copy should be tried.
     async fn serve(
         &self,
-        splitter: &Splitter,
-        door: &mut Option<Door>,
+        way: &mut Way<'_>,
         message: &Arc<Message>,
         original: &Arc<Vec<u8>>,
         recipient: &Path,
-        until: Instant,
     ) -> Result<Option<u32>, &'static str> {
+        let until = way.until;
         let left = || until.saturating_duration_since(Instant::now());
         if left().is_zero() {
             return Err("late");
@@ -173,13 +243,11 @@ impl Filter {
                 return Ok(None);
             }
         };
-        if door.is_none() {
-            *door = Some(Door::open(splitter.settings.address, left()).await.ok_or("no_connection")?);
-        }
-        let Some(open) = door else { return Err("no_connection") };
+        let sign = way.sign();
+        let open = way.open().await?;
         // Whom the port refuses stays with the original, which has an event of its own: none is stored for the copy.
-        let asked = tokio::time::timeout(left(), open.ask(message.sender(), recipient)).await;
-        let sent = match asked.unwrap_or(Err(Sent::Broken)) {
+        let asked = tokio::time::timeout(sign, open.ask(message.sender(), recipient)).await;
+        let sent = match way.heard(asked.unwrap_or(Err(Sent::Broken))) {
             Ok(()) => {
                 if let Some(tracked) = &copy.tracked {
                     let published =
@@ -188,11 +256,11 @@ impl Filter {
                         published.map_err(|_| "late").and_then(|done| done.map_err(|(_, reason)| reason))
                     {
                         // The server waits for the copy: nothing else can be said on this connection.
-                        *door = None;
+                        way.door = None;
                         return Err(reason);
                     }
                 }
-                let sent = tokio::time::timeout(left(), open.send(&copy.message)).await;
+                let sent = tokio::time::timeout(left(), way.open().await?.send(&copy.message)).await;
                 let (sent, queue_id) = sent.unwrap_or((Sent::Uncertain, None));
                 if let (Some(copies), Some(tracked), Some(queue_id)) =
                     (&self.deps.copies, &copy.tracked, queue_id)
@@ -207,11 +275,13 @@ impl Filter {
         if let (Sent::Accepted, Some(tracked)) = (sent, &copy.tracked) {
             LeftAlone(&tracked.report).emit();
         }
+        way.accepted |= sent == Sent::Accepted;
+        way.refused |= sent == Sent::Refused;
         match sent {
             Sent::Accepted => Ok(Some(copy.tracked.map_or(0, |tracked| tracked.report.tracked.into()))),
             Sent::Refused => Ok(None),
             Sent::Broken | Sent::Uncertain => {
-                *door = None;
+                way.door = None;
                 Err("connection_broke")
             }
         }
@@ -255,9 +325,53 @@ impl Filter {
     }
 }
 
+impl Way<'_> {
+    fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    /// How long the next answer may take.
+    fn sign(&self) -> Duration {
+        self.left().min(self.first)
+    }
+
+    async fn open(&mut self) -> Result<&mut Door, &'static str> {
+        let door = match self.door.take() {
+            Some(door) => door,
+            None => {
+                let (address, left) = (self.splitter.settings.address, self.left());
+                let opened = tokio::time::timeout(self.sign(), Door::open(address, left)).await;
+                opened.ok().flatten().ok_or("no_connection")?
+            }
+        };
+        Ok(self.door.insert(door))
+    }
+
+    /// Takes note of an answer to a recipient.
+    fn heard(&mut self, asked: Result<(), Sent>) -> Result<(), Sent> {
+        match asked {
+            Ok(()) => self.first = Duration::MAX,
+            Err(Sent::Refused) => (self.first, self.refused) = (Duration::MAX, true),
+            Err(_) => self.door = None,
+        }
+        asked
+    }
+
+    /// What the message says of the port, if anything.
+    fn found(&self, stopped: Option<&'static str>) -> Option<Found> {
+        match stopped {
+            Some("no_connection" | "connection_broke") => Some(Found::Away),
+            _ if self.accepted => Some(Found::Takes),
+            _ => self.refused.then_some(Found::Refuses),
+        }
+    }
+}
+
 impl Copies {
-    fn took(&mut self, recipient: &Path, key: CopyKey) {
-        self.addresses.insert(recipient.address.clone());
+    /// However the recipient's address is written in the envelope.
+    fn took(&mut self, message: &Message, recipient: &Path, key: CopyKey) {
+        let written = message.recipients().iter().filter(|path| folded(path) == folded(recipient));
+        self.addresses.extend(written.map(|path| path.address.clone()));
         self.keys.push(key);
     }
 }
@@ -276,12 +390,35 @@ pub(super) fn without(copies: &Copies) -> Vec<Edit> {
     copies.addresses.iter().map(|address| Edit::DeleteRecipient { address: address.clone() }).collect()
 }
 
-/// The recipients, each once; nothing if there is one only, or too many.
+/// The recipients, each once, as Postfix delivers; nothing if there is one only, or too many.
 fn recipients(message: &Message, most: usize) -> Option<Vec<Path>> {
     let mut seen = HashSet::new();
     let each: Vec<Path> =
-        message.recipients().iter().filter(|path| seen.insert(path.address.as_slice())).cloned().collect();
+        message.recipients().iter().filter(|path| seen.insert(folded(path))).cloned().collect();
     (2..=most).contains(&each.len()).then_some(each)
+}
+
+/// As Postfix compares addresses when it looks for duplicates.
+fn folded(path: &Path) -> Vec<u8> {
+    path.bare().to_ascii_lowercase()
+}
+
+/// Whether Postfix knows each recipient by the form that it showed: it shows addresses of mail that did not come by SMTP (without
+/// `<>`) after it has rewritten them, and knows those of other forms by what it made of them.
+fn can_be_taken_off(message: &Message) -> bool {
+    let plain =
+        |byte: &u8| byte.is_ascii_alphanumeric() || !byte.is_ascii() || b".#$&'*+-/=?^_`{|}~@".contains(byte);
+    message.recipients().iter().all(|path| {
+        let inner = path.address.strip_prefix(b"<").and_then(|address| address.strip_suffix(b">"));
+        inner.is_some_and(|inner| {
+            let domain = inner.iter().position(|byte| *byte == b'@').and_then(|at| inner.get(at + 1..));
+            inner.iter().all(plain)
+                && !inner.starts_with(b"@")
+                && domain.is_some_and(|domain| {
+                    !domain.is_empty() && !domain.contains(&b'@') && !domain.ends_with(b".")
+                })
+        })
+    })
 }
 
 #[cfg(test)]

@@ -184,7 +184,8 @@ fn filter(directory: &std::path::Path, address: SocketAddr, agrees: Agrees, seen
     let policy = Policy::new(vec!["example.org".into()], TrackingHost::at("https://t.example.org/"));
     let settings = Settings { address, max_recipients: 50, timeout: Duration::from_secs(patience) };
     let component = Health::default().component("milter");
-    let splitter = Some(Splitter { settings, served });
+    let port = Port::new(settings.timeout, Health::default().component("split"));
+    let splitter = Some(Splitter { settings, served, port });
     Filter::new(policy, Duration::from_secs(5), splitter, Agreement::proven(), component, deps)
 }
 
@@ -317,4 +318,42 @@ async fn a_stop_leaves_no_memory_of_copies_that_postfix_has_taken() {
     let seen = Seen::default();
     assert_eq!(deliver(End::Stalls, &seen).await.outcome, Outcome::Discarded);
     assert_eq!(seen.copies.lock().unwrap().len(), 3);
+}
+
+#[test]
+fn what_postfix_delivers_once_is_one_recipient() {
+    let message = |recipients: &[&str]| {
+        recipients.iter().fold(Message::new(Path::new("<news@example.org>")), |message, recipient| {
+            message.with_recipient(Path::new(*recipient))
+        })
+    };
+    let several = message(&["<bob@example.net>", "<ann@example.net>", "<Bob@EXAMPLE.net>"]);
+    assert_eq!(recipients(&several, 50).unwrap().len(), 2);
+    let mut copies = Copies::default();
+    copies.took(&several, &Path::new("<bob@example.net>"), [0; 32]);
+    assert_eq!(copies.addresses.len(), 2, "both are taken off");
+    assert!(recipients(&message(&["<bob@example.net>", "<bob@EXAMPLE.net>"]), 50).is_none());
+}
+
+#[test]
+fn only_plain_addresses_from_smtp_can_be_taken_off() {
+    let of =
+        |address: &str| can_be_taken_off(&Message::new(Path::new("<>")).with_recipient(Path::new(address)));
+    for plain in ["<bob@example.net>", "<b.o-b+x@example.net>", "<änne@exämple.net>"] {
+        assert!(of(plain), "{plain}");
+    }
+    for other in [
+        "bob@example.net",
+        "<bob>",
+        "<user%dom@example.net>",
+        "<user%dom>",
+        "<dot@example.net.>",
+        "<@hop:rt@example.net>",
+        "<bob@>",
+        "<a!b@example.net>",
+        "<\"a b\"@example.net>",
+        "<a@b@example.net>",
+    ] {
+        assert!(!of(other), "{other}");
+    }
 }

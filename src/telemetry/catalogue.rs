@@ -38,7 +38,7 @@ const COUNTERS: &[Count] = &[
     ("mailtap_milter_messages_total", None, "Messages, by what became of them and why"),
     ("mailtap_milter_negotiation_failures_total", None, "Connections whose MTA offers too little: their mail passes as it came"),
     ("mailtap_milter_parts_left_total", None, "Parts of tracked messages that stayed as they were"),
-    ("mailtap_milter_split_stops_total", Some(("reason", &["late", "memory", "no_connection"])), "Messages that were not split to the end, by why"),
+    ("mailtap_milter_split_stops_total", Some(("reason", &["late", "memory", "no_connection", "not_all", "port_away"])), "Messages that were not split to the end, by why"),
     ("mailtap_milter_spool_stalls_total", None, "How often the spool ceased to answer"),
     ("mailtap_milter_timeouts_total", None, "Connections closed by a limit of time, by the stage they were in"),
     ("mailtap_queue_broker_connections_total", None, "Connections of the relay to RabbitMQ"),
