@@ -91,6 +91,7 @@ fn usage_errors_are_64_and_help_is_not_an_error() {
         assert_eq!(mailtap().args(arguments).output().unwrap().status.code(), Some(0), "{arguments:?}");
     }
     assert!(run(mailtap().arg("man")).contains(".TH mailtap 1"));
+    assert!(!run(mailtap().args(["man", "amqp"])).contains("help(1)"), "there is no such page");
     assert!(run(mailtap().args(["man", "keys", "rotate"])).contains(".TH mailtap-keys-rotate 1"));
     assert_eq!(mailtap().args(["man", "nonsense"]).output().unwrap().status.code(), Some(64));
     let pages = tempfile::tempdir().unwrap();

@@ -225,7 +225,8 @@ impl Cli {
 
 /// Prints the manual page of a command.
 fn man(names: &[String]) -> Result {
-    let mut command = Cli::command();
+    // As in the directory of all pages, which has none for `help`.
+    let mut command = Cli::command().disable_help_subcommand(true);
     // Gives the subcommands their whole names.
     command.build();
     for name in names {
