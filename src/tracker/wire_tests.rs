@@ -235,6 +235,24 @@ async fn a_certificate_that_cannot_work_is_said_at_the_start() {
 }
 
 #[tokio::test]
+async fn who_ends_tls_with_the_request_still_gets_the_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let (files, trusted) = certificate(directory.path(), "one", &["one.example"]);
+    let settings = Settings { site: with_tls(Site::default(), files), ..Settings::default() };
+    let tracker = Tracker::start(settings).await;
+    // The end is there before the answer.
+    tracker.spool.stalls.store(true, Ordering::Relaxed);
+    let link = tracker.link("https://shop.example/");
+    let mut stream = connect(tracker.address, "one.example", &trusted, &[b"http/1.1"]).await.unwrap();
+    stream.write_all(format!("GET {link} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 302"), "{}", answer.escape_ascii());
+    tracker.spool.stalls.store(false, Ordering::Relaxed);
+}
+
+#[tokio::test]
 async fn who_speaks_no_tls_or_nothing_at_all_is_cut() {
     let directory = tempfile::tempdir().unwrap();
     let (files, trusted) = certificate(directory.path(), "one", &["one.example"]);
