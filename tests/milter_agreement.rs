@@ -250,6 +250,53 @@ fn a_postfix_without_patience_is_warned_of() {
     assert!(!text.contains("warning"), "{text}");
 }
 
+/// What Postfix decides on the original is lost with it, unless its copies meet the same.
+#[test]
+fn copies_meet_what_the_original_met() {
+    let [port] = free_ports::<1>();
+    let folder = tempfile::tempdir().unwrap();
+    let split = ("#several_recipients = \"shared\"", "several_recipients = \"split\"");
+    let longer = ("#drain = \"20s\"", "drain = \"100s\"");
+    main_cf(folder.path(), &format!("{{ inet:127.0.0.1:{port}, command_timeout=110s }}"), "tempfail");
+    let mut site = site(port, &format!("[{:?}]", folder.path()), &[split, longer]);
+    site.mailtap.as_mut().unwrap().stop();
+    let printed = |arguments: &[&str]| {
+        let output = site.command().args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        said(&output)
+    };
+    let text = printed(&["postfix"]);
+    assert!(text.contains("INFO}} } -o nested_header_checks=\n"), "{text}");
+    assert!(!text.contains("-o { content_filter"), "{text}");
+    let text = printed(&["config", "check"]);
+    assert!(!text.contains("warning"), "{text}");
+
+    main_cf(
+        folder.path(),
+        &format!("inet:127.0.0.1:1, {{ inet:127.0.0.1:{port}, command_timeout=110s }}"),
+        "tempfail",
+    );
+    let more = "hold = regexp:{{/^X-Bad/ HOLD}}\nheader_checks = regexp:/etc/mine, $hold\n";
+    fs::write(
+        folder.path().join("main.cf"),
+        fs::read_to_string(folder.path().join("main.cf")).unwrap() + more,
+    )
+    .unwrap();
+    let services = "smtp inet n - n - - smtpd -o content_filter=scan:[127.0.0.1]:10024\n\
+                    10025 inet n - n - - smtpd -o content_filter= -o smtpd_milters=\n";
+    fs::write(folder.path().join("master.cf"), services).unwrap();
+    let text = printed(&["postfix"]);
+    for part in [
+        "-o { content_filter = scan:[127.0.0.1]:10024 }\n",
+        "/^X-Mailtap-(Ref|Campaign):/ INFO}}, regexp:/etc/mine, regexp:{{/^X-Bad/ HOLD}} }",
+        "-o { nested_header_checks = regexp:/etc/mine, regexp:{{/^X-Bad/ HOLD}} }",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let text = printed(&["config", "check"]);
+    assert!(text.contains("a milter is asked before mailtap"), "{text}");
+}
+
 /// The socket that systemd hands over counts, not the one in mailtap.toml.
 #[test]
 fn an_inherited_socket_is_what_postfix_is_asked_about() {

@@ -57,6 +57,7 @@ impl Args {
                 open_files(&config, problem, path)?;
                 let warnings = super::assemble_tracker::warnings(&config);
                 let of_postfix = careful.into_iter().chain(short_patience(&config, &said));
+                let of_postfix = of_postfix.chain(milters_before(&config, &said));
                 for warning in warnings
                     .into_iter()
                     .chain(of_postfix)
@@ -207,6 +208,19 @@ fn short_patience(config: &Config, said: &[Said]) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// Whether what others decide is lost where mail is split.
+fn milters_before(config: &Config, said: &[Said]) -> Vec<String> {
+    let after_others = |said: &&Said| said.says.as_ref().is_ok_and(|says| says.after_others);
+    let warning = |said: &Said| {
+        format!(
+            "{}: a milter is asked before mailtap, and policy.several_recipients is \"split\": what it changes of sender, recipients \
+             and headers, and that it holds a message, is lost with the original; put mailtap first, or share",
+            said.directory.join("main.cf").display()
+        )
+    };
+    if config.split.is_none() { Vec::new() } else { said.iter().filter(after_others).map(warning).collect() }
 }
 
 /// Postfix waits for an SMTP client as long between two commands, and within a message: `smtpd_timeout`.

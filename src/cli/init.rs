@@ -98,7 +98,7 @@ impl Args {
         made.extend(secrets.iter().map(|(name, _)| *name));
         print(format!("Made in {}: {}\n", dir.display(), made.join(", ")))?;
         print(format!("State will be kept in {}\n\n", config.state_dir.display()))?;
-        print(postfix::settings(&config, std::slice::from_ref(&queue_dir)))?;
+        print(postfix::settings(&config, std::slice::from_ref(&queue_dir), &postfix::Decisions::default()))?;
         print(format!(
             "\nNext:\n  mailtap config check --config {0}\n  mailtap run --config {0}\n",
             path.display()

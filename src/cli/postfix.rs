@@ -7,6 +7,7 @@
 //! - See: `docs/postfix.md`; postconf(5) smtpd_milters, milter_default_action, milter_header_checks.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ impl Args {
             Some(directory) => (vec![directory], Vec::new()),
             None => queue_directories(config),
         };
-        print(settings(config, &queue_dirs))?;
+        print(settings(config, &queue_dirs, &decisions(config)))?;
         print(unasked.iter().map(|trouble| format!("\n# Note: {trouble}\n")).collect::<String>())
     }
 }
@@ -52,6 +53,36 @@ fn queue_directories(config: &Config) -> (Vec<PathBuf>, Vec<String>) {
         found.push(PathBuf::from(USUAL_QUEUE));
     }
     (found, unasked)
+}
+
+/// What Postfix decides on the original, which copies have to meet as well.
+#[derive(Debug, Default)]
+pub(super) struct Decisions {
+    header_checks: String,
+    nested_header_checks: String,
+    /// Of services that take mail, without those that take it back from the filter.
+    content_filters: Vec<String>,
+}
+
+/// Asks the Postfix that takes the copies: the first that can be asked, since one port is one Postfix's.
+fn decisions(config: &Config) -> Decisions {
+    let Some(split) = &config.split else { return Decisions::default() };
+    let port = split.address.to_string();
+    let asked = |directory: &PathBuf| {
+        let mut filters: Vec<String> = postconf::of_services(directory, "content_filter")?
+            .into_iter()
+            .filter(|(service, value)| *service != port && !value.is_empty())
+            .map(|(_, value)| value)
+            .collect();
+        filters.sort();
+        filters.dedup();
+        Ok::<_, postconf::Trouble>(Decisions {
+            header_checks: postconf::value(directory, "header_checks")?,
+            nested_header_checks: postconf::value(directory, "nested_header_checks")?,
+            content_filters: filters,
+        })
+    };
+    config.milter.postfix_config_dirs.iter().find_map(|directory| asked(directory).ok()).unwrap_or_default()
 }
 
 /// Debian's, and most others'.
@@ -87,7 +118,7 @@ pub(super) fn least_command_timeout(config: &Config) -> Duration {
 }
 
 /// The settings, with why: for the first Postfix that has the socket below its queue directory.
-pub(super) fn settings(config: &Config, queue_dirs: &[PathBuf]) -> String {
+pub(super) fn settings(config: &Config, queue_dirs: &[PathBuf], decisions: &Decisions) -> String {
     let action = if config.milter.tempfail { "tempfail" } else { "accept" };
     let address = match &config.milter.listen {
         Listen::Tcp(address) => format!("inet:{}:{}", address.ip(), address.port()),
@@ -132,19 +163,7 @@ enable_long_queue_ids = yes
         );
     }
     if let Some(split) = &config.split {
-        let _ = write!(
-            text,
-            "
-# master.cf: where mailtap hands in the copies of mail to several recipients. No milter of mailtap here, but those that
-# follow it: put the milter that signs with DKIM after `smtpd_milters=`. The two headers are logged as above.
-{} inet n - n - - smtpd
-    -o smtpd_milters= -o cleanup_service_name=mailtap-copies
-    -o mynetworks=127.0.0.0/8 -o {{ smtpd_relay_restrictions = permit_mynetworks, reject }}
-mailtap-copies unix n - n - 0 cleanup
-    -o {{ header_checks = regexp:{{{{/^X-Mailtap-(Ref|Campaign):/ INFO}}}} }} -o nested_header_checks=
-",
-            split.address
-        );
+        text.push_str(&split_service(split.address, decisions));
     }
     text.push_str(
         "
@@ -157,5 +176,43 @@ mailtap-copies unix n - n - 0 cleanup
 #   mailtap-bounce unix - n n - 4 pipe flags=Rq user=mailtap argv=/usr/bin/mailtap bounce
 ",
     );
+    text
+}
+
+/// The service for copies. What the original met on its way in goes with it: they have to meet the same.
+fn split_service(address: SocketAddr, decisions: &Decisions) -> String {
+    let Decisions { header_checks, nested_header_checks, content_filters } = decisions;
+    let mut text = format!(
+        "
+# master.cf: where mailtap hands in the copies of mail to several recipients. No milter of mailtap here, but those that
+# follow it: put the milter that signs with DKIM after `smtpd_milters=`. The two headers are logged as above. What Postfix
+# decides on the original is lost with it: a content_filter= that the smtpd(8) before sets, and header_checks, belong here too.
+{address} inet n - n - - smtpd
+    -o smtpd_milters= -o cleanup_service_name=mailtap-copies
+    -o mynetworks=127.0.0.0/8 -o {{ smtpd_relay_restrictions = permit_mynetworks, reject }}
+"
+    );
+    if let Some(filter) = content_filters.first() {
+        let _ = writeln!(text, "    -o {{ content_filter = {filter} }}");
+    }
+    let nested = match nested_header_checks.as_str() {
+        "" => " -o nested_header_checks=".to_owned(),
+        checks => format!("\n    -o {{ nested_header_checks = {checks} }}"),
+    };
+    let own = if header_checks.is_empty() { String::new() } else { format!(", {header_checks}") };
+    let _ = write!(
+        text,
+        "\
+mailtap-copies unix n - n - 0 cleanup
+    -o {{ header_checks = regexp:{{{{/^X-Mailtap-(Ref|Campaign):/ INFO}}}}{own} }}{nested}
+"
+    );
+    if content_filters.len() > 1 {
+        let all = content_filters.join(", ");
+        let _ = writeln!(
+            text,
+            "# Note: services of master.cf have different filters ({all}): choose the one for mail with several recipients."
+        );
+    }
     text
 }

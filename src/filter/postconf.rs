@@ -111,6 +111,26 @@ pub fn queue_directory(directory: &Path) -> Result<PathBuf, Trouble> {
     if path.is_absolute() { Ok(path) } else { Err(Trouble::Fails("it names no queue_directory".into())) }
 }
 
+/// What main.cf says of a parameter.
+///
+/// # Errors
+/// It can't be asked.
+pub fn value(directory: &Path, name: &str) -> Result<String, Trouble> {
+    let (said, _) = postconf(directory, &["-x", "-h", name])?;
+    Ok(said.trim().to_owned())
+}
+
+/// What services on a port set a parameter to in master.cf: service and value.
+///
+/// # Errors
+/// It can't be asked.
+pub fn of_services(directory: &Path, name: &str) -> Result<Vec<(String, String)>, Trouble> {
+    let (said, _) = postconf(directory, &["-x", "-P", &format!("*/inet/{name}")])?;
+    let lines = said.lines().filter_map(|line| line.split_once('='));
+    let service = |key: &str| key.split('/').next().unwrap_or_default().trim().to_owned();
+    Ok(lines.map(|(key, value)| (service(key), value.trim().to_owned())).collect())
+}
+
 /// The program: the first in PATH, or where it usually lies.
 #[must_use]
 pub fn program() -> PathBuf {
