@@ -2,6 +2,7 @@
 //! ADDRESS as in `trivial`.
 
 use std::error::Error;
+use std::net::ToSocketAddrs;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,7 +74,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let at = std::env::args().nth(1).ok_or("usage: edits unix:/PATH or HOST:PORT")?;
     let listener = match at.strip_prefix("unix:") {
         Some(path) => Listener::unix(&UnixSocket::new(path, 0o666))?,
-        None => Listener::tcp(at.parse()?)?,
+        None => Listener::tcp(at.to_socket_addrs()?.next().ok_or("the host has no address")?)?,
     };
     let mut settings = Settings::default();
     settings.wanted.optional = Actions::VERSION_6;

@@ -3,6 +3,7 @@
 //! percent of its size. ADDRESS as in `trivial`.
 
 use std::error::Error;
+use std::net::ToSocketAddrs;
 use std::sync::Arc;
 
 use mailtap_milter::driver::{Fallback, Handler, Listener, Response, Settings, UnixSocket, serve};
@@ -61,7 +62,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let listener = match at.strip_prefix("unix:") {
         Some(path) => Listener::unix(&UnixSocket::new(path, 0o666))?,
-        None => Listener::tcp(at.parse()?)?,
+        None => Listener::tcp(at.to_socket_addrs()?.next().ok_or("the host has no address")?)?,
     };
     let mut settings = Settings::default();
     settings.wanted = percent.map_or_else(nothing, |_| Wanted::default());

@@ -1,6 +1,7 @@
 //! A filter that adds a header and replaces a URL: `trivial unix:/path/to/socket` or `trivial 127.0.0.1:PORT`.
 
 use std::error::Error;
+use std::net::ToSocketAddrs;
 use std::sync::Arc;
 
 use mailtap_milter::driver::{Fallback, Handler, Happening, Listener, Response, Settings, UnixSocket, serve};
@@ -54,7 +55,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let at = std::env::args().nth(1).ok_or("usage: trivial unix:/PATH or HOST:PORT")?;
     let listener = match at.strip_prefix("unix:") {
         Some(path) => Listener::unix(&UnixSocket::new(path, 0o666))?,
-        None => Listener::tcp(at.parse()?)?,
+        None => Listener::tcp(at.to_socket_addrs()?.next().ok_or("the host has no address")?)?,
     };
     let shutdown = async {
         let _ = tokio::signal::ctrl_c().await;

@@ -108,6 +108,7 @@ async fn send_two(stream: DuplexStream) -> Result<Vec<String>, (Vec<String>, Cli
                 Outcome::Accepted => format!("accepted, {} edits", delivery.edits),
                 Outcome::Refused(reply) => format!("refused {}", String::from_utf8(reply).unwrap()),
                 Outcome::Discarded => "discarded".to_owned(),
+                other => format!("{other:?}"),
             });
         }
         client.quit().await

@@ -78,6 +78,12 @@ fn show(mail: &Mail, delivery: &Delivery, original: &[u8]) -> Result {
         }
         Outcome::Discarded => return Err(Failure::new(Exit::No, "the milter throws the message away")),
         Outcome::Accepted => (),
+        other => {
+            return Err(Failure::new(
+                Exit::Software,
+                format!("the milter's answer is not known here: {other:?}"),
+            ));
+        }
     }
     // Without an edit not even a line end is other than it was.
     let output =

@@ -12,6 +12,7 @@ use crate::wire::{Actions, MacroLists, MacroStage, Offer, Protocol, Reply};
 
 /// What to do about a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Sending {
     /// Nothing.
     Nothing,

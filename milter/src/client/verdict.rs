@@ -35,6 +35,7 @@ impl Delivery {
 
 /// The verdict on a mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// It goes on.
     Accepted,
