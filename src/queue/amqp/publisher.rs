@@ -6,6 +6,7 @@
 //! - On failure: `Refused`; a message that was refused may still have arrived: publish it again, its id tells them apart.
 //!   An exchange that the user may not write to, or that is gone, costs the channel, which is opened again, and no other message.
 //!   What is missing is declared again where the topology is ours to declare.
+//!   A full queue costs nothing but that message, and after a while the channel.
 //! - Limits: `confirm_timeout`, which stands still while the broker says that it is blocked. An exchange that was denied is asked again
 //!   after half a second: each question costs a channel.
 //! - See: RabbitMQ, "Publisher Confirms". lapin reports a mandatory message without a queue as `Ack(Some(returned))`.
@@ -27,6 +28,8 @@ use crate::event::Event;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// For how long an exchange counts as denied.
 const DENIED_FOR: Duration = Duration::from_millis(500);
+/// How long a channel is kept that a full queue refused a message of.
+const NACKED_FOR: Duration = Duration::from_secs(5);
 /// Over how many channels a message is tried that others cost theirs.
 const CHANNELS: usize = 4;
 /// What RabbitMQ calls the default exchange.
@@ -48,6 +51,8 @@ struct State {
     channel: Arc<Channel>,
     /// Exchanges that cost a channel: when, and what the broker said.
     denied: BTreeMap<String, (Instant, String)>,
+    /// When a queue did not take a message, and whether the channel has to be another one since.
+    nacked: Option<(Instant, bool)>,
 }
 
 /// Why a message is not known to be taken.
@@ -153,7 +158,7 @@ impl Publisher {
     /// `AmqpError`.
     pub async fn open(link: &Link, confirm_timeout: Duration) -> Result<Self, AmqpError> {
         let channel = Arc::new(link.confirming().await?);
-        let state = Arc::new(Mutex::new(State { channel, denied: BTreeMap::new() }));
+        let state = Arc::new(Mutex::new(State { channel, denied: BTreeMap::new(), nacked: None }));
         Ok(Self { state, opening: Arc::default(), confirm_timeout })
     }
 
@@ -186,7 +191,12 @@ impl Publisher {
             let channel = self.channel(link).await?;
             last = match self.publish_over(&channel, link, message).await {
                 Ok(()) => return Ok(()),
-                Err(Failed::Refused(refused)) => return Err(refused),
+                Err(Failed::Refused(refused)) => {
+                    if refused == Refused::Nack {
+                        self.nacked();
+                    }
+                    return Err(refused);
+                }
                 Err(Failed::Closed(said)) => said,
             };
             if last.contains(&format!("exchange '{exchange}'")) {
@@ -207,9 +217,22 @@ impl Publisher {
         (when.elapsed() < DENIED_FOR).then(|| said.clone())
     }
 
+    /// A queue is full. A channel that was told so by a quorum queue is not told when the limit is taken away: what comes later goes over
+    /// another one, from time to time. What is on its way over this one stays there.
+    fn nacked(&self) {
+        let nacked = &mut self.lock().nacked;
+        if nacked.is_none_or(|(when, _)| when.elapsed() >= NACKED_FOR) {
+            *nacked = Some((Instant::now(), true));
+        }
+    }
+
     /// The channel; a new one where the broker closed it.
     async fn channel(&self, link: &Link) -> Result<Arc<Channel>, AmqpError> {
-        let open = || Some(self.lock().channel.clone()).filter(|channel| channel.status().connected());
+        let open = || {
+            let state = self.lock();
+            let is_stale = matches!(state.nacked, Some((_, true)));
+            Some(state.channel.clone()).filter(|channel| !is_stale && channel.status().connected())
+        };
         if let Some(channel) = open() {
             return Ok(channel);
         }
@@ -218,7 +241,11 @@ impl Publisher {
             return Ok(channel);
         }
         let channel = Arc::new(link.confirming().await?);
-        self.lock().channel = channel.clone();
+        let mut state = self.lock();
+        state.channel = channel.clone();
+        if let Some((_, is_stale)) = &mut state.nacked {
+            *is_stale = false;
+        }
         Ok(channel)
     }
 
