@@ -138,6 +138,11 @@ fn a_full_disk_lets_mail_through_as_it_came() {
     let refused = next - 1;
     assert!(site.log("mailtap").contains("\"reason\":\"event_refused\""));
     assert!(!site.log("mailtap").contains("stored too late"), "what was refused was not stored");
+    let ready = || harness::http(site.admin, "GET", "/readyz", &[]).unwrap();
+    let refusing = ready();
+    assert_eq!(refusing.status, 503);
+    let text = String::from_utf8_lossy(&refusing.body);
+    assert!(text.contains("the spool refuses events"), "{text}");
     drop(file);
     fs::remove_file(&fill).unwrap();
     wait_for("events to be stored again", Duration::from_secs(15), || {
@@ -145,6 +150,7 @@ fn a_full_disk_lets_mail_through_as_it_came() {
         next += 1;
         fates(&site)[next - 2].1 == Fate::Rewritten
     });
+    assert_eq!(ready().status, 200);
     let fates = fates(&site);
     assert_eq!(fates[0], (1, Fate::Rewritten));
     assert!(fates[first..refused].iter().all(|(_, fate)| *fate == Fate::AsItCame), "{fates:?}");

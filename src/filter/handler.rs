@@ -9,6 +9,7 @@
 
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,8 @@ pub(super) struct Filter {
     source: String,
     pub(super) policy: Arc<Policy>,
     patience: Mutex<Patience>,
+    /// Whether the spool refused the last event.
+    refuses: AtomicBool,
     /// Each large message takes several times its size while it is worked on, so only a few are at a time.
     large: Arc<Semaphore>,
     health: Component,
@@ -139,6 +142,7 @@ impl Filter {
             source: format!("mailtap/milter/{}", deps.host),
             policy: Arc::new(policy),
             patience: Mutex::new(Patience::new(publish_wait, EVENTS_IN_VAIN)),
+            refuses: AtomicBool::new(false),
             large: Arc::new(Semaphore::new(cores)),
             health,
             splitter,
@@ -254,10 +258,21 @@ impl Filter {
         let wait = self.patience(|patience| patience.next_wait(Instant::now())).ok_or(late)?;
         let stored = tokio::time::timeout(wait, self.deps.publisher.offer(vec![event])).await;
         self.learn(stored.is_ok());
-        stored.map_err(|_| late)?.map_err(|error| {
-            EventRefused { queue_id, error: &error }.emit();
-            ("failed", "event_refused")
-        })
+        match stored.map_err(|_| late)? {
+            Ok(()) => {
+                if self.refuses.swap(false, Ordering::Relaxed) {
+                    self.health.ready();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                EventRefused { queue_id, error: &error }.emit();
+                self.refuses.store(true, Ordering::Relaxed);
+                self.health
+                    .not_ready(format!("the spool refuses events ({error}): messages pass as they came"));
+                Err(("failed", "event_refused"))
+            }
+        }
     }
 
     /// Whether a wait for the spool got an answer: one that never answers must not delay every message.
