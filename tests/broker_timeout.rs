@@ -108,7 +108,7 @@ impl Site {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.file("relay.log")).unwrap()
+        harness::log_text(&self.file("relay.log"))
     }
 
     /// Publishes messages as they are made here of events and the name of the exchange.

@@ -80,7 +80,7 @@ impl Host {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.path("tap.log")).unwrap_or_default()
+        harness::log_text(&self.path("tap.log"))
     }
 
     /// The next message's two lines: its reference, and its delivery.

@@ -97,6 +97,20 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Output {
     output
 }
 
+/// The log of a role. Its lines are written by a thread of their own: what was said a moment ago is waited for.
+pub fn log_text(path: &Path) -> String {
+    let read = || fs::read_to_string(path).unwrap_or_default();
+    let mut text = read();
+    for _ in 0..50 {
+        std::thread::sleep(Duration::from_millis(40));
+        let before = std::mem::replace(&mut text, read());
+        if before == text {
+            break;
+        }
+    }
+    text
+}
+
 /// Waits for something to become true; panics with `what` when it does not.
 pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + limit;
@@ -371,7 +385,7 @@ impl Site {
     }
 
     pub fn log(&self, name: &str) -> String {
-        fs::read_to_string(self.dir.join(format!("{name}.log"))).unwrap_or_default()
+        log_text(&self.dir.join(format!("{name}.log")))
     }
 
     pub fn maillog(&self) -> String {

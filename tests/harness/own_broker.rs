@@ -145,7 +145,7 @@ impl Site {
     }
 
     pub fn log(&self, role: &str) -> String {
-        fs::read_to_string(self.file(&format!("{role}.log"))).unwrap_or_default()
+        super::log_text(&self.file(&format!("{role}.log")))
     }
 
     /// Messages that are ready in a queue; none where it is not there.
