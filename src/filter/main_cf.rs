@@ -123,7 +123,7 @@ pub fn tables(settings: &str) -> Vec<&str> {
     maps.flat_map(|(_, value)| items(value)).collect()
 }
 
-/// The lists of milters in a table, as lines for [`default_action`]: what stands after the key of each of its lines, or
+/// The lists of milters in a table, as lines for [`says`]: what stands after the key of each of its lines, or
 /// of each item where the table stands in main.cf itself (`inline:{…}`).
 pub fn lists(table: &str, text: Option<&str>) -> String {
     let mut lists = String::new();
