@@ -133,6 +133,8 @@ struct Seen {
     machine: Machine,
     /// Rules whose pattern was seen around it.
     patterned: u64,
+    /// Those whose pattern was whole when it came.
+    completed: u64,
     /// How long before it the same client asked for the head of the same, the last time.
     since_head: Option<Duration>,
 }
@@ -209,7 +211,9 @@ impl Watch {
             set.fold(0, |bits, (bit, _)| bits | (1 << bit))
         };
         for seen in &mut self.hits {
-            (seen.hit.waiting, seen.patterned) = (moved(seen.hit.waiting), moved(seen.patterned));
+            for bits in [&mut seen.hit.waiting, &mut seen.patterned, &mut seen.completed] {
+                *bits = moved(*bits);
+            }
         }
         Self { rules, horizon, ..self }
     }
@@ -236,7 +240,7 @@ impl Watch {
         let number = self.first + self.hits.len() as u64;
         let (message, client, machine) = (hit.message, hit.client, hit.machine);
         let since_head = self.since_head(&hit);
-        self.hits.push_back(Seen { hit, machine, patterned: 0, since_head });
+        self.hits.push_back(Seen { hit, machine, patterned: 0, completed: 0, since_head });
         let limit = self.limits.hits_per_key;
         self.forgotten += remember(self.messages.entry(message).or_default(), number, limit);
         self.forgotten += remember(self.clients.entry(client).or_default(), number, limit);
@@ -245,10 +249,11 @@ impl Watch {
             self.forget_first();
         }
         let mut affected = vec![number];
-        for (number, bit) in self.patterned(number) {
-            if let Some(seen) = at(&mut self.hits, self.first, number) {
+        for (other, bit) in self.patterned(number) {
+            if let Some(seen) = at(&mut self.hits, self.first, other) {
                 seen.patterned |= 1 << bit;
-                affected.push(number);
+                seen.completed |= u64::from(other == number) << bit;
+                affected.push(other);
             }
         }
         affected.sort_unstable();
@@ -329,7 +334,10 @@ impl Watch {
         let is_new = |seen: &Seen| seen.patterned & (1 << bit) == 0;
         // Hits of one client are all alike: those before one that is known for the pattern are, too.
         let one_client = matches!(pattern, Pattern::Recipients(_));
-        let counted = counted.take_while(|(_, seen, _)| !one_client || is_new(seen));
+        // When one of this client completed the pattern, all that were before it and are like it were told.
+        let has_told = |seen: &Seen| seen.completed & (1 << bit) != 0 && seen.hit.client == last.hit.client;
+        let counted =
+            counted.take_while(|(_, seen, _)| if one_client { is_new(seen) } else { !has_told(seen) });
         let new = counted.filter(|(_, seen, _)| is_new(seen) && is_part(seen));
         patterned.extend(new.map(|(number, ..)| (number, bit)));
     }
