@@ -158,6 +158,8 @@ pub struct Watch {
     horizon: Duration,
     /// In the order in which they came; the first has the number `first`.
     hits: VecDeque<Seen>,
+    /// How many of them asked for the head only.
+    heads: usize,
     first: u64,
     messages: Map<MessageId, VecDeque<u64>>,
     clients: Map<u64, VecDeque<u64>>,
@@ -189,6 +191,7 @@ impl Watch {
             rules,
             horizon,
             hits: VecDeque::new(),
+            heads: 0,
             first: 0,
             messages: Map::default(),
             clients: Map::default(),
@@ -240,6 +243,7 @@ impl Watch {
         let number = self.first + self.hits.len() as u64;
         let (message, client, machine) = (hit.message, hit.client, hit.machine);
         let since_head = self.since_head(&hit);
+        self.heads += usize::from(hit.is_head);
         self.hits.push_back(Seen { hit, machine, patterned: 0, completed: 0, since_head });
         let limit = self.limits.hits_per_key;
         self.forgotten += remember(self.messages.entry(message).or_default(), number, limit);
@@ -263,6 +267,9 @@ impl Watch {
 
     /// How long ago the client of a hit asked for the head of the same, if a rule wants to know.
     fn since_head(&self, hit: &Hit) -> Option<Duration> {
+        if self.heads == 0 {
+            return None;
+        }
         let within = self.rules.iter().filter_map(|rule| rule.watched.after_head).max()?;
         let since = hit.time.minus(within);
         let others = self.messages.get(&hit.message)?.iter().rev().filter_map(|number| self.seen(*number));
@@ -399,6 +406,7 @@ impl Watch {
 
     fn forget_first(&mut self) {
         let Some(seen) = self.hits.pop_front() else { return };
+        self.heads = self.heads.saturating_sub(usize::from(seen.hit.is_head));
         let number = self.first;
         self.first += 1;
         drop_first(&mut self.messages, seen.hit.message, number);
