@@ -134,6 +134,18 @@ impl Captured {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Captures the log of this thread, debug lines included, while the guard lives.
+    pub(crate) fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+        somebody_listens();
+        let captured = Self::default();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::DEBUG)
+            .with_writer(captured.clone())
+            .finish();
+        (captured, tracing::subscriber::set_default(subscriber))
+    }
+
     /// What was logged so far.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes()).into_owned()

@@ -412,22 +412,10 @@ async fn beyond_the_limit_connections_wait_for_a_place() {
     drop(held);
 }
 
-/// Captures the log of this thread while the guard lives.
-pub(in crate::tracker) fn capture() -> (Captured, tracing::subscriber::DefaultGuard) {
-    crate::telemetry::somebody_listens();
-    let captured = Captured::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_max_level(tracing::Level::DEBUG)
-        .with_writer(captured.clone())
-        .finish();
-    (captured, tracing::subscriber::set_default(subscriber))
-}
-
 /// One thread, so that the log of this thread is the log of the tracker.
 #[tokio::test(flavor = "current_thread")]
 async fn no_log_names_whom_a_proxy_names_or_who_fails_at_tls() {
-    let (captured, _guard) = capture();
+    let (captured, _guard) = Captured::start();
     let directory = tempfile::tempdir().unwrap();
     let (files, trusted) = super::wire::certificate(directory.path(), "one", &["one.example"]);
     let site = crate::tracker::Site { tls: Some(files), ..Default::default() };
@@ -454,7 +442,7 @@ async fn no_log_names_whom_a_proxy_names_or_who_fails_at_tls() {
 /// One thread, so that the log of this thread is the log of the tracker.
 #[tokio::test(flavor = "current_thread")]
 async fn no_log_names_a_client_a_token_or_a_target() {
-    let (captured, _guard) = capture();
+    let (captured, _guard) = Captured::start();
     let tracker = Tracker::start(hasty()).await;
     let headers = format!(
         "{BROWSER}X-Forwarded-For: 203.0.113.77\r\nCookie: _ga=GA1.1.987654.321\r\nReferer: https://mail.example/inbox\r\n"
@@ -490,7 +478,7 @@ async fn no_log_names_a_client_a_token_or_a_target() {
 /// One thread, so that the log of this thread is the log of the tracker.
 #[tokio::test(flavor = "current_thread")]
 async fn a_proxy_that_names_nobody_is_said_once_and_makes_no_sweep() {
-    let (captured, _guard) = capture();
+    let (captured, _guard) = Captured::start();
     let tracker = Tracker::start(Settings::default()).await;
     // Many recipients within seconds, just after the message was accepted: a sweep, if one client did it.
     let link = |number: u8| {
@@ -524,7 +512,7 @@ async fn a_proxy_that_names_nobody_is_said_once_and_makes_no_sweep() {
 /// One thread, so that the log of this thread is the log of the tracker.
 #[tokio::test(flavor = "current_thread")]
 async fn peers_that_are_no_trusted_proxies_are_said_once_without_their_addresses() {
-    let (captured, _guard) = capture();
+    let (captured, _guard) = Captured::start();
     let settings = Settings { proxy_protocol: true, trusted_proxies: vec![], ..Settings::default() };
     let tracker = Tracker::start(settings).await;
     for _ in 0..3 {

@@ -17,18 +17,22 @@ impl Dice {
     }
 }
 
-/// A tracker that lives until it has answered these requests, each with its User-Agent.
-async fn answered(real: &RealSpool, ring: &Keyring, requests: &[(&str, &str, &str)]) {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let deps = Deps {
+fn deps(real: &RealSpool, ring: &Keyring) -> Deps {
+    Deps {
         keys: Keys::fixed(ring.clone()),
         publisher: Arc::new(real.clone()),
         consents: Arc::new(Fixed { opens: Consent::Granted, clicks: Consent::Granted }),
         handoff: None,
         deliveries: None,
         host: "test".into(),
-    };
+    }
+}
+
+/// A tracker that lives until it has answered these requests, each with its User-Agent.
+async fn answered(real: &RealSpool, ring: &Keyring, requests: &[(&str, &str, &str)]) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let deps = deps(real, ring);
     let life = Lifecycle::detached();
     let task = tokio::spawn(run_on(listener, Settings::default(), deps, life.clone()));
     for (method, path, agent) in requests {
@@ -90,14 +94,7 @@ async fn whatever_is_claimed_meanwhile_every_click_is_sent_once() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let ring = Keyring::new([7; 32], Timestamp::from_secs(1));
-    let deps = Deps {
-        keys: Keys::fixed(ring.clone()),
-        publisher: Arc::new(real.clone()),
-        consents: Arc::new(Fixed { opens: Consent::Granted, clicks: Consent::Granted }),
-        handoff: None,
-        deliveries: None,
-        host: "test".into(),
-    };
+    let deps = deps(&real, &ring);
     let life = Lifecycle::detached();
     // One recipient clicks more often here than a site would record.
     let settings = Settings { rates: Rates { client: None, token: None }, ..Settings::default() };

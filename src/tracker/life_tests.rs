@@ -5,7 +5,6 @@ use std::time::Instant;
 use super::*;
 use crate::tracker::Rates;
 use crate::tracker::rules::CATALOGUE;
-use crate::tracker::tests::abuse::capture;
 use crate::tracker::{TrackerError, check, load_rules, run, run_patiently};
 
 #[tokio::test]
@@ -119,7 +118,7 @@ async fn what_cannot_work_is_said_at_the_start() {
 
 #[tokio::test]
 async fn beside_other_roles_a_tracker_that_can_not_begin_waits_and_says_why() {
-    let (captured, _guard) = capture();
+    let (captured, _guard) = crate::telemetry::Captured::start();
     let other = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = other.local_addr().unwrap();
     let deps = Deps {

@@ -224,7 +224,7 @@ async fn errors_are_tried_again_until_it_works() {
 
 #[tokio::test(start_paused = true)]
 async fn who_is_ended_before_its_time_says_what_is_lost() {
-    let (captured, _guard) = crate::tracker::tests::abuse::capture();
+    let (captured, _guard) = crate::telemetry::Captured::start();
     let spool = Arc::new(Spool { stalls: AtomicUsize::new(usize::MAX), ..Spool::default() });
     let (recorder, worker) = start(&spool, 10);
     record(&recorder, 0).await;

@@ -377,6 +377,8 @@ impl Drop for Offer<'_> {
 }
 
 #[cfg(test)]
+mod age_tests;
+#[cfg(test)]
 mod model_tests;
 #[cfg(test)]
 mod person_tests;
